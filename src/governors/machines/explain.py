@@ -1,0 +1,54 @@
+"""Turn a rule and its evidence into the one sentence that a person reads.
+
+Formats understood in a rule's sentence: `{x:money}` micros, `{x:percent}` ppm, `{x:duration}` milliseconds,
+`{x:rate}` thousandths a second, `{x:nats}` milli-nats, `{x:e}` milli-nats as an e-value; `{x}` prints as it is.
+"""
+
+import math
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from ingest.signals import format_micros
+
+
+class _Sentence(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if not isinstance(value, int):
+            return str(value)
+        match format_spec:
+            case "money":
+                return format_micros(value)
+            case "percent":
+                return f"{value / 10_000:.4g} %"
+            case "duration":
+                return _duration(value)
+            case "rate":
+                return f"{value / 1000:.4g}/s"
+            case "nats":
+                return f"{value / 1000:.3f}"
+            case "e":
+                return f"{math.exp(min(value / 1000, 700.0)):.3g}"
+            case _:
+                return str(value)
+
+
+def _duration(ms: int) -> str:
+    if ms < 1000:
+        return f"{ms} ms"
+    seconds = ms / 1000
+    for size_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+_SENTENCE = _Sentence()
+
+
+def explain(rules: Mapping[str, str], rule: str, evidence: Mapping[str, int | str]) -> str:
+    """The sentence for `rule`; the rule's bare name where the evidence does not fill it, never an error."""
+    try:
+        return _SENTENCE.vformat(rules[rule], (), evidence)
+    except (KeyError, IndexError, ValueError):
+        return rule
