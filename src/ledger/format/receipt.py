@@ -28,8 +28,9 @@ class Receipt(Struct, frozen=True, gc=False):
 
     `outcome` is `decided`, `stale`, `refused`, `rejected` or `dead_lettered`; `decision` the governor's word (`none`
     when nothing changed). `tenant` is the tenant's pseudonym, `prev` the leaf hash (hex) of the tenant's receipt
-    before it, or its genesis; `tseq` counts the tenant's receipts from 0. `inputs_commit` is HMAC-SHA256 (hex) over the sender's bytes under the
-    key that the payload frame keeps. `ts_us` is when it was decided, `observed_us` when the fact was observed.
+    before it, or its genesis; `tseq` counts the tenant's receipts from 0. `inputs_commit` is HMAC-SHA256 (hex) over
+    the sender's bytes under the key that the payload frame keeps. `ts_us` is when it was decided, `observed_us` when
+    the fact was observed.
     """
 
     actions: tuple[str, ...]
