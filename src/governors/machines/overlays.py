@@ -1,0 +1,322 @@
+"""What stands above every machine: staleness, BLIND, OVERRIDE, and one action in flight at a time.
+
+The core decides a natural status. The status in force is the natural one seen through an operator's override. What
+shall be true outside (`Governor.effect`) follows the status in force, and is reconciled with what was last carried
+out: where they differ and nothing is in flight, one action is asked for. Signals that come while an action is in
+flight are decided as ever; what they want is asked for when the result is in.
+
+BLIND: after three expected periods without a signal the machine's own timeouts are withheld, so it keeps what is in
+force and escalates nothing; the next signal ends it.
+"""
+
+from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from governors.fsm.table import Evidence, Verdict, step
+from governors.machines.events import ActionResult, Event, EventBody, OverrideEnded, OverrideGranted, Timeout
+from governors.machines.governor import Effect, Governor
+
+S = TypeVar("S")
+
+BLIND_AFTER_PERIODS: Final = 3
+# A failed action was already retried by its executor until its own deadline; ask again, but not in a storm.
+FAILED_RETRY_US: Final = 60_000_000
+NOTICES: Final = frozenset({"notify", "page"})
+MASKS: Final = frozenset({"hold", "release", "force"})
+DETAIL_CHARS_MAX: Final = 200
+
+OVERLAY_RULES: Final = {
+    "overlay.blind": "no signal for {silent_ms:duration}, one was due every {expected_ms:duration}: keeping {status}",
+    "overlay.override": "{by} set {mode} until {until_us}: {reason}",
+    "overlay.override_ended": "the override {mode} by {by} has ended",
+    "overlay.no_override": "there is no override to end",
+    "overlay.action_result": "action {action_id} ({kind}) ended: {result}",
+    "overlay.unknown_action": "result of action {action_id}, which is not in flight",
+    "overlay.retry": "action {kind} failed before and is asked for again",
+    "overlay.stale": "observed {behind_ms:duration} before the newest applied signal of its kind",
+}
+
+
+class OpenAction(Struct, frozen=True):
+    """An action that was asked for and has not ended. `establishes` is what is true outside once it succeeds."""
+
+    id: str
+    kind: str
+    params: dict[str, int | str]
+    establishes: Effect | None
+
+
+class MachineState(Struct, Generic[S], frozen=True):
+    """A core with its overlays: everything a machine is, and all that recovery needs.
+
+    `status` is the one in force since `since_us`; `observed` the newest applied sender's time by signal type;
+    `signal_us` when the last signal was applied, by our clock; `applied_status` the status that `applied` came with.
+    """
+
+    core: S
+    status: str
+    since_us: int
+    signal_us: int
+    observed: dict[str, int] = {}
+    override: OverrideGranted | None = None
+    blind: bool = False
+    in_flight: OpenAction | None = None
+    applied: Effect | None = None
+    applied_status: str = ""
+    failed: Effect | None = None
+    retry_us: int | None = None
+
+
+class Advance(Struct, frozen=True, gc=False):
+    """One event's whole consequence. `action` is the one to carry out now, `deadline_us` when to send a Timeout."""
+
+    state: MachineState[Any]
+    outcome: str
+    decision: str
+    rule: str
+    evidence: Evidence
+    action: OpenAction | None
+    deadline_us: int | None
+
+
+def initial(governor: Governor, now_us: int) -> MachineState[Any]:
+    """A machine that has seen nothing."""
+    core = governor.initial()
+    return MachineState(core=core, status=str(core.status), since_us=now_us, signal_us=now_us)
+
+
+def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int | None:
+    """When the machine next wants a Timeout, in µs."""
+    soonest: int | None = state.retry_us
+    if not state.blind:
+        soonest = _sooner(soonest, governor.deadline(state.core, policy))
+        soonest = _sooner(soonest, _blind_us(governor, state, policy))
+    if state.override is not None:
+        soonest = _sooner(soonest, state.override.until_us)
+    return soonest
+
+
+class Turn(Struct, frozen=True, gc=False):
+    """One event at one machine: what it is decided under. `action_id` names the action that may come of it."""
+
+    governor: Governor
+    event: Event
+    policy: Any
+    now_us: int
+    action_id: str
+
+
+def advance(turn: Turn, state: MachineState[Any]) -> Advance:
+    """Decide one event. Reads nothing but its arguments."""
+    body = turn.event.body
+    match body:
+        case Timeout():
+            return _on_timeout(turn, state)
+        case OverrideGranted():
+            return _on_override(turn, state, body)
+        case OverrideEnded():
+            return _on_override_end(turn, state)
+        case ActionResult():
+            return _on_result(turn, state, body)
+        case _:
+            return _on_signal(turn, state)
+
+
+def _on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
+    event = turn.event
+    kind = type(event.body)
+    observed = state.observed
+    tolerance_us = turn.governor.stale_tolerance_us.get(kind)
+    if tolerance_us is not None:
+        newest_us = observed.get(kind.__name__, event.observed_us)
+        if event.observed_us < newest_us - tolerance_us:
+            behind_ms = (newest_us - event.observed_us) // 1000
+            evidence: Evidence = {"behind_ms": behind_ms, "tolerance_ms": tolerance_us // 1000}
+            return _unmoved(turn, state, "stale", "none", "overlay.stale", evidence)
+        observed = {**observed, kind.__name__: max(newest_us, event.observed_us)}
+    verdict = _step(turn, state.core)
+    if verdict.refused:
+        return _unmoved(turn, state, "rejected", verdict.decision, verdict.rule, verdict.evidence)
+    # Spelled out: this is the hot path, and structs.replace costs twice as much.
+    moved = MachineState(
+        core=verdict.state,
+        status=state.status,
+        since_us=state.since_us,
+        signal_us=turn.now_us,
+        observed=observed,
+        override=state.override,
+        blind=False,
+        in_flight=state.in_flight,
+        applied=state.applied,
+        applied_status=state.applied_status,
+        failed=state.failed,
+        retry_us=state.retry_us,
+    )
+    return _settle(turn, moved, verdict.decision, verdict.rule, verdict.evidence)
+
+
+def _on_timeout(turn: Turn, state: MachineState[Any]) -> Advance:
+    """One cause at a time; what else is due brings the next Timeout at once."""
+    now_us, override = turn.now_us, state.override
+    if override is not None and now_us >= override.until_us:
+        return _on_override_end(_instead(turn, OverrideEnded(by=override.by)), state)
+    if state.retry_us is not None and now_us >= state.retry_us:
+        kind = state.failed.kind if state.failed is not None else ""
+        return _settle(turn, replace(state, failed=None, retry_us=None), "none", "overlay.retry", {"kind": kind})
+    blind_us = None if state.blind else _blind_us(turn.governor, state, turn.policy)
+    if blind_us is not None and now_us >= blind_us:
+        return _go_blind(turn, state)
+    verdict = _step(turn, state.core)
+    moved = replace(state, core=verdict.state)
+    return _settle(turn, moved, verdict.decision, verdict.rule, verdict.evidence)
+
+
+def _go_blind(turn: Turn, state: MachineState[Any]) -> Advance:
+    period_us = turn.governor.expected_period_us(state.core, turn.policy) or 0
+    evidence: Evidence = {
+        "expected_ms": period_us // 1000,
+        "silent_ms": (turn.now_us - state.signal_us) // 1000,
+        "status": state.status,
+    }
+    blind = replace(state, blind=True)
+    notice = None
+    if blind.in_flight is None:
+        # A notice establishes nothing: what is true outside stays as it was.
+        params: dict[str, int | str] = {"rule": "overlay.blind", "status": state.status}
+        notice = OpenAction(turn.action_id, "notify", params, establishes=state.applied)
+        blind = replace(blind, in_flight=notice)
+    due_us = deadline(turn.governor, blind, turn.policy)
+    return Advance(blind, "decided", "blind", "overlay.blind", evidence, notice, due_us)
+
+
+def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted) -> Advance:
+    if granted.mode == "hold":
+        granted = replace(granted, status=state.status)
+    core = state.core
+    if state.override is not None:
+        core = _step(_instead(turn, OverrideEnded(by=granted.by)), core).state
+    verdict = _step(turn, core)
+    evidence: Evidence = {
+        **verdict.evidence,
+        "by": granted.by,
+        "mode": granted.mode,
+        "reason": granted.reason,
+        "until_us": granted.until_us,
+    }
+    if granted.status:
+        evidence["status"] = granted.status
+    lasts = granted.mode in MASKS or granted.mode == "extra_budget"
+    moved = replace(state, core=verdict.state, override=granted if lasts else None)
+    decision = "override" if verdict.decision == "none" else verdict.decision
+    return _settle(turn, moved, decision, "overlay.override", evidence)
+
+
+def _on_override_end(turn: Turn, state: MachineState[Any]) -> Advance:
+    override = state.override
+    if override is None:
+        return _unmoved(turn, state, "rejected", "none", "overlay.no_override", {})
+    verdict = _step(turn, state.core)
+    evidence: Evidence = {**verdict.evidence, "by": override.by, "mode": override.mode}
+    moved = replace(state, core=verdict.state, override=None)
+    decision = "override_end" if verdict.decision == "none" else verdict.decision
+    return _settle(turn, moved, decision, "overlay.override_ended", evidence)
+
+
+def _on_result(turn: Turn, state: MachineState[Any], result: ActionResult) -> Advance:
+    asked = state.in_flight
+    evidence: Evidence = {
+        "action_id": result.action_id,
+        "kind": result.kind,
+        "result": "ok" if result.ok else "failed",
+    }
+    if result.detail:
+        evidence["detail"] = result.detail[:DETAIL_CHARS_MAX]
+    if asked is None or asked.id != result.action_id:
+        return _unmoved(turn, state, "stale", "none", "overlay.unknown_action", evidence)
+    verdict = _step(turn, state.core)
+    moved = replace(state, core=verdict.state, in_flight=None)
+    if result.ok:
+        moved = replace(moved, applied=asked.establishes, failed=None, retry_us=None)
+    else:
+        moved = replace(moved, failed=asked.establishes, retry_us=turn.now_us + FAILED_RETRY_US)
+    if verdict.decision == "none":
+        return _settle(turn, moved, "none", "overlay.action_result", evidence)
+    return _settle(turn, moved, verdict.decision, verdict.rule, {**evidence, **verdict.evidence})
+
+
+def _step(turn: Turn, core: Any) -> Verdict[Any]:
+    return step(turn.governor.table, core, turn.event, turn.policy, turn.now_us)
+
+
+def _instead(turn: Turn, body: EventBody) -> Turn:
+    event = Event(turn.event.id, turn.event.observed_us, body)
+    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.action_id)
+
+
+def _unmoved(
+    turn: Turn, state: MachineState[Any], outcome: str, decision: str, rule: str, evidence: Evidence
+) -> Advance:
+    return Advance(state, outcome, decision, rule, evidence, None, deadline(turn.governor, state, turn.policy))
+
+
+def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evidence: Evidence) -> Advance:
+    """Bring the status in force and the effects outside into line with the core."""
+    governor = turn.governor
+    override = state.override
+    status = state.core.status if override is None else _in_force(governor, state.core.status, override)
+    if status != state.status:
+        state = replace(state, status=str(status), since_us=turn.now_us)
+    if override is not None and override.mode in MASKS:
+        evidence = {**evidence, "natural": str(state.core.status)}
+    action = None
+    if state.in_flight is None:
+        desired = governor.effect(state.core, status, turn.policy)
+        if desired != state.applied:
+            state, action = _reconcile(governor, state, desired, turn.action_id)
+    due_us = deadline(governor, state, turn.policy)
+    return Advance(state, "decided", decision, rule, evidence, action, due_us)
+
+
+def _reconcile(
+    governor: Governor, state: MachineState[Any], desired: Effect | None, action_id: str
+) -> tuple[MachineState[Any], OpenAction | None]:
+    applied = state.applied
+    undo = governor.undo.get(applied.kind) if applied is not None else None
+    relaxed = _severity(governor, state.status) < _severity(governor, state.applied_status)
+    if applied is not None and undo is not None and (desired is None or (desired.kind in NOTICES and relaxed)):
+        action = OpenAction(action_id, undo, applied.params, establishes=None)
+    elif desired is None:
+        # A notice needs no taking back.
+        return replace(state, applied=None, applied_status=""), None
+    else:
+        action = OpenAction(action_id, desired.kind, desired.params, establishes=desired)
+    if state.retry_us is not None and action.establishes == state.failed:
+        return state, None
+    return replace(state, in_flight=action, applied_status=state.status), action
+
+
+def _in_force(governor: Governor, natural: Any, override: OverrideGranted) -> Any:
+    match override.mode:
+        case "hold" | "force":
+            return governor.status(override.status)
+        case "release":
+            return governor.released.get(natural, natural)
+        case _:
+            return natural
+
+
+def _severity(governor: Governor, status: str) -> int:
+    return governor.severity[governor.status(status)] if status else 0
+
+
+def _blind_us(governor: Governor, state: MachineState[Any], policy: Any) -> int | None:
+    period_us = governor.expected_period_us(state.core, policy)
+    return None if period_us is None else state.signal_us + BLIND_AFTER_PERIODS * period_us
+
+
+def _sooner(a_us: int | None, b_us: int | None) -> int | None:
+    if a_us is None:
+        return b_us
+    return a_us if b_us is None or a_us < b_us else b_us
