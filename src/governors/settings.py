@@ -1,0 +1,364 @@
+"""Every setting: its unit, its default and why. Read from defaults, one YAML file, the environment and options.
+
+A setting is a number or a word; components (stores, clocks, signers) are arguments, never settings. Whatever is wrong
+stops the start, all of it at once, each with its key, its value and what was expected.
+"""
+
+import ipaddress
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct, field
+
+from governors.settings_layers import (
+    MASK,
+    Given,
+    Leaf,
+    Problem,
+    build,
+    from_environment,
+    from_mapping,
+    from_options,
+    leaves_of,
+    read_leaf,
+    shown,
+)
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+# What a profile can be called: lower case, so that an environment variable can name it.
+_PROFILE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+PROFILE_NAMES: Final = ("standard", "premium", "enterprise")
+
+Word = Annotated[str, Meta(min_length=1, max_length=255)]
+Host = Word
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+TenantName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
+GoogleName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._~%+:-]{2,254}$")]
+
+
+class HttpSettings(Struct, frozen=True, kw_only=True):
+    """The HTTP server."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on. Loopback: nobody is asked who they are, so nobody from elsewhere may ask."""
+    port: Port = 8080
+    """TCP port; 0 takes any free one, which the `ready` line then names."""
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 4 * MIB
+    """Largest request body. 4 MiB holds 10,000 signals of 400 bytes."""
+    batch_max: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
+    """Most signals in one request: at 60,000 a second a full batch keeps others waiting for 0.2 s at most."""
+    request_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    """Seconds for a whole request, reading it included. Above the 2 s that a commit may gather, with room for a slow
+    disk; below the 60 s after which proxies commonly give up."""
+
+
+class LedgerSettings(Struct, frozen=True, kw_only=True):
+    """The receipt ledger in `data_dir`."""
+
+    segment_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1024 * MIB)] = 16 * MIB
+    """A segment is sealed when the next batch would pass this. 16 MiB are some 20,000 receipts: one cheap upload, and
+    little to scan at start."""
+    batch_bytes_max: Annotated[int, Meta(ge=16 * KIB, le=64 * MIB)] = 4 * MIB
+    """Most bytes in one group commit: bounds how long an append behind it waits for its turn."""
+    pending_bytes_max: Annotated[int, Meta(ge=16 * KIB, le=1024 * MIB)] = 64 * MIB
+    """Bytes that may wait for a slow disk; past it, senders are told to come back later."""
+    origin: Word | None = None
+    """The log's public name in its checkpoints, fixed when the data folder is made. Null: one is made up then."""
+
+
+class TenantSettings(Struct, frozen=True, kw_only=True):
+    """How tenants live in this process."""
+
+    auto_create: bool = False
+    """Whether the first signal of an unknown tenant makes it known. On when there is no configuration file at all (a
+    first try on a laptop), else only where it is set: a typo in a tenant's name must not become a tenant."""
+    machines_max: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    """Machines (governor and subject) of one tenant: bounds what a sender of made-up subjects can cost."""
+    idle_passivate_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
+    """Seconds without a signal after which a tenant leaves memory; its state is in the ledger."""
+    mailbox_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    """Signals that may wait for one tenant: two full batches."""
+    restart_intensity: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    """Restarts of one tenant within `restart_period_s` before it is quarantined: three poison signals a minute are
+    survived, a tenant that fails on everything is not carried along."""
+    restart_period_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    """Seconds over which restarts are counted."""
+    dead_letter_after: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Failures on one signal before it is put aside with a receipt."""
+
+
+class DedupSettings(Struct, frozen=True, kw_only=True):
+    """How repeated signals are told from new ones."""
+
+    window_ids: Annotated[int, Meta(ge=1_024, le=16_777_216)] = 131_072
+    """Newest ids remembered exactly: two minutes at 1,000 signals/s, some 30 MB. Older ones are refused as stale, never
+    decided twice."""
+
+
+class PubSubSettings(Struct, frozen=True, kw_only=True):
+    """Signals pulled from Google Pub/Sub. The section is absent unless one of its keys is set."""
+
+    project: GoogleName
+    """Google Cloud project id."""
+    subscription: GoogleName
+    """Subscription to pull from, its short name."""
+    topic: GoogleName | None = None
+    """Topic of the subscription; only `governors pubsub setup` needs it."""
+    dead_letter_topic: GoogleName | None = None
+    """Where signals that cannot be handled are published. Null: the `dead_letter` folder in `data_dir`."""
+    pulls_in_flight: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Pull requests open at once. The async client's rate stops growing at four and falls with sixteen."""
+    max_messages: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
+    """Messages asked for in one pull; 1,000 is the service's own limit."""
+    ack_deadline_s: Annotated[int, Meta(ge=10, le=600)] = 60
+    """Seconds until an unacknowledged message comes again: far above a commit, so that only a lost worker causes it."""
+    outstanding_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """Messages pulled and not yet acknowledged, over all pulls; at it, pulling pauses."""
+
+
+class LogSettings(Struct, frozen=True, kw_only=True):
+    """The process's own log, on standard output."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe entries that are written."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`json` has Cloud Logging's field names; `auto` is `console` on a terminal, else `json`."""
+
+
+class MetricsSettings(Struct, frozen=True, kw_only=True):
+    """What `/metrics` tells."""
+
+    tenant_labels: tuple[TenantName, ...] = ()
+    """Tenants that get series of their own. Listed one by one: a label for each of 10,000 tenants would break the
+    Prometheus that scrapes it."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All of it. Built by `load`; built directly (in a test) it has the defaults that a configuration file has."""
+
+    data_dir: Path = Path("data")
+    """Folder of the ledger and of everything else that outlives the process; made when absent."""
+    default_profile: Word = "standard"
+    """Profile of a tenant for which nobody chose one."""
+    http: HttpSettings = field(default_factory=HttpSettings)
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    tenants: TenantSettings = field(default_factory=TenantSettings)
+    dedup: DedupSettings = field(default_factory=DedupSettings)
+    pubsub: PubSubSettings | None = None
+    log: LogSettings = field(default_factory=LogSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    profiles: dict[str, dict[str, dict[str, Any]]] = {}
+    """Profile -> governor -> policy key -> value: what differs from the governors' own defaults. `standard`, `premium`
+    and `enterprise` are always there."""
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the start stops. `problems` is everything that is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class SettingRow(NamedTuple):
+    """One line of `governors config check`: `value` is plain data, a secret's is masked."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The configuration that is in force, and who said so: `origins` maps each key to `default`, `file PATH`,
+    `env NAME` or `option`.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    rows: tuple[SettingRow, ...]
+
+
+def load(
+    config_path: Path | None,
+    env: Mapping[str, str],
+    options: Mapping[str, Any],
+    policies: Mapping[str, type[Struct]],
+) -> Effective:
+    """Read the configuration.
+
+    `options` are command line options by dotted key (`http.port`), None for those not given; `policies` is the policy
+    Struct of each governor, whose fields are the keys of a profile.
+
+    Raises SettingsError with every problem found.
+    """
+    problems: list[Problem] = []
+    document, origin = (_read_file(config_path), f"file {config_path}") if config_path is not None else ({}, "")
+    leaves = _leaves(document, policies)
+
+    # Each layer wins over those before it, key by key.
+    given: dict[str, Given] = {}
+    if config_path is None:
+        given["tenants.auto_create"] = Given(True, "default")
+    for values, found in (
+        from_mapping(document, leaves, origin),
+        from_environment(env, leaves),
+        from_options(options, leaves),
+    ):
+        given |= values
+        problems += found
+
+    values = {}
+    for key, one in given.items():
+        value, problem = read_leaf(key, leaves[key], one)
+        if problem is None:
+            values[key] = value
+        else:
+            problems.append(problem)
+    problems += _missing(leaves, given)
+    origins = {key: given[key].origin if key in given else "default" for key in leaves}
+    if not problems:
+        settings: Settings = build(Settings, {k: v for k, v in values.items() if not k.startswith("profiles.")})
+        settings = msgspec.structs.replace(settings, profiles=_nested(leaves, values))
+        problems += _contradictions(settings, policies, origins)
+    if problems:
+        raise SettingsError(problems)
+    return Effective(settings, origins, _rows(leaves, values, origins))
+
+
+def _read_file(path: Path) -> Mapping[Any, Any]:
+    def unreadable(expected: str) -> SettingsError:
+        return SettingsError([Problem("--config", shown(str(path)), "option", expected)])
+
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _StrictYaml)  # noqa: S506 - a SafeLoader, made stricter
+    except OSError as error:
+        raise unreadable(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise unreadable("is not UTF-8") from error
+    except yaml.YAMLError as error:
+        raise unreadable("is not YAML: " + " ".join(str(error).split())) from error
+    if document is None:
+        return {}
+    if not isinstance(document, Mapping):
+        raise unreadable("expected a mapping of keys")
+    return document
+
+
+class _StrictYaml(yaml.SafeLoader):
+    """YAML as it is meant: a key given twice is a mistake, not a preference for the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the parent's signature
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _leaves(document: Mapping[Any, Any], policies: Mapping[str, type[Struct]]) -> dict[str, Leaf]:
+    """All keys there are. Profiles of other names than the standard ones exist when the file has them."""
+    leaves = leaves_of(Settings)
+    del leaves["profiles"]
+    own = document.get("profiles")
+    added = [name for name in own if _is_profile_name(name)] if isinstance(own, Mapping) else []
+    for profile in dict.fromkeys([*PROFILE_NAMES, *added]):
+        for governor, policy in policies.items():
+            leaves |= leaves_of(policy, f"profiles.{profile}.{governor}.")
+    return leaves
+
+
+def _is_profile_name(name: object) -> bool:
+    return isinstance(name, str) and _PROFILE_NAME.fullmatch(name) is not None
+
+
+def _missing(leaves: Mapping[str, Leaf], given: Mapping[str, Given]) -> list[Problem]:
+    """Keys without a default, in sections that somebody began."""
+    begun = {key.partition(".")[0] for key in given}
+    return [
+        Problem(key, "", "not set", "needed because its section is in use")
+        for key, leaf in leaves.items()
+        if leaf.default is msgspec.NODEFAULT and key not in given and key.partition(".")[0] in begun
+    ]
+
+
+def _nested(leaves: Mapping[str, Leaf], values: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The profiles' values, key by key, as profile -> governor -> key -> value; a profile may change nothing."""
+    known = [key.split(".")[1] for key in leaves if key.startswith("profiles.")]
+    profiles: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in (*PROFILE_NAMES, *known)}
+    for key, value in values.items():
+        if key.startswith("profiles."):
+            _, profile, governor, name = key.split(".", 3)
+            profiles[profile].setdefault(governor, {})[name] = value
+    return profiles
+
+
+def _contradictions(
+    settings: Settings, policies: Mapping[str, type[Struct]], origins: Mapping[str, str]
+) -> list[Problem]:
+    """Values that are each possible, but not together."""
+    ledger, tenants = settings.ledger, settings.tenants
+    found: list[tuple[str, Any, str]] = []
+    if not _is_loopback(settings.http.host):
+        # The one place that decides who may listen where. Once callers can be told apart, a public address is allowed
+        # for a service that does so.
+        expected = "expected 127.0.0.1, ::1 or localhost: without authentication the service is for this machine alone"
+        found.append(("http.host", settings.http.host, expected))
+    if ledger.batch_bytes_max > ledger.segment_bytes_max:
+        limit = ledger.segment_bytes_max
+        found.append(("ledger.batch_bytes_max", ledger.batch_bytes_max, f"expected at most segment_bytes_max, {limit}"))
+    if ledger.pending_bytes_max < ledger.batch_bytes_max:
+        limit = ledger.batch_bytes_max
+        found.append(
+            ("ledger.pending_bytes_max", ledger.pending_bytes_max, f"expected at least batch_bytes_max, {limit}")
+        )
+    if tenants.mailbox_max < settings.http.batch_max:
+        expected = f"expected at least http.batch_max, {settings.http.batch_max}, else a full batch never fits"
+        found.append(("tenants.mailbox_max", tenants.mailbox_max, expected))
+    if tenants.restart_intensity < tenants.dead_letter_after:
+        expected = f"expected at least dead_letter_after, {tenants.dead_letter_after}: one bad signal quarantines"
+        found.append(("tenants.restart_intensity", tenants.restart_intensity, expected))
+    if settings.default_profile not in settings.profiles:
+        expected = "expected one of " + ", ".join(settings.profiles)
+        found.append(("default_profile", settings.default_profile, expected))
+    problems = [Problem(key, shown(value), origins[key], expected) for key, value, expected in found]
+    return problems + _impossible_policies(settings, policies)
+
+
+def _impossible_policies(settings: Settings, policies: Mapping[str, type[Struct]]) -> list[Problem]:
+    problems: list[Problem] = []
+    for profile, pack in settings.profiles.items():
+        for governor, values in pack.items():
+            key = f"profiles.{profile}.{governor}"
+            try:
+                build(policies[governor], {f"{key}.{name}": value for name, value in values.items()}, f"{key}.")
+            except ValueError as error:  # a policy's own word on values that do not go together
+                problems.append(Problem(key, shown(values), "profile", str(error)))
+    return problems
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _rows(leaves: Mapping[str, Leaf], values: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[SettingRow, ...]:
+    required = {key for key, leaf in leaves.items() if leaf.default is msgspec.NODEFAULT}
+    unused = {key.partition(".")[0] for key in required - values.keys()}
+    rows = []
+    for key, leaf in leaves.items():
+        if key.partition(".")[0] not in unused:
+            value = values.get(key, leaf.default)
+            plain = MASK if leaf.secret and value else msgspec.to_builtins(value, enc_hook=str)
+            rows.append(SettingRow(key, plain, origins[key]))
+    return tuple(rows)
