@@ -83,7 +83,7 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     idle_passivate_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
     """Seconds without a signal after which a tenant leaves memory; its state is in the ledger."""
     mailbox_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
-    """Signals that may wait for one tenant: two full batches."""
+    """Signals that may wait to be decided, in all mailboxes together: two full batches, a third of a second of work."""
     restart_intensity: Annotated[int, Meta(ge=1, le=1_000)] = 10
     """Restarts of one tenant within `restart_period_s` before it is quarantined: three poison signals a minute are
     survived, a tenant that fails on everything is not carried along."""

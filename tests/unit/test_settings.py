@@ -129,8 +129,8 @@ def test_every_key_can_be_set_by_a_variable() -> None:
             "profiles.standard.cost_gard (file): unknown key, did you mean profiles.standard.cost_guard?",
         ),
         (
-            "profiles: {standard: {cost_guard: {warn: 1}}}",
-            "profiles.standard.cost_guard.warn (file): unknown key, did you mean profiles.standard.cost_guard.warn_ppm?",
+            "profiles: {premium: {cost_guard: {warn: 1}}}",
+            "profiles.premium.cost_guard.warn (file): unknown key, did you mean profiles.premium.cost_guard.warn_ppm?",
         ),
         (
             "profiles: {standard: {cost_guard: {warn_ppm: much}}}",

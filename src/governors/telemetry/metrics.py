@@ -1,0 +1,177 @@
+"""The service's metrics, prefix `governors_`: each step of a signal's life, and the state of what carries it.
+
+Never by tenant, except for tenants that the configuration lists: a label for each of 10,000 tenants would break the
+Prometheus that scrapes it. `source` is the way in (`http`, `pubsub`), not the sender's own word. For the event loop's
+thread alone.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from governors.telemetry.series import BatchHistogram, Tally
+
+# From a tenth of a millisecond, where decisions lie, to the 30 s after which a request has long failed.
+SECONDS_BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+BATCH_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+LOOP_PROBE_S: Final = 0.25
+
+
+class Metrics:
+    """All of them, in a registry of their own. Gauges are read when scraped: `gauge.set_function(callable)`."""
+
+    def __init__(self, version: str, tenant_labels: Iterable[str] = ()) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._own_series = frozenset(tenant_labels)
+        # RSS, CPU seconds and open files of this process, as governors_process_….
+        ProcessCollector(namespace="governors", registry=registry)
+        Gauge("governors_build_info", "Always 1; the label has the version.", ["version"], registry=registry).labels(
+            version
+        ).set(1)
+
+        self._received = Tally(registry, "governors_signals_received", "Signals read.", ("source", "kind"))
+        self._rejected = Tally(
+            registry, "governors_rejected", "Signals and bodies refused as unreadable.", ("source", "reason")
+        )
+        self._outcomes = Tally(
+            registry, "governors_signal_outcomes", "Signals by what became of them.", ("governor", "outcome")
+        )
+        self._decisions = Tally(registry, "governors_decisions", "Decisions.", ("governor", "decision"))
+        self._transitions = Tally(
+            registry, "governors_transitions", "Changes of a machine's state.", ("governor", "from", "to")
+        )
+        self._tenant_decisions = Tally(
+            registry, "governors_tenant_decisions", "Decisions of listed tenants.", ("tenant", "governor", "decision")
+        )
+        self._decision_seconds = BatchHistogram(
+            registry,
+            "governors_decision_seconds",
+            "From received to decided with a locally durable receipt.",
+            SECONDS_BOUNDS,
+            ("source",),
+        )
+        self._commit_seconds = BatchHistogram(
+            registry, "governors_commit_seconds", "One group commit of the ledger.", SECONDS_BOUNDS
+        )
+        self._commit_receipts = BatchHistogram(
+            registry, "governors_commit_receipts", "Receipts in one group commit.", (*BATCH_BOUNDS, 10_000)
+        )
+        self._admissions = Tally(
+            registry, "governors_admissions", "Answers to whether a request may pass.", ("answer", "governor")
+        )
+        self._action_attempts = Tally(
+            registry, "governors_action_attempts", "Attempts to carry out an action.", ("kind",)
+        )
+        self._action_outcomes = Tally(registry, "governors_action_outcomes", "Actions that ended.", ("kind", "outcome"))
+        self._pull_batch_size = BatchHistogram(
+            registry, "governors_pull_batch_size", "Messages in one pull that was not empty.", BATCH_BOUNDS, ("source",)
+        )
+        self._acks = Tally(registry, "governors_acks", "Acknowledgements by their outcome.", ("source", "outcome"))
+        self._dead_letters = Tally(registry, "governors_dead_letters", "Signals put aside.", ("reason",))
+        self._restarts = Tally(registry, "governors_child_restarts", "Restarts of supervised children.", ("child",))
+        self._http_requests = Tally(
+            registry, "governors_http_requests", "HTTP requests answered.", ("route", "method", "status")
+        )
+        self._http_seconds = BatchHistogram(
+            registry,
+            "governors_http_request_seconds",
+            "HTTP requests from begin to answer.",
+            SECONDS_BOUNDS,
+            ("route",),
+        )
+        self._loop_lag = BatchHistogram(
+            registry,
+            "governors_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke a probe.",
+            SECONDS_BOUNDS,
+        )
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"governors_{name}", documentation, labels, registry=registry)
+
+        self.ledger_size = gauge("ledger_size", "Receipts in the log.", "partition")
+        self.ledger_durable_size = gauge("ledger_durable_size", "Receipts that are durable locally.", "partition")
+        self.ledger_pending_bytes = gauge("ledger_pending_bytes", "Bytes that wait to be written.", "partition")
+        self.active_tenants = gauge("active_tenants", "Tenants that are in memory.")
+        self.known_tenants = gauge("known_tenants", "Tenants that have a record.")
+        self.queued_signals = gauge("queued_signals", "Signals that wait to be decided.")
+        self.outbox_depth = gauge("outbox_depth", "Actions that have not ended.")
+        self.outbox_oldest_seconds = gauge("outbox_oldest_seconds", "Age of the oldest action that has not ended.")
+
+    def received(self, source: str, kinds: Iterable[str]) -> None:
+        """A batch was read: one kind for each of its signals."""
+        for kind, count in Counter(kinds).items():
+            self._received.add(source, kind, count=count)
+
+    def rejected(self, source: str, reason: str, count: int = 1) -> None:
+        """Signals, or a body as a whole, could not be read; `reason` is one of the fixed words of the decoders."""
+        self._rejected.add(source, reason, count=count)
+
+    def decided(self, tenant: str, governor: str, outcome: str, decision: str, previous: str, state: str) -> None:
+        """One signal has its outcome; `previous` and `state` are the machine's, empty when none moved."""
+        self._outcomes.add(governor, outcome)
+        if outcome == "decided":
+            self._decisions.add(governor, decision)
+            if previous != state:
+                self._transitions.add(governor, previous, state)
+        if tenant in self._own_series:
+            self._tenant_decisions.add(tenant, governor, decision)
+
+    def answered(self, source: str, seconds: float, count: int) -> None:
+        """`count` signals that were received together are decided and locally durable, `seconds` later."""
+        self._decision_seconds.observe(seconds, source, count=count)
+
+    def committed(self, seconds: float, receipts: int) -> None:
+        """The ledger wrote and synced a batch."""
+        self._commit_seconds.observe(seconds)
+        self._commit_receipts.observe(receipts)
+
+    def admission(self, answer: str, governor: str) -> None:
+        """A request was `admitted` or `refused`; `governor` said so, empty when none had to."""
+        self._admissions.add(answer, governor)
+
+    def action_attempted(self, kind: str) -> None:
+        self._action_attempts.add(kind)
+
+    def action_ended(self, kind: str, outcome: str) -> None:
+        """An action is over: `ok` or `failed`."""
+        self._action_outcomes.add(kind, outcome)
+
+    def pulled(self, source: str, messages: int) -> None:
+        """A pull brought messages."""
+        self._pull_batch_size.observe(messages, source)
+
+    def acknowledged(self, source: str, outcome: str, count: int) -> None:
+        """Deliveries were acknowledged (`ack`), given back (`nack`), or the attempt failed (`failed`)."""
+        self._acks.add(source, outcome, count=count)
+
+    def dead_lettered(self, reason: str, count: int = 1) -> None:
+        self._dead_letters.add(reason, count=count)
+
+    def restarted(self, child: str) -> None:
+        """A child was started again. Tenants and other dynamic children count under their supervisor's name."""
+        self._restarts.add(child)
+
+    def http_answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """`route` is the route's pattern, never the path that was asked for."""
+        self._http_requests.add(route, method, str(status))
+        self._http_seconds.observe(seconds, route)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics when `accept` (the request's header) asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    async def watch_event_loop(self) -> None:
+        """Measure how late the event loop runs, for as long as it does: a permanent child."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + LOOP_PROBE_S
+            await asyncio.sleep(LOOP_PROBE_S)
+            self._loop_lag.observe(max(0.0, loop.time() - due_s))
