@@ -1,0 +1,131 @@
+"""Files that survive a crash. Each operation lists its system calls and what a crash between them leaves.
+
+An fsync that failed is never tried again: the kernel may have dropped the dirty pages and report success the second
+time (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). The error goes up, and the
+process ends.
+"""
+
+import os
+from pathlib import Path
+from typing import Self
+
+TMP_SUFFIX = ".tmp"
+
+
+class AppendFile:
+    """A file that only grows, by whole durable appends. Not for use by several threads at a time."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def create(cls, path: Path, head: bytes) -> Self:
+        """Create `path` with `head` in it, whole or not at all.
+
+        open(tmp, O_EXCL), write, fsync(tmp), rename(tmp, path), fsync(folder). A crash before the rename leaves a
+        `.tmp`, which recovery deletes; after it, the whole file, whose name is lost or not until the last call.
+        """
+        if path.exists():
+            raise FileExistsError(f"{path} exists already")
+        tmp = path.with_name(path.name + TMP_SUFFIX)
+        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            _write_all(fd, head)
+            os.fsync(fd)
+            tmp.rename(path)
+            fsync_folder(path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd)
+
+    def append(self, data: bytes) -> None:
+        """Append and make durable.
+
+        write, fdatasync (which syncs the new length too). A crash in between leaves any part of `data`, in any order
+        of pages: the reader must be able to tell.
+        """
+        _write_all(self._fd, data)
+        os.fdatasync(self._fd)
+
+    def rename(self, path: Path) -> None:
+        """Give the file its final name: rename, fsync(folder). A crash in between leaves either name."""
+        self.path.rename(path)
+        fsync_folder(path.parent)
+        self.path = path
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put `data` in place of whatever `path` held.
+
+    open(tmp, O_TRUNC), write, fsync(tmp), rename(tmp, path), fsync(folder). A crash leaves the old file or the new.
+    """
+    tmp = path.with_name(path.name + TMP_SUFFIX)
+    _write_new(tmp, data, mode, os.O_TRUNC)
+    tmp.rename(path)
+    fsync_folder(path.parent)
+
+
+def create_once(path: Path, data: bytes, mode: int) -> bool:
+    """Create `path` unless it exists; false if it does. Of several that try at once, one creates it.
+
+    open(tmp, O_EXCL), write, fsync(tmp), link(tmp, path), unlink(tmp), fsync(folder). A crash leaves the whole file
+    or none, and perhaps a `.tmp` of this process.
+    """
+    tmp = path.with_name(f"{path.name}.{os.getpid()}{TMP_SUFFIX}")
+    _write_new(tmp, data, mode, os.O_TRUNC)
+    try:
+        os.link(tmp, path)
+    except FileExistsError:
+        return False
+    finally:
+        tmp.unlink()
+        fsync_folder(path.parent)
+    return True
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file: ftruncate, fsync. A crash in between leaves the old length or the new."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it: mkdir, fsync(parent), from the top down."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_new(path: Path, data: bytes, mode: int, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,86 @@
+"""What can go wrong in a ledger, each error saying what to do next."""
+
+from pathlib import Path
+
+
+class LedgerError(Exception):
+    """Root of everything this package raises."""
+
+
+class ReceiptInvalidError(LedgerError):
+    """A receipt cannot be written in the strict profile. Correct the draft: the ledger has not changed."""
+
+
+class NotCanonicalError(LedgerError):
+    """A leaf is not canonical JSON of the strict profile. Reject it: no honest writer made it."""
+
+
+class ProofInvalidError(LedgerError):
+    """A Merkle proof does not prove what it should. Reject what it came with."""
+
+
+class PushbackError(LedgerError):
+    """More is pending than the disk keeps up with. Slow down and try again after `retry_after_s` seconds."""
+
+    def __init__(self, pending_bytes: int, retry_after_s: float) -> None:
+        super().__init__(f"{pending_bytes} bytes wait to be written; try again in {retry_after_s} s")
+        self.pending_bytes = pending_bytes
+        self.retry_after_s = retry_after_s
+
+
+class LedgerClosedError(LedgerError):
+    """The ledger takes nothing more, because it was closed or has failed. Open it anew (which recovers it)."""
+
+
+class LedgerFailedError(LedgerError):
+    """Writing failed, so nobody knows what is on the disk. End the process; the next start recovers what is durable."""
+
+
+class LedgerLockedError(LedgerError):
+    """Another process has the partition open. Stop that one, or name another data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} is in use by another process: stop it first, or start this one with another data folder"
+        )
+        self.folder = folder
+
+
+class IdentityError(LedgerError):
+    """The files that say which log this is cannot be used. Restore them: new ones would break every chain."""
+
+
+class NotALedgerError(LedgerError):
+    """A folder holds no ledger. Name the data folder, its `ledger` folder or one partition's folder."""
+
+
+class ReceiptNotFoundError(LedgerError):
+    """No durable receipt (or no payload) has this index. Ask for an index below `local_size`."""
+
+
+class SegmentFormatError(LedgerError):
+    """Bytes break the segment format at `offset`. The caller decides whether that means a torn write or damage."""
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(f"{message} at byte {offset}")
+        self.offset = offset
+        self.message = message
+
+
+class SegmentCorruptError(LedgerError):
+    """A durable part of the log is damaged. Nothing was changed: restore the file from a copy, then start again.
+
+    `path` is the file, `offset` the byte where the damaged part begins, `index` the first receipt that cannot be
+    trusted.
+    """
+
+    def __init__(self, path: Path, offset: int, index: int, message: str) -> None:
+        super().__init__(
+            f"{path} is damaged at byte {offset} ({message}): receipts from {index} on cannot be trusted. "
+            "Nothing was changed. Restore this file from a backup or another copy of the log and start again; "
+            "do not delete or cut it, since acknowledged receipts would be lost"
+        )
+        self.path = path
+        self.offset = offset
+        self.index = index
+        self.message = message

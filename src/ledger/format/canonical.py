@@ -1,0 +1,91 @@
+"""Receipts as canonical bytes: RFC 8785 (JCS) in a strict profile, where two fast encoders agree with it byte for byte.
+
+The profile: ASCII keys, integers of less than 2**53 in magnitude, no floats, no lone surrogates, no duplicate keys.
+Inside it, sorting keys by code point is sorting them by UTF-16 unit, and number formatting is trivial. The writer
+(`encode`) spends its checks only on what a caller can get wrong; the verifier (`check`) trusts nothing.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ledger.errors import NotCanonicalError, ReceiptInvalidError
+from ledger.format.receipt import LEAF_BYTES_MAX, Receipt
+
+INT_LIMIT: Final = 2**53
+
+# `Receipt` declares its fields in order, so only the evidence needs sorting ("deterministic" sorts dicts).
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Receipt).decode
+
+
+def encode(receipt: Receipt) -> bytes:
+    """The leaf of a receipt. Raises ReceiptInvalidError for what the profile has no bytes for."""
+    for key, value in receipt.evidence.items():
+        # `type() is`, because a bool is an int too, and JSON would say `true`.
+        if type(value) is int:
+            if not -INT_LIMIT < value < INT_LIMIT:
+                raise ReceiptInvalidError(f"evidence {key!r} is {value}; integers must be below 2**53 in magnitude")
+        elif not isinstance(value, str):
+            raise ReceiptInvalidError(f"evidence {key!r} is a {type(value).__name__}; it must be an int or a str")
+        if not key.isascii():
+            raise ReceiptInvalidError(f"evidence key {key!r} must be ASCII")
+    for name, number in (("ts_us", receipt.ts_us), ("observed_us", receipt.observed_us), ("tseq", receipt.tseq)):
+        if type(number) is not int or not -INT_LIMIT < number < INT_LIMIT:
+            raise ReceiptInvalidError(f"{name} is {number!r}; it must be an integer below 2**53 in magnitude")
+    try:
+        leaf = _encode(receipt)
+    except UnicodeEncodeError as error:
+        raise ReceiptInvalidError(f"a text holds a lone surrogate: {error.object[:64]!r}") from error
+    if len(leaf) > LEAF_BYTES_MAX:
+        raise ReceiptInvalidError(f"the receipt takes {len(leaf)} bytes; a leaf has room for {LEAF_BYTES_MAX}")
+    return leaf
+
+
+def decode(leaf: bytes) -> Receipt:
+    """The receipt in a leaf, its types checked but not its form. Raises NotCanonicalError."""
+    try:
+        return _decode(leaf)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotCanonicalError(f"not a receipt: {error}") from error
+
+
+def check(leaf: bytes) -> dict[str, Any]:
+    """The object in a leaf, if the leaf is its one canonical form: parse, write again, compare.
+
+    Deliberately another parser and encoder than the writer's. Raises NotCanonicalError.
+    """
+    if len(leaf) > LEAF_BYTES_MAX:
+        raise NotCanonicalError(f"{len(leaf)} bytes; a leaf has at most {LEAF_BYTES_MAX}")
+    try:
+        parsed = orjson.loads(leaf)
+    except orjson.JSONDecodeError as error:
+        raise NotCanonicalError(f"not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise NotCanonicalError("not a JSON object")
+    if orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS) != leaf:
+        raise NotCanonicalError("not the canonical form of its content")
+    _check_profile(parsed)
+    return parsed
+
+
+def _check_profile(value: Any) -> None:
+    """Hold a parsed value to the strict profile. Depth is bounded by the parser."""
+    kind = type(value)
+    if kind is str:
+        return
+    if kind is int:
+        if not -INT_LIMIT < value < INT_LIMIT:
+            raise NotCanonicalError(f"the integer {value} is not below 2**53 in magnitude")
+    elif kind is dict:
+        for key, item in value.items():
+            if not key.isascii():
+                raise NotCanonicalError(f"the key {key!r} is not ASCII")
+            if type(item) is not str:
+                _check_profile(item)
+    elif kind is list:
+        for item in value:
+            _check_profile(item)
+    elif kind is float:
+        raise NotCanonicalError(f"{value} is a float; only integers are allowed")

@@ -1,0 +1,100 @@
+"""Which log a data folder holds: its origin, the key of its pseudonyms, and the lock on each partition.
+
+Layout (docs/formats/segment.md):
+
+    <data-dir>/ledger/origin                         the log's name, without the partition
+    <data-dir>/ledger/pseudonym.key                  32 bytes, mode 0600
+    <data-dir>/ledger/<partition>/lock               held by the one process that writes
+    <data-dir>/ledger/<partition>/<first>-<epoch>.seg    sealed segments; `.open` while being written
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from ledger import durable
+from ledger.errors import IdentityError, LedgerLockedError
+from ledger.format.chain import KEY_BYTES
+
+LEDGER_FOLDER: Final = "ledger"
+ORIGIN_FILE: Final = "origin"
+KEY_FILE: Final = "pseudonym.key"
+LOCK_FILE: Final = "lock"
+DEFAULT_HOST: Final = "governors.local"
+
+# A log's name goes into signed notes (C2SP tlog-checkpoint): no white space, no plus.
+_ORIGIN = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`name` is the log's origin without the partition. `key` makes pseudonyms: losing it breaks every tenant's
+    chain, and who has it can tell tenants from their pseudonyms.
+    """
+
+    name: str
+    key: bytes = field(repr=False)
+
+    def origin(self, partition: int) -> str:
+        return f"{self.name}/{partition}"
+
+
+def open_identity(data_dir: Path, entropy: Callable[[int], bytes], name: str | None = None) -> Identity:
+    """The identity of a data folder, created the first time.
+
+    `name` is used then (default: `governors.local/` and 16 random hex digits) and must fit ever after. Safe for
+    several processes at once. Raises IdentityError.
+    """
+    folder = data_dir / LEDGER_FOLDER
+    durable.make_folder(folder)
+    if name is not None and not _ORIGIN.fullmatch(name):
+        raise IdentityError(f"the origin {name!r} may hold letters, digits and . _ ~ / - only, at most 200")
+    key_path, origin_path = folder / KEY_FILE, folder / ORIGIN_FILE
+    if origin_path.exists() and not key_path.exists():
+        raise IdentityError(f"{key_path} is missing: restore it; with another key no tenant's chain could go on")
+    # The key first: a folder with an origin has had its key.
+    if not key_path.exists():
+        durable.create_once(key_path, entropy(KEY_BYTES), 0o600)
+    if not origin_path.exists():
+        fresh = name or f"{DEFAULT_HOST}/{entropy(8).hex()}"
+        durable.create_once(origin_path, fresh.encode() + b"\n", 0o644)
+    key = key_path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise IdentityError(f"{key_path} has {len(key)} bytes, not {KEY_BYTES}: restore it from a backup")
+    found = origin_path.read_text(encoding="ascii").removesuffix("\n")
+    if not _ORIGIN.fullmatch(found):
+        raise IdentityError(f"{origin_path} does not hold an origin: restore it from a backup")
+    if name is not None and name != found:
+        raise IdentityError(f"{folder} belongs to the log {found!r}, not to {name!r}: name another data folder")
+    return Identity(found, key)
+
+
+def partition_folder(data_dir: Path, partition: int) -> Path:
+    """Where a partition's segments are."""
+    return data_dir / LEDGER_FOLDER / str(partition)
+
+
+class PartitionLock:
+    """An flock on a partition's folder. The kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def acquire(cls, folder: Path) -> Self:
+        """Raises LedgerLockedError at once if another holder has it."""
+        durable.make_folder(folder)
+        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise LedgerLockedError(folder) from error
+        return cls(fd)
+
+    def release(self) -> None:
+        os.close(self._fd)

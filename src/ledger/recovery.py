@@ -1,0 +1,181 @@
+"""Brings a partition back from its segments: the tree, the chains, the index, and whatever the caller keeps of
+receipts and states. The log is the only source of truth.
+
+Changes one thing: a torn tail (an unfinished batch at the end of the unsealed segment) is copied to a `.broken` file
+and cut off, and the segment sealed. Anything else that is wrong raises SegmentCorruptError and changes nothing.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ledger import durable
+from ledger.errors import NotCanonicalError, SegmentCorruptError, SegmentFormatError
+from ledger.format import canonical, chain, segment
+from ledger.format.merkle import CompactRange, leaf_hash
+from ledger.format.receipt import Receipt
+from ledger.format.segment import Batch, Corrupt, Kind, Torn
+from ledger.index import BatchPlace, Chain, LogIndex, SegmentKey
+from ledger.layout import SegmentName, list_segments
+
+OnReceipt = Callable[[int, Receipt], None]
+"""`on_receipt(index, receipt)`, in log order."""
+OnState = Callable[[str, bytes], None]
+"""`on_state(key, value)`, in log order: the latest of a key wins."""
+
+_RECEIPT: Final = int(Kind.RECEIPT)
+_STATE: Final = int(Kind.STATE)
+_BROKEN_SUFFIX: Final = ".broken"
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """What recovery cut off: `size` bytes from `offset` of `path`, kept in `copy`. No caller was told of them, unless
+    the disk has spoiled the last batch: that cannot be told apart (docs/formats/segment.md).
+    """
+
+    path: Path
+    offset: int
+    size: int
+    copy: Path
+    reason: str
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A partition as its segments have it. `epoch` is the last one in the log (0 for an empty log)."""
+
+    index: LogIndex = field(default_factory=LogIndex)
+    tree: CompactRange = field(default_factory=CompactRange)
+    epoch: int = 0
+    previous_sha256: bytes = segment.NO_SEGMENT_SHA256
+    torn: TornTail | None = None
+
+    @property
+    def size(self) -> int:
+        return self.tree.size
+
+
+def recover(
+    folder: Path, log: str, *, on_receipt: OnReceipt | None = None, on_state: OnState | None = None
+) -> Recovered:
+    """Read a partition's folder, which the caller has locked. `log` is its origin.
+
+    Raises SegmentCorruptError (restore the file it names), OSError.
+    """
+    for leftover in folder.glob(f"*{durable.TMP_SUFFIX}"):
+        leftover.unlink()  # a segment that never got its name
+    recovered = Recovered()
+    names = list_segments(folder)
+    for name in names:
+        path = folder / str(name)
+        if not name.sealed and name != names[-1]:
+            raise SegmentCorruptError(path, 0, name.first_index, "it is unsealed, but another segment follows")
+        _Replay(recovered, path, name, log, on_receipt, on_state).run()
+    return recovered
+
+
+class _Replay:
+    """One segment, read into what is recovered so far."""
+
+    def __init__(
+        self, recovered: Recovered, path: Path, name: SegmentName, log: str,
+        on_receipt: OnReceipt | None, on_state: OnState | None,
+    ) -> None:  # fmt: skip
+        self._recovered = recovered
+        self._path = path
+        self._name = name
+        self._log = log
+        self._on_receipt = on_receipt
+        self._on_state = on_state
+
+    def run(self) -> None:
+        recovered = self._recovered
+        data = self._path.read_bytes()
+        try:
+            scan = segment.scan(data, sealed=self._name.sealed)
+        except SegmentFormatError as error:
+            raise self._corrupt(error.offset, error.message) from error
+        if isinstance(scan.verdict, Corrupt):
+            index = scan.batches[-1].first_index + scan.batches[-1].count if scan.batches else recovered.size
+            raise self._corrupt(scan.verdict.offset, scan.verdict.reason, index)
+        self._check_header(scan.header)
+        recovered.epoch = scan.header.epoch
+        recovered.index.segments.append(SegmentKey(self._name.first_index, self._name.epoch))
+        for batch in scan.batches:
+            try:
+                self._apply(data, batch)
+            except SegmentFormatError as error:
+                raise self._corrupt(error.offset, error.message) from error
+            except NotCanonicalError as error:
+                raise self._corrupt(batch.offset, str(error)) from error
+        recovered.previous_sha256 = hashlib.sha256(memoryview(data)[: scan.end]).digest()
+        if isinstance(scan.verdict, Torn):
+            recovered.torn = _cut_off(self._path, data, scan.verdict)
+        if not self._name.sealed:
+            # Seal what the last run left open: from now on nothing in it may look torn.
+            self._path.rename(self._path.with_name(str(self._name._replace(sealed=True))))
+            durable.fsync_folder(self._path.parent)
+
+    def _check_header(self, header: segment.SegmentHeader) -> None:
+        recovered = self._recovered
+        if header.log_hash != segment.log_hash(self._log):
+            raise self._corrupt(0, f"it belongs to another log than {self._log}")
+        if (header.first_index, header.epoch) != (self._name.first_index, self._name.epoch):
+            raise self._corrupt(0, "its header and its name differ")
+        if header.first_index != recovered.size:
+            raise self._corrupt(0, f"it begins at receipt {header.first_index}: a segment is missing")
+        if header.epoch < recovered.epoch:
+            raise self._corrupt(0, f"its epoch {header.epoch} comes after {recovered.epoch}")
+        if header.previous_sha256 != recovered.previous_sha256:
+            raise self._corrupt(0, "the segment before it is not the one that it names")
+
+    def _apply(self, data: bytes, batch: Batch) -> None:
+        recovered, on_receipt, on_state = self._recovered, self._on_receipt, self._on_state
+        chains, offsets = recovered.index.chains, recovered.index.offsets
+        decode, epoch = canonical.decode, batch.epoch
+        hashes: list[bytes] = []
+        index = batch.first_index
+        for kind, start, end in segment.frames(data, batch):
+            if kind == _RECEIPT:
+                leaf = data[start:end]
+                receipt = decode(leaf)
+                digest = leaf_hash(leaf)
+                tenant = chains.get(receipt.tenant)
+                if tenant is None:
+                    tenant = chains[receipt.tenant] = Chain(receipt.tenant, chain.genesis(self._log, receipt.tenant))
+                if receipt.prev != tenant.head.hex() or receipt.tseq != len(tenant.indices):
+                    raise self._corrupt(start, "a tenant's chain is broken", index)
+                if receipt.epoch != epoch or receipt.log != self._log:
+                    raise self._corrupt(start, "a receipt of another log or epoch", index)
+                tenant.head = digest
+                tenant.indices.append(index)
+                offsets.append(start - segment.FRAME_HEAD_BYTES - batch.body)
+                hashes.append(digest)
+                if on_receipt is not None:
+                    on_receipt(index, receipt)
+                index += 1
+            elif kind == _STATE and on_state is not None:
+                on_state(*segment.decode_state(data[start:end]))
+        if len(hashes) != batch.count:
+            raise self._corrupt(batch.offset, f"a batch of {batch.count} receipts has {len(hashes)}")
+        recovered.tree.extend(hashes)
+        if recovered.tree.root() != batch.root:
+            raise self._corrupt(batch.offset, "a batch's receipts do not give its root", batch.first_index)
+        if batch.count:
+            place = BatchPlace(len(recovered.index.segments) - 1, batch.body, batch.body_end - batch.body, batch.seed)
+            recovered.index.add_batch(batch.first_index, place)
+
+    def _corrupt(self, offset: int, message: str, index: int | None = None) -> SegmentCorruptError:
+        return SegmentCorruptError(self._path, offset, self._recovered.size if index is None else index, message)
+
+
+def _cut_off(path: Path, data: bytes, torn: Torn) -> TornTail:
+    """Keep a copy of the tail, then cut: in this order, so that a crash in between loses nothing."""
+    tail = data[torn.offset :]
+    copy = path.with_name(f"{path.name}.{torn.offset}{_BROKEN_SUFFIX}")
+    durable.replace(copy, tail)
+    durable.truncate(path, torn.offset)
+    return TornTail(path, torn.offset, len(tail), copy, torn.reason)

@@ -1,0 +1,118 @@
+"""Writes batches into segments, one durable append each. Blocking: it runs in the ledger's writing thread."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ledger.format import segment
+from ledger.index import BatchPlace, SegmentKey
+from ledger.layout import SegmentName
+
+
+class SegmentFile(Protocol):
+    """What the writer needs of a file; `durable.AppendFile` is one. Any error is final."""
+
+    def append(self, data: bytes) -> None: ...
+    def rename(self, path: Path) -> None: ...
+    def close(self) -> None: ...
+
+
+CreateFile = Callable[[Path, bytes], SegmentFile]
+
+
+@dataclass(frozen=True, slots=True)
+class CutBatch:
+    """What one batch shall hold: `count` receipts from `first_index` on, and the tree's root after them."""
+
+    first_index: int
+    count: int
+    body: Sequence[bytes]
+    root: bytes
+
+
+class SegmentWriter:
+    """The segments of one run (one epoch). A segment is created by its first batch, so that a run that writes nothing
+    leaves nothing; it is sealed when the next batch would make it too long, or at the end.
+    """
+
+    def __init__(
+        self, folder: Path, log: str, epoch: int, previous_sha256: bytes, segments: int, segment_bytes_max: int,
+        create_file: CreateFile,
+    ) -> None:  # fmt: skip
+        self._folder = folder
+        self._log = log
+        self._epoch = epoch
+        self._previous_sha256 = previous_sha256
+        self._segments = segments
+        self._segment_bytes_max = segment_bytes_max
+        self._create_file = create_file
+        self._current: _Segment | None = None
+
+    def write(self, batch: CutBatch) -> tuple[SegmentKey, BatchPlace]:
+        """Make a batch durable. Each step's comment says what a crash after it leaves."""
+        body = b"".join(batch.body)
+        current = self._current
+        if current is not None and current.is_full(len(body), self._segment_bytes_max):
+            self.seal()  # a log of sealed segments: the next start begins a new one, as it always does
+            current = None
+        if current is None:
+            current = self._begin(batch.first_index)  # an empty segment, which the next start keeps and seals
+        place = current.append(batch, body)  # a whole batch, or a torn one, which the next start cuts off
+        return current.key, place
+
+    def seal(self) -> None:
+        """Give the current segment, if there is one, its final name: no byte of it changes any more."""
+        if self._current is None:
+            return
+        current, self._current = self._current, None
+        current.file.rename(self._folder / str(SegmentName(*current.key, sealed=True)))
+        current.file.close()
+        self._previous_sha256 = current.sha256.digest()
+
+    def close(self) -> None:
+        """Let go of the current segment without sealing it: what was not written stays unknown."""
+        if self._current is not None:
+            self._current.file.close()
+            self._current = None
+
+    def _begin(self, first_index: int) -> "_Segment":
+        key = SegmentKey(first_index, self._epoch)
+        head = segment.encode_header(self._log, self._epoch, first_index, self._previous_sha256)
+        file = self._create_file(self._folder / str(SegmentName(*key, sealed=False)), head)
+        self._current = _Segment(key, self._segments, head, file)
+        self._segments += 1
+        return self._current
+
+
+class _Segment:
+    """The segment being written: what its next batch continues."""
+
+    def __init__(self, key: SegmentKey, number: int, head: bytes, file: SegmentFile) -> None:
+        self.key = key
+        self.file = file
+        self.sha256 = hashlib.sha256(head)
+        self._number = number
+        self._header = segment.decode_header(head)
+        self._size = len(head)
+        self._batches = 0
+        self._receipts = 0
+        self._crc = self._header.crc
+
+    def is_full(self, body_bytes: int, bytes_max: int) -> bool:
+        """A segment without receipts is never full: the next one would have its name."""
+        return self._receipts > 0 and self._size + body_bytes > bytes_max
+
+    def append(self, batch: CutBatch, body: bytes) -> BatchPlace:
+        data, crc = segment.encode_batch(
+            self._header, self._batches, batch.first_index, batch.count, self._crc, body, batch.root
+        )
+        self.file.append(data)
+        self.sha256.update(data)
+        place = BatchPlace(self._number, self._size + segment.BATCH_HEAD_BYTES, len(body), self._crc)
+        self._crc = crc
+        self._size += len(data)
+        self._batches += 1
+        self._receipts += batch.count
+        return place
