@@ -22,22 +22,22 @@ _decode = msgspec.json.Decoder(Receipt).decode
 
 def encode(receipt: Receipt) -> bytes:
     """The leaf of a receipt. Raises ReceiptInvalidError for what the profile has no bytes for."""
-    for key, value in receipt.evidence.items():
+    for value in receipt.evidence.values():
         # `type() is`, because a bool is an int too, and JSON would say `true`.
         if type(value) is int:
             if not -INT_LIMIT < value < INT_LIMIT:
-                raise ReceiptInvalidError(f"evidence {key!r} is {value}; integers must be below 2**53 in magnitude")
+                raise ReceiptInvalidError(f"the evidence {value} is not below 2**53 in magnitude")
         elif not isinstance(value, str):
-            raise ReceiptInvalidError(f"evidence {key!r} is a {type(value).__name__}; it must be an int or a str")
-        if not key.isascii():
-            raise ReceiptInvalidError(f"evidence key {key!r} must be ASCII")
-    for name, number in (("ts_us", receipt.ts_us), ("observed_us", receipt.observed_us), ("tseq", receipt.tseq)):
-        if type(number) is not int or not -INT_LIMIT < number < INT_LIMIT:
-            raise ReceiptInvalidError(f"{name} is {number!r}; it must be an integer below 2**53 in magnitude")
+            raise ReceiptInvalidError(f"the evidence {value!r} is a {type(value).__name__}, not an int or a str")
+    ts_us, observed_us = receipt.ts_us, receipt.observed_us
+    if not (type(ts_us) is type(observed_us) is int and -INT_LIMIT < ts_us < INT_LIMIT > observed_us > -INT_LIMIT):
+        raise ReceiptInvalidError(f"the times {ts_us!r} and {observed_us!r} are not integers below 2**53 in magnitude")
     try:
         leaf = _encode(receipt)
     except UnicodeEncodeError as error:
         raise ReceiptInvalidError(f"a text holds a lone surrogate: {error.object[:64]!r}") from error
+    if not (leaf.isascii() or all(map(str.isascii, receipt.evidence))):
+        raise ReceiptInvalidError(f"the evidence has a key that is not ASCII: {list(receipt.evidence)}")
     if len(leaf) > LEAF_BYTES_MAX:
         raise ReceiptInvalidError(f"the receipt takes {len(leaf)} bytes; a leaf has room for {LEAF_BYTES_MAX}")
     return leaf
