@@ -38,8 +38,8 @@ PROFILE_NAMES: Final = ("standard", "premium", "enterprise")
 Word = Annotated[str, Meta(min_length=1, max_length=255)]
 Host = Word
 Port = Annotated[int, Meta(ge=0, le=65_535)]
-TenantName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
-GoogleName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._~%+:-]{2,254}$")]
+TenantName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}\Z")]
+GoogleName = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9._~%+:-]{2,254}\Z")]
 
 
 class HttpSettings(Struct, frozen=True, kw_only=True):

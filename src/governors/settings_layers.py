@@ -23,6 +23,8 @@ MASK: Final = "********"
 _SERVICE_LINK: Final = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
+# Read by the commands that talk to a running service; a shell that has it set must be able to start one too.
+NOT_SETTINGS: Final = frozenset({"GOVERNORS_URL"})
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -124,7 +126,7 @@ def from_environment(env: Mapping[str, str], leaves: Mapping[str, Leaf]) -> tupl
         value = env[name]
         if (key := names.get(name)) is not None:
             given[key] = Given(value, f"env {name}", text=True)
-        elif not is_service_link(name, value):
+        elif name not in NOT_SETTINGS and not is_service_link(name, value):
             close = difflib.get_close_matches(name, names, n=1)
             problems.append(Problem(name, "", "env", f"unknown variable{_did_you_mean(close)}"))
     return given, problems

@@ -251,3 +251,7 @@ def test_rows_name_every_key_once_with_value_and_origin(files: Files) -> None:
 def test_settings_built_directly_have_the_defaults_of_an_empty_file(files: Files) -> None:
     loaded = files.load("").settings
     assert Settings(profiles=loaded.profiles) == loaded
+
+
+def test_the_variable_of_the_client_commands_does_not_stop_a_start() -> None:
+    assert load(None, {"GOVERNORS_URL": "http://127.0.0.1:9"}, {}, POLICIES).settings.http.port == 8080
