@@ -34,3 +34,18 @@ class BodyRejectedError(IngestError):
 
 class SourceUnavailableError(IngestError):
     """The source cannot be reached now; retry after a backoff."""
+
+
+class SourceRefusedError(IngestError):
+    """The source answered, and the answer is no: retrying cannot help until an operator changes something.
+
+    `vanished` is set where the named resource does not exist: somebody may be about to create it again.
+    """
+
+    def __init__(self, message: str, *, vanished: bool = False) -> None:
+        super().__init__(message)
+        self.vanished = vanished
+
+
+class DeadLetterFullError(IngestError):
+    """The dead letters take up all the room they may have: free some, the delivery stays with its source until then."""
