@@ -1,0 +1,203 @@
+"""How much the Backlog Valve lets in: limits, the promise to drain, turns and waits. Arithmetic on its own state.
+
+The limit is the capacity less what the backlog needs to be gone in time, trimmed by how far the queue is off its plan.
+The time left is reckoned anew each interval, so that what was lost is made up for, up to closing altogether.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from governors.fsm.table import Evidence
+from governors.machines.valve_policy import DAY_S, ValvePolicy, drain_us, interval_us
+from governors.machines.valve_sensor import NUMBER_MAX, Sensor, backlog
+from governors.numerics.fluid import (
+    FULL_PPM,
+    admissible_rate_milli,
+    drain_time_us,
+    error_ppm,
+    integrate_ppm,
+    planned_depth,
+    trim_ppm,
+)
+
+TIGHTER: Final = -1
+LOOSER: Final = 1
+DAY_US: Final = DAY_S * 1_000_000
+# Inflow at four fifths of the limit or more is held back by it; below that the limit takes nothing from anybody.
+BINDING_PPM: Final = 800_000
+
+
+class Control(Struct, frozen=True, array_like=True, gc=False):
+    """What the valve does about its queue.
+
+    `limit_milli` is the rate admitted while shedding (thousandths a second), `share_ppm` the share of requests where
+    the sender knows no rates; the one that is not used is 0, and both keep their last value. `probe_ppm` is the share
+    while probing. `high_depth` was fixed when shedding began. The promise: from `promised_depth` down to the goal in
+    `promise_us`, by `due_us` (0 once kept); without rates there is none, and `promised_depth` is the depth an interval
+    ago. `direction` and `turned_us` say which way the limit last moved and since when that way. `failed_wait_us` is
+    the newest wait after a failed probe, over at `retry_us`.
+    """
+
+    limit_milli: int = 0
+    share_ppm: int = 0
+    probe_ppm: int = 0
+    integral_ppm: int = 0
+    high_depth: int = 0
+    promised_depth: int = 0
+    promise_us: int = 0
+    due_us: int = 0
+    direction: int = LOOSER
+    turned_us: int = 0
+    failed_wait_us: int = 0
+    retry_us: int = 0
+    calm_intervals: int = 0
+    bad_intervals: int = 0
+
+
+class Judgement(IntEnum):
+    """Of an interval: the wait never fell under the target; it did; waits and depths were low throughout."""
+
+    BAD = 0
+    FAIR = 1
+    CALM = 2
+
+
+class Limit(Struct, frozen=True, gc=False):
+    """A reckoned limit with the numbers it came from. At or under zero only closing drains the queue in time."""
+
+    rate_milli: int
+    integral_ppm: int
+    evidence: Evidence
+
+
+def judge(sensor: Sensor, control: Control, policy: ValvePolicy) -> Judgement:
+    """Judge the sensor's interval, which must be whole."""
+    interval = sensor.interval
+    if interval.wait_min_ms >= policy.target_ms:
+        return Judgement.BAD
+    if 2 * interval.wait_min_ms < policy.target_ms and interval.depth_max < low_water(control, policy):
+        return Judgement.CALM
+    return Judgement.FAIR
+
+
+def count(control: Control, judgement: Judgement) -> Control:
+    """One more interval judged. Calm ones count in a row."""
+    return replace(
+        control,
+        calm_intervals=control.calm_intervals + 1 if judgement is Judgement.CALM else 0,
+        bad_intervals=control.bad_intervals + (judgement is Judgement.BAD),
+    )
+
+
+def may_turn(control: Control, direction: int, policy: ValvePolicy, now_us: int) -> bool:
+    """Whether the limit may move this way now."""
+    return direction == control.direction or now_us - control.turned_us >= policy.turn_intervals * interval_us(policy)
+
+
+def turn(control: Control, direction: int, now_us: int) -> Control:
+    """The control after the limit moved this way."""
+    return control if direction == control.direction else replace(control, direction=direction, turned_us=now_us)
+
+
+def high_water(sensor: Sensor, policy: ValvePolicy) -> int:
+    """The depth at which the wait reaches the target: rate times wait (Little's law).
+
+    Without rates, the depth seen scaled to the target: the oldest message's age is the time the depth took to come in.
+    """
+    if sensor.has_rates:
+        depth = max(sensor.done_milli, sensor.good_milli) * policy.target_ms // 1_000_000
+    else:
+        depth = backlog(sensor) * policy.target_ms // max(sensor.wait_ms, 1)
+    return min(max(depth, policy.high_water_min), NUMBER_MAX)
+
+
+def low_water(control: Control, policy: ValvePolicy) -> int:
+    """Reopening begins under this depth."""
+    return max(control.high_depth * policy.low_water_ppm // FULL_PPM, 1)
+
+
+def goal_depth(control: Control, policy: ValvePolicy) -> int:
+    """What draining aims at: half of low water, so that low water is passed before the promise is due."""
+    return low_water(control, policy) // 2
+
+
+def excess(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """Messages beyond the goal."""
+    return max(0, backlog(sensor) - goal_depth(control, policy))
+
+
+def first_limit_milli(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """The rate that keeps the full promise; at or under zero the valve must close."""
+    return admissible_rate_milli(sensor.done_milli, excess(sensor, control, policy), planned_us(drain_us(policy)))
+
+
+def planned_us(promised_us: int) -> int:
+    """A promise is planned to be kept a fifth early: steps are coarse, and capacity is an estimate."""
+    return promised_us * 4 // 5
+
+
+def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: int) -> Limit:
+    """The rate that brings the queue to where the promise says, trimmed by how far off its plan it is."""
+    whole_us = planned_us(control.promise_us)
+    left_us = max(control.due_us - control.promise_us + whole_us - now_us, 0)
+    planned = planned_depth(control.promised_depth, goal_depth(control, policy), left_us, whole_us)
+    left_us = max(left_us, 2 * interval_us(policy))
+    error = error_ppm(planned, backlog(sensor), control.high_depth)
+    integral = control.integral_ppm
+    # A limit that takes nothing from anybody says nothing of what it could be raised to.
+    if error < 0 or in_use(sensor, control):
+        integral = integrate_ppm(integral, error, policy.trim_integral_ppm, policy.trim_max_ppm)
+    trim = trim_ppm(integral, error, policy.trim_gain_ppm, policy.trim_max_ppm)
+    capacity = sensor.done_milli
+    rate = admissible_rate_milli(capacity, excess(sensor, control, policy), left_us) + capacity * trim // FULL_PPM
+    evidence: Evidence = {"left_ms": left_us // 1000, "planned_depth": planned, "trim_ppm": trim}
+    return Limit(rate, integral, evidence)
+
+
+def floor_milli(sensor: Sensor, policy: ValvePolicy) -> int:
+    """The least rate that shedding admits."""
+    return max(1, sensor.done_milli * policy.floor_ppm // FULL_PPM)
+
+
+def in_use(sensor: Sensor, control: Control) -> bool:
+    """Whether at least half of the limit is asked for; else it is not raised (Netflix concurrency-limits)."""
+    return 2 * sensor.in_milli >= control.limit_milli
+
+
+def is_binding(sensor: Sensor, control: Control) -> bool:
+    """Whether the limit holds anybody back."""
+    return sensor.in_milli * FULL_PPM >= control.limit_milli * BINDING_PPM
+
+
+def is_step(old: int, new: int, policy: ValvePolicy) -> bool:
+    """Whether a limit moved enough to be changed outside."""
+    return abs(new - old) * FULL_PPM >= old * policy.limit_step_ppm
+
+
+def promise(control: Control, sensor: Sensor, duration_us: int, now_us: int) -> Control:
+    """The control with a new promise to drain, made now; a day at most."""
+    duration_us = min(duration_us, DAY_US)
+    return replace(
+        control, promised_depth=backlog(sensor), promise_us=duration_us, due_us=now_us + duration_us, integral_ppm=0
+    )
+
+
+def falls_in_time(was: int, depth: int, policy: ValvePolicy) -> bool:
+    """Whether a backlog fell within one interval by the share of the drain time that the interval is."""
+    return was > 0 and (was - depth) * drain_us(policy) >= was * interval_us(policy)
+
+
+def shortest_drain_us(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """The time to drain with nothing let in; a day where nothing is served."""
+    needed_us = drain_time_us(excess(sensor, control, policy), sensor.done_milli)
+    return DAY_US if needed_us is None else max(needed_us, 2 * interval_us(policy))
+
+
+def back_off(control: Control, policy: ValvePolicy, now_us: int) -> Control:
+    """The control after a failed probe: the next one waits twice as long, up to the longest wait."""
+    longest_us = int(policy.probe_wait_max_s * 1_000_000)
+    wait_us = min(max(2 * control.failed_wait_us, int(policy.probe_wait_s * 1_000_000)), longest_us)
+    return replace(control, failed_wait_us=wait_us, retry_us=now_us + wait_us)

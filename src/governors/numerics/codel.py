@@ -1,0 +1,35 @@
+"""A standing queue shows in the *minimum* wait over an interval, never in its peaks (CoDel, RFC 8289 section 3).
+
+A burst that drains within the interval leaves a small minimum behind; a queue that stands does not.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+# Above every wait that can be observed, so that the minimum of nothing is larger than the minimum of anything.
+NO_WAIT_MS: Final = 2**53 - 1
+
+
+class Interval(Struct, frozen=True, array_like=True, gc=False):
+    """What was seen since `start_us`: the smallest wait and the largest depth."""
+
+    start_us: int = 0
+    samples: int = 0
+    wait_min_ms: int = NO_WAIT_MS
+    depth_max: int = 0
+
+
+def extend(interval: Interval, wait_ms: int, depth: int) -> Interval:
+    """The interval with one more sample in it."""
+    return Interval(
+        interval.start_us,
+        interval.samples + 1,
+        min(interval.wait_min_ms, wait_ms),
+        max(interval.depth_max, depth),
+    )
+
+
+def is_whole(interval: Interval, at_us: int, length_us: int, samples_min: int) -> bool:
+    """Whether it has lasted long enough, and was looked at often enough, to be judged."""
+    return interval.samples >= samples_min and at_us - interval.start_us >= length_us
