@@ -1,5 +1,28 @@
 """What can be wrong with input, each error saying what the sender should do next."""
 
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why input was refused: stable words, for counters, problem types and scripts."""
+
+    BAD_JSON = "bad_json"  # not JSON as RFC 8259 has it
+    BAD_UTF8 = "bad_utf8"
+    LONE_SURROGATE = "lone_surrogate"  # half a character, as in "\ud800": no UTF-8 exists for it
+    NOT_FINITE = "not_finite"  # NaN, Infinity, or a number that no double holds, like 1e999
+    TOO_DEEP = "too_deep"  # nested further than the limits allow
+    TOO_LARGE = "too_large"
+    DUPLICATE_FIELD = "duplicate_field"  # one name twice in one object: readers would differ on what it says
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    UNKNOWN_KIND = "unknown_kind"
+    BAD_FIELD = "bad_field"  # the wrong type, shape or range
+    FUTURE_TIME = "future_time"  # says that something happened later than this service's clock can believe
+
+    EMPTY_BODY = "empty_body"
+    BATCH_TOO_LARGE = "batch_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+
 
 class IngestError(Exception):
     """Root of everything this package raises."""
@@ -8,8 +31,8 @@ class IngestError(Exception):
 class SignalRejectedError(IngestError):
     """One signal cannot be read; the others of its batch can.
 
-    `reason` is a stable word for counters (`bad_json`, `bad_field`, `unknown_kind`, `future_time`, …), `field` the
-    path of the offending field in the wire form (`data.depth`), or "" when no single field is to blame.
+    `reason` is a stable word for counters (the decoders use those of Reason), `field` the path of the offending field
+    in the wire form (`data.depth`), or "" when no single field is to blame.
     """
 
     def __init__(self, reason: str, field: str, message: str) -> None:

@@ -5,20 +5,48 @@ Times travel as RFC 3339 and are held as integer microseconds since the Unix epo
 """
 
 import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, ValidationError, convert
 
-# Receipts hold integers exactly only below 2**53 (RFC 8785 section 3.2.2.3), and every amount ends up in one.
-MICROS_MAX: Final = 2**53 - 1
-_AMOUNT = re.compile(r"(-?)(\d{1,10})(?:\.(\d{1,18}))?", re.ASCII)
+# Receipts hold integers exactly only below 2**53 (RFC 8785 section 3.2.2.3), and amounts and times end up in them.
+INTEGER_MAX: Final = 2**53 - 1
+MICROS_MAX: Final = INTEGER_MAX
+LABELS_MAX: Final = 64
+
+# \A and \Z, because $ lets a newline pass at the end.
+NAME_PATTERN: Final = r"\A[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z"
+NAME_RULE: Final = "expected letters, digits and . _ : / @ + -, beginning with a letter or digit"
+TENANT_RULE: Final = "expected letters, digits and . _ : @ + -, beginning with a letter or digit"
+CURRENCY_PATTERN: Final = r"\A[A-Z]{3}\Z"
+CURRENCY_RULE: Final = 'expected a currency in three capital letters, like "EUR"'
+TIME_RULE: Final = 'expected an RFC 3339 time with an offset, like "2026-11-22T10:00:00Z"'
+AMOUNT_RULE: Final = 'expected a decimal string, like "910.25"'
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
-Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=NAME_PATTERN)]
+Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN)]
+Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e15)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+Labels = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[str, Meta(max_length=1024)]],
+    Meta(max_length=LABELS_MAX),
+]
+AwareTime = Annotated[datetime, Meta(tz=True)]
+
+# The same as Name and Currency in the kinds that come by the thousand. msgspec calls a pattern's `search` for each,
+# 0.3 us against 0.05 us through the caches below (names and currencies repeat); who declares one checks it by
+# is_name or is_currency, as the structs here do after decoding.
+CheckedName = Annotated[str, Meta(min_length=1, max_length=128)]
+CheckedCurrency = Annotated[str, Meta(min_length=3, max_length=3)]
+
+_AMOUNT = re.compile(r"(-?)(\d{1,10})(?:\.(\d{1,18}))?", re.ASCII)
+_NAME = re.compile(NAME_PATTERN)
+_CURRENCY = re.compile(CURRENCY_PATTERN)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Micros(int):
@@ -39,8 +67,14 @@ def parse_micros(text: object) -> Micros:
     Raises ValueError for anything but an optional minus, up to ten digits and an optional fraction, and for amounts
     whose micros pass 2**53.
     """
-    if not isinstance(text, str) or (match := _AMOUNT.fullmatch(text)) is None:
-        raise ValueError('expected a decimal amount in a string, like "910.25"')
+    if not isinstance(text, str):
+        raise ValueError(AMOUNT_RULE)  # noqa: TRY004 - msgspec turns a ValueError into a rejection that names the field
+    # Nearly every amount is digits, a point and at most six digits more: three times as fast as the general way.
+    whole, _, fraction = text.partition(".")
+    if len(whole) <= 9 and len(fraction) <= 6 and whole.isdigit() and fraction.isdigit() and text.isascii():
+        return Micros(whole + fraction.ljust(6, "0"))
+    if (match := _AMOUNT.fullmatch(text)) is None:
+        raise ValueError(AMOUNT_RULE)
     sign, whole, fraction = match.groups()
     micros = int(whole) * 1_000_000
     if fraction:
@@ -63,27 +97,90 @@ def format_micros(micros: int) -> str:
     return f"{'-' if micros < 0 else ''}{whole}.{digits}"
 
 
-class CostSnapshot(Struct, frozen=True, forbid_unknown_fields=True):
+def to_epoch_micros(time: datetime) -> int:
+    """Microseconds since the epoch of a time with an offset, exactly.
+
+    Raises ValueError before 1970 and from the year 2255 on, where a receipt could not hold the number.
+    """
+    since = time - _EPOCH
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not 0 <= micros <= INTEGER_MAX:
+        raise ValueError("expected a time between 1970-01-01 and 2255-06-05")
+    return micros
+
+
+def parse_time(text: object) -> EpochMicros:
+    """Read an RFC 3339 time with an offset; digits past the microsecond are rounded. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError(TIME_RULE)  # noqa: TRY004 - msgspec turns a ValueError into a rejection that names the field
+    return _parse_time(text)
+
+
+@lru_cache(maxsize=1024)  # a period's start repeats in each of its snapshots
+def _parse_time(text: str) -> EpochMicros:
+    try:
+        time = convert(text, AwareTime)
+    except ValidationError as error:
+        raise ValueError(TIME_RULE) from error
+    return EpochMicros(to_epoch_micros(time))
+
+
+def format_time(epoch_us: int) -> str:
+    """RFC 3339 in UTC, to the microsecond where there is a fraction: 0 -> "1970-01-01T00:00:00Z"."""
+    return (_EPOCH + timedelta(microseconds=epoch_us)).replace(tzinfo=None).isoformat() + "Z"
+
+
+@lru_cache(maxsize=16_384)
+def is_name(text: str) -> bool:
+    """Whether the characters are those of a Name; its length is the caller's to check."""
+    return _NAME.match(text) is not None
+
+
+@lru_cache(maxsize=16_384)
+def is_tenant(text: str) -> bool:
+    """Whether the characters are those of a tenant's name: a Name that is one segment of a path."""
+    return _NAME.match(text) is not None and "/" not in text
+
+
+@lru_cache(maxsize=1024)
+def is_currency(text: str) -> bool:
+    """Whether it has the shape of an ISO 4217 code."""
+    return _CURRENCY.match(text) is not None
+
+
+# The structs check in __post_init__ what no Meta can say. Such an error begins with the field's name and a colon, from
+# which the decoders make its path.
+
+
+class CostSnapshot(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What a period has cost so far, as a billing feed reports it. May fall: credits arrive late."""
 
     cost_amount: Micros
     budget_amount: Micros
-    currency: Currency
+    currency: CheckedCurrency
     interval_start: EpochMicros
     forecast_amount: Micros | None = None
     interval_end: EpochMicros | None = None
 
+    def __post_init__(self) -> None:
+        if not is_currency(self.currency):
+            raise ValueError(f"currency: {CURRENCY_RULE}")
 
-class CostDelta(Struct, frozen=True, forbid_unknown_fields=True):
+
+class CostDelta(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Spend metered by the tenant's own service, added to its period. Negative amounts are credits."""
 
     amount: Micros
-    currency: Currency
+    currency: CheckedCurrency
     usage_at: EpochMicros
     request_id: Text | None = None
 
+    def __post_init__(self) -> None:
+        if not is_currency(self.currency):
+            raise ValueError(f"currency: {CURRENCY_RULE}")
 
-class BudgetSet(Struct, frozen=True, forbid_unknown_fields=True):
+
+class BudgetSet(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A new budget; it holds from now on, and again for each interval."""
 
     budget_amount: Micros
@@ -92,7 +189,7 @@ class BudgetSet(Struct, frozen=True, forbid_unknown_fields=True):
     interval_start: EpochMicros | None = None
 
 
-class RollbackTarget(Struct, frozen=True, forbid_unknown_fields=True):
+class RollbackTarget(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """The workload to roll back."""
 
     kind: Name
@@ -100,7 +197,7 @@ class RollbackTarget(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
 
-class DeployStarted(Struct, frozen=True, forbid_unknown_fields=True):
+class DeployStarted(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A revision begins to take traffic."""
 
     deploy_id: Name
@@ -109,10 +206,10 @@ class DeployStarted(Struct, frozen=True, forbid_unknown_fields=True):
     target: RollbackTarget | None = None
 
 
-class DeploySample(Struct, frozen=True, forbid_unknown_fields=True):
+class DeploySample(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Requests seen by one arm of a deploy in one window: `slow` are those over the latency objective."""
 
-    deploy_id: Name
+    deploy_id: CheckedName
     arm: Literal["canary", "baseline"]
     requests: Count
     errors: Count
@@ -120,30 +217,32 @@ class DeploySample(Struct, frozen=True, forbid_unknown_fields=True):
     window_s: Seconds
 
     def __post_init__(self) -> None:
+        if not is_name(self.deploy_id):
+            raise ValueError(f"deploy_id: {NAME_RULE}")
         if self.errors > self.requests:
             raise ValueError("errors: more than requests")
         if self.slow > self.requests:
             raise ValueError("slow: more than requests")
 
 
-class DeployFinished(Struct, frozen=True, forbid_unknown_fields=True):
+class DeployFinished(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """The deploy ended in the eyes of whoever ran it."""
 
     deploy_id: Name
     result: Literal["succeeded", "failed", "cancelled"]
 
 
-class Alert(Struct, frozen=True, forbid_unknown_fields=True):
+class Alert(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """An alert of a monitoring system, firing or resolved."""
 
     fingerprint: Name
     status: Literal["firing", "resolved"]
     severity: Name
     name: Text
-    labels: dict[str, str] | None = None
+    labels: Labels | None = None
 
 
-class QueueSample(Struct, frozen=True, forbid_unknown_fields=True):
+class QueueSample(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A queue as its broker sees it; rates in messages a second."""
 
     depth: Count
@@ -152,7 +251,7 @@ class QueueSample(Struct, frozen=True, forbid_unknown_fields=True):
     done_rate_per_s: NonNegative
 
 
-class WorkDone(Struct, frozen=True, forbid_unknown_fields=True):
+class WorkDone(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What a consumer finished in one window; sojourn is the time from enqueue to completion."""
 
     count: Count
@@ -166,7 +265,7 @@ class WorkDone(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("errors: more than count")
 
 
-class TenantEntitlement(Struct, frozen=True, forbid_unknown_fields=True):
+class TenantEntitlement(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Whether a tenant may be governed at all, and under which profile."""
 
     status: Literal["active", "suspended", "cancelled"]
@@ -186,18 +285,30 @@ SignalData = (
     | TenantEntitlement
 )
 
+COST_SNAPSHOT: Final = "cost.snapshot"
+COST_DELTA: Final = "cost.delta"
+BUDGET_SET: Final = "budget.set"
+DEPLOY_STARTED: Final = "deploy.started"
+DEPLOY_SAMPLE: Final = "deploy.sample"
+DEPLOY_FINISHED: Final = "deploy.finished"
+ALERT: Final = "alert"
+QUEUE_SAMPLE: Final = "queue.sample"
+WORK_DONE: Final = "work.done"
+TENANT_ENTITLEMENT: Final = "tenant.entitlement"
+
 KINDS: Final[dict[str, type[SignalData]]] = {
-    "cost.snapshot": CostSnapshot,
-    "cost.delta": CostDelta,
-    "budget.set": BudgetSet,
-    "deploy.started": DeployStarted,
-    "deploy.sample": DeploySample,
-    "deploy.finished": DeployFinished,
-    "alert": Alert,
-    "queue.sample": QueueSample,
-    "work.done": WorkDone,
-    "tenant.entitlement": TenantEntitlement,
+    COST_SNAPSHOT: CostSnapshot,
+    COST_DELTA: CostDelta,
+    BUDGET_SET: BudgetSet,
+    DEPLOY_STARTED: DeployStarted,
+    DEPLOY_SAMPLE: DeploySample,
+    DEPLOY_FINISHED: DeployFinished,
+    ALERT: Alert,
+    QUEUE_SAMPLE: QueueSample,
+    WORK_DONE: WorkDone,
+    TENANT_ENTITLEMENT: TenantEntitlement,
 }
+KIND_OF: Final[dict[type[SignalData], str]] = {data_type: kind for kind, data_type in KINDS.items()}
 
 DEFAULT_SUBJECT: Final = "default"
 

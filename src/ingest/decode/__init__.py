@@ -1,0 +1,1 @@
+"""Wire bytes to signals: pure functions, one module for each wire format."""

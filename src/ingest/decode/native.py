@@ -1,0 +1,179 @@
+"""The native form: one JSON object, its `data` typed by its `kind`. Field by field: docs/formats/signals.md.
+
+Decoded in two steps, the envelope first and then its data by the decoder of its kind. This is the hottest function of
+the package, so msgspec checks all that it can, and what it cannot check is behind a test that costs next to nothing.
+"""
+
+from typing import Any, Final
+
+from msgspec import Raw, Struct, json
+
+from ingest.decode.data import READERS, check_past, check_texts, read_observed, strings_in_optional
+from ingest.decode.limits import DEFAULT_LIMITS, DecodeLimits
+from ingest.decode.rejection import DECODE_ERRORS, rejection, too_large, unknown_kind
+from ingest.decode.strict import BACKSLASH, DELETE, find_flaw
+from ingest.errors import Reason, SignalRejectedError
+from ingest.signals import (
+    DEFAULT_SUBJECT,
+    KIND_OF,
+    NAME_RULE,
+    TENANT_RULE,
+    AwareTime,
+    CheckedName,
+    EpochMicros,
+    Micros,
+    Signal,
+    SignalData,
+    Text,
+    format_micros,
+    format_time,
+    is_name,
+    is_tenant,
+)
+
+
+class _Envelope(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    id: Text
+    source: Text
+    tenant: CheckedName
+    kind: str
+    observed_at: AwareTime
+    data: Raw
+    subject: CheckedName | None = None
+    extra: Raw = Raw()
+
+
+_decode_envelope = json.Decoder(_Envelope).decode
+_decode_extra = json.Decoder(dict[str, Any] | None).decode
+
+# The names of the six required fields, and the values of all of these but data.
+_ENVELOPE_STRINGS: Final = 11
+
+
+def decode_native(payload: bytes, received_us: int, limits: DecodeLimits = DEFAULT_LIMITS) -> Signal:
+    """Read one signal in the native form.
+
+    `received_us` is when this service got it, in microseconds since the epoch. Raises SignalRejectedError, whatever
+    the bytes.
+    """
+    if len(payload) > limits.signal_bytes_max:
+        raise too_large(len(payload), limits.signal_bytes_max)
+    try:
+        envelope = _decode_envelope(payload)
+    except DECODE_ERRORS as error:
+        raise rejection(error, payload) from error
+    reader = READERS.get(envelope.kind)
+    if reader is None:
+        raise unknown_kind("kind", envelope.kind, READERS)
+    try:
+        data = reader.decode(envelope.data)
+    except DECODE_ERRORS as error:
+        raise rejection(error, payload, "data", envelope.kind) from error
+
+    if not is_tenant(envelope.tenant):
+        raise SignalRejectedError(Reason.BAD_FIELD, "tenant", TENANT_RULE)
+    latest_us = received_us + limits.future_us_max
+    observed_us = read_observed(envelope.observed_at, latest_us, received_us, "observed_at")
+    if reader.past_field is not None:
+        check_past(data, reader.past_field, latest_us, received_us, "data")
+
+    # Names and values that were decoded, each of which stands in the payload as a string.
+    strings = _ENVELOPE_STRINGS + reader.strings
+    subject = envelope.subject
+    if subject is None:
+        subject = DEFAULT_SUBJECT
+    elif is_name(subject):
+        strings += 2
+    else:
+        raise SignalRejectedError(Reason.BAD_FIELD, "subject", NAME_RULE)
+    if reader.optional:
+        strings += strings_in_optional(data, reader.optional)
+    extra = None
+    if envelope.extra:
+        extra, extra_strings = _read_extra(envelope.extra, limits)
+        strings += extra_strings
+
+    escaped = BACKSLASH in payload
+    if escaped or DELETE in payload or not payload.isascii():
+        check_texts({"id": envelope.id, "source": envelope.source}, data, "data")
+    # Of a name given twice msgspec takes the last, and readers would differ on what the signal says. A repeated name
+    # adds a string to those known, and where nothing is escaped their quotes can be counted. A different count need
+    # not mean harm (an optional field may be null), so then the slow reader looks.
+    if (escaped or payload.count(b'"') != 2 * strings) and (flaw := find_flaw(payload)) is not None:
+        raise flaw
+    return Signal(
+        envelope.id,
+        envelope.source,
+        envelope.tenant,
+        envelope.kind,
+        subject,
+        observed_us,
+        received_us,
+        data,
+        payload,
+        extra,
+    )
+
+
+def _read_extra(raw: Raw, limits: DecodeLimits) -> tuple[dict[str, Any] | None, int]:
+    """Read the sender's own fields, and count the strings that they take on the wire."""
+    if memoryview(raw).nbytes > limits.extra_bytes_max:
+        raise too_large(memoryview(raw).nbytes, limits.extra_bytes_max, "extra")
+    try:
+        extra = _decode_extra(raw)
+    except DECODE_ERRORS as error:
+        raise rejection(error, bytes(raw), "extra") from error
+    return extra, 1 + _strings_in(extra, limits.extra_depth_max)
+
+
+def _strings_in(value: Any, depth_left: int) -> int:
+    match value:
+        case str():
+            return 1
+        case dict() | list() if depth_left == 0:
+            raise SignalRejectedError(Reason.TOO_DEEP, "extra", "nested too deeply")
+        case dict():
+            return len(value) + sum(_strings_in(inner, depth_left - 1) for inner in value.values())
+        case list():
+            return sum(_strings_in(inner, depth_left - 1) for inner in value)
+        case _:
+            return 0
+
+
+def encode_native(
+    data: SignalData,
+    *,
+    signal_id: str,
+    source: str,
+    tenant: str,
+    observed_us: int,
+    subject: str = DEFAULT_SUBJECT,
+    extra: dict[str, Any] | None = None,
+) -> bytes:
+    """Write one signal in the native form: what decode_native reads back as the same data.
+
+    Checks nothing; a value out of bounds is refused where it is decoded.
+    """
+    fields = {
+        "id": signal_id,
+        "source": source,
+        "tenant": tenant,
+        "kind": KIND_OF[type(data)],
+        "subject": subject,
+        "observed_at": format_time(observed_us),
+        "data": {name: value for name in data.__struct_fields__ if (value := getattr(data, name)) is not None},
+    }
+    if extra is not None:
+        fields["extra"] = extra
+    return _encode(fields)
+
+
+def _write_exactly(value: object) -> str:
+    if isinstance(value, Micros):
+        return format_micros(value)
+    if isinstance(value, EpochMicros):
+        return format_time(value)
+    raise NotImplementedError
+
+
+_encode = json.Encoder(enc_hook=_write_exactly).encode
