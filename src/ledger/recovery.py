@@ -13,7 +13,7 @@ from typing import Final
 
 from ledger import durable
 from ledger.errors import NotCanonicalError, SegmentCorruptError, SegmentFormatError
-from ledger.format import canonical, chain, segment
+from ledger.format import canonical, chain, damage, segment
 from ledger.format.merkle import CompactRange, leaf_hash
 from ledger.format.receipt import Receipt
 from ledger.format.segment import Batch, Corrupt, Kind, Torn
@@ -113,6 +113,7 @@ class _Replay:
                 raise self._corrupt(batch.offset, str(error)) from error
         recovered.previous_sha256 = hashlib.sha256(memoryview(data)[: scan.end]).digest()
         if isinstance(scan.verdict, Torn):
+            self._refuse_damage(data, scan.verdict)
             recovered.torn = _cut_off(self._path, data, scan.verdict)
         if not self._name.sealed:
             # Seal what the last run left open: from now on nothing in it may look torn.
@@ -167,6 +168,16 @@ class _Replay:
         if batch.count:
             place = BatchPlace(len(recovered.index.segments) - 1, batch.body, batch.body_end - batch.body, batch.seed)
             recovered.index.add_batch(batch.first_index, place)
+
+    def _refuse_damage(self, data: bytes, torn: Torn) -> None:
+        """A last batch that one changed byte explains was whole, and its receipts were acknowledged: no crash leaves
+        that, and cutting it off would lose them.
+        """
+        for change, mended, scan in damage.explain(data, sealed=False):
+            batch = next(one for one in scan.batches if one.offset == torn.offset)
+            if damage.is_sound(mended, batch, self._recovered.tree):
+                was = f"one byte was changed: it is 0x{data[change.offset]:02x} and was 0x{change.original:02x}"
+                raise self._corrupt(change.offset, was)
 
     def _corrupt(self, offset: int, message: str, index: int | None = None) -> SegmentCorruptError:
         return SegmentCorruptError(self._path, offset, self._recovered.size if index is None else index, message)

@@ -11,13 +11,15 @@ import msgspec
 import orjson
 
 from ledger.errors import NotCanonicalError, ReceiptInvalidError
-from ledger.format.receipt import LEAF_BYTES_MAX, Receipt
+from ledger.format.receipt import LEAF_BYTES_MAX, Fsm, Receipt
 
 INT_LIMIT: Final = 2**53
 
 # `Receipt` declares its fields in order, so only the evidence needs sorting ("deterministic" sorts dicts).
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder(Receipt).decode
+_FIELDS: Final = len(Receipt.__struct_fields__)
+_FSM_FIELDS: Final = len(Fsm.__struct_fields__)
 
 
 def encode(receipt: Receipt) -> bytes:
@@ -56,6 +58,27 @@ def check(leaf: bytes) -> dict[str, Any]:
 
     Deliberately another parser and encoder than the writer's. Raises NotCanonicalError.
     """
+    parsed = _check_form(leaf)
+    _check_profile(parsed)
+    return parsed
+
+
+def check_receipt(leaf: bytes) -> Receipt:
+    """`check` and `decode` in one, at a third of the cost for receipts that have just the fields known here."""
+    receipt = decode(leaf)
+    parsed = _check_form(leaf)
+    if len(parsed) != _FIELDS or len(parsed["fsm"]) != _FSM_FIELDS or not leaf.isascii():
+        _check_profile(parsed)
+        return receipt
+    numbers = [value for value in receipt.evidence.values() if type(value) is int]
+    numbers += (receipt.epoch, receipt.observed_us, receipt.ts_us, receipt.tseq, receipt.v, receipt.fsm.version)
+    if not -INT_LIMIT < min(numbers) <= max(numbers) < INT_LIMIT:
+        raise NotCanonicalError("an integer is not below 2**53 in magnitude")
+    return receipt
+
+
+def _check_form(leaf: bytes) -> dict[str, Any]:
+    """The object in a leaf, if writing it again gives the same bytes."""
     if len(leaf) > LEAF_BYTES_MAX:
         raise NotCanonicalError(f"{len(leaf)} bytes; a leaf has at most {LEAF_BYTES_MAX}")
     try:
@@ -66,7 +89,6 @@ def check(leaf: bytes) -> dict[str, Any]:
         raise NotCanonicalError("not a JSON object")
     if orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS) != leaf:
         raise NotCanonicalError("not the canonical form of its content")
-    _check_profile(parsed)
     return parsed
 
 

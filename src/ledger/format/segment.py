@@ -90,14 +90,6 @@ class Batch:
         return self.body_end + TRAILER_BYTES
 
 
-class Frame(NamedTuple):
-    """`kind`, and where its bytes stand in the buffer."""
-
-    kind: int
-    start: int
-    end: int
-
-
 class Intact(NamedTuple):
     """Every byte belongs to a valid batch."""
 
@@ -225,8 +217,11 @@ def scan(data: bytes, *, sealed: bool = False) -> Scan:
     return Scan(header, batches, Intact())
 
 
-def frames(data: bytes, batch: Batch) -> Iterator[Frame]:
-    """The frames of a valid batch. Raises SegmentFormatError where they do not fill its body exactly."""
+def frames(data: bytes, batch: Batch) -> Iterator[tuple[int, int, int]]:
+    """Kind, start and end (of its bytes, without the head) of each frame of a valid batch.
+
+    Raises SegmentFormatError where they do not fill its body exactly.
+    """
     at, end = batch.body, batch.body_end
     while at < end:
         if at + FRAME_HEAD_BYTES > end:
@@ -236,7 +231,12 @@ def frames(data: bytes, batch: Batch) -> Iterator[Frame]:
         at = start + length
         if at > end:
             raise SegmentFormatError(start - FRAME_HEAD_BYTES, "a frame runs over its batch")
-        yield Frame(kind, start, at)
+        yield kind, start, at
+
+
+def body_length(data: bytes, offset: int) -> int:
+    """What the batch head at `offset` says of its body's length, valid or not."""
+    return int(_BATCH.unpack_from(data, offset)[4])
 
 
 def _batch_at(data: bytes, offset: int, header: SegmentHeader, number: int, first_index: int, seed: int) -> Batch:
