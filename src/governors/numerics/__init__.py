@@ -1,0 +1,1 @@
+"""Pure numbers: estimators, controllers and calendars. No domain states, no I/O."""
