@@ -1,0 +1,84 @@
+"""Tell a repeated signal from a new one, exactly, in bounded memory.
+
+The newest `capacity` signals are remembered by tenant, source and id. When one is forgotten, its machine's horizon
+moves up to the time it was observed: from then on nothing observed at or before the horizon counts as new, because it
+might be the forgotten one. So no signal is ever decided twice, whatever its age; the price is that one which arrives
+for the first time, but later than `capacity` others of its partition, is refused as stale.
+"""
+
+import heapq
+from collections import deque
+from typing import NamedTuple
+
+from governors.tenants.records import SEPARATOR
+
+
+class TenantWindow:
+    """One tenant's part: `seen` maps a signal's key to its receipt's index, `horizons` a machine's key to µs."""
+
+    __slots__ = ("horizons", "seen")
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+        self.horizons: dict[str, int] = {}
+
+
+def signal_key(source: str, signal_id: str) -> str:
+    """A signal's key within its tenant."""
+    return source + SEPARATOR + signal_id
+
+
+class _Entry(NamedTuple):
+    observed_us: int
+    order: int  # makes entries of the same time comparable
+    window: TenantWindow
+    key: str
+    machine: str
+
+
+class DedupWindow:
+    """All tenants' windows, and the order in which their entries are forgotten.
+
+    Entries dated ahead of the clock are kept aside until it passes them: as horizons they would refuse honest
+    signals. There are at most `capacity` of those too.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._tenants: dict[str, TenantWindow] = {}
+        self._newest: deque[_Entry] = deque()
+        self._ahead: list[_Entry] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._newest) + len(self._ahead)
+
+    def tenant(self, pseudonym: str) -> TenantWindow:
+        """The window of one tenant; made empty when it is new."""
+        window = self._tenants.get(pseudonym)
+        if window is None:
+            window = self._tenants[pseudonym] = TenantWindow()
+        return window
+
+    def remember(self, window: TenantWindow, key: str, machine: str, observed_us: int, index: int, now_us: int) -> None:
+        """Note that a signal has its receipt; forget the oldest when there are too many."""
+        window.seen[key] = index
+        self._count += 1
+        self._newest.append(_Entry(observed_us, self._count, window, key, machine))
+        if len(self._newest) > self.capacity:
+            self._retire(self._newest.popleft(), now_us)
+
+    def _retire(self, oldest: _Entry, now_us: int) -> None:
+        if oldest.observed_us <= now_us:
+            _forget(oldest)
+        else:
+            heapq.heappush(self._ahead, oldest)
+        while self._ahead and (self._ahead[0].observed_us <= now_us or len(self._ahead) > self.capacity):
+            _forget(heapq.heappop(self._ahead))
+
+
+def _forget(entry: _Entry) -> None:
+    window = entry.window
+    del window.seen[entry.key]
+    if entry.observed_us > window.horizons.get(entry.machine, 0):
+        window.horizons[entry.machine] = entry.observed_us

@@ -1,0 +1,56 @@
+"""What a sender is told of each signal, and the ticket that a batch of them holds while they are decided."""
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from governors.fsm.table import Evidence
+from ingest.signals import Signal
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """One signal's fate. `outcome` is `decided`, `duplicate`, `stale`, `refused`, `rejected` or `dead_lettered`.
+
+    `receipt` is the index of its receipt in the partition: a duplicate names the receipt of the original.
+    """
+
+    id: str
+    tenant: str
+    governor: str
+    subject: str
+    outcome: str
+    decision: str
+    state: str
+    previous_state: str
+    rule: str
+    evidence: Evidence
+    receipt: int
+
+
+class Ticket:
+    """A batch under way: outcomes in the order of its signals, and the newest receipt among them."""
+
+    __slots__ = ("_done", "last_receipt", "outcomes", "remaining", "signals")
+
+    def __init__(self, signals: Sequence[Signal]) -> None:
+        self.signals = signals
+        self.outcomes: list[Outcome | None] = [None] * len(signals)
+        self.remaining = len(signals)
+        self.last_receipt = -1
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not signals:
+            self._done.set_result(None)
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        """Note one signal's outcome; the last one completes the ticket."""
+        self.outcomes[position] = outcome
+        self.last_receipt = max(self.last_receipt, outcome.receipt)
+        self.remaining -= 1
+        if not self.remaining and not self._done.done():
+            self._done.set_result(None)
+
+    async def decided(self) -> list[Outcome]:
+        """Every outcome, in order, once all are decided; their receipts may not be durable yet."""
+        await self._done
+        return [outcome for outcome in self.outcomes if outcome is not None]

@@ -1,0 +1,85 @@
+"""What a tenant is between two signals: a header and one record for each machine, and their bytes in the ledger."""
+
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from msgspec import Struct, msgpack
+
+from governors.fsm.table import Evidence
+from governors.machines.catalog import BY_NAME
+from governors.machines.governor import Governor
+from governors.machines.overlays import MachineState
+
+S = TypeVar("S")
+SEPARATOR: Final = "\x1f"  # cannot stand in a tenant's, governor's or subject's name
+Entitlement = Literal["active", "suspended", "cancelled", "unknown"]
+
+
+class Header(Struct, frozen=True):
+    """The tenant itself. `observed_us` is the sender's time of the newest entitlement that was applied."""
+
+    tenant: str
+    entitlement: Entitlement
+    profile: str
+    since_us: int
+    observed_us: int = 0
+    quarantined: bool = False
+
+
+class MachineRecord(Struct, Generic[S], frozen=True, gc=False):
+    """One machine: its state, when it next wants a Timeout, and the receipts that say how it got here.
+
+    `last_receipt` is the index of its newest receipt; `because_rule` and `because_evidence` are those of the receipt
+    that put its status in force.
+    """
+
+    governor: str
+    subject: str
+    state: MachineState[S]
+    deadline_us: int | None
+    last_receipt: int
+    because_rule: str
+    because_evidence: Evidence
+
+
+def machine_key(governor: str, subject: str) -> str:
+    """Names a machine within its tenant."""
+    return governor + SEPARATOR + subject
+
+
+def state_key(tenant: str, key: str = "") -> str:
+    """Names a record within the ledger; without a machine's key it is the header's."""
+    return tenant + SEPARATOR + key
+
+
+def split_state_key(key: str) -> tuple[str, str]:
+    """The tenant and the machine's key ("" for the header)."""
+    tenant, _, machine = key.partition(SEPARATOR)
+    return tenant, machine
+
+
+_ENCODER: Final = msgpack.Encoder()
+_HEADER: Final = msgpack.Decoder(Header)
+
+
+def encode_record(record: Header | MachineRecord[Any]) -> bytes:
+    """A record's bytes for a state frame."""
+    return _ENCODER.encode(record)
+
+
+def decode_header(data: bytes) -> Header:
+    """Raises msgspec.ValidationError for bytes of another shape."""
+    return _HEADER.decode(data)
+
+
+def _machine_decoder(governor: Governor) -> msgpack.Decoder[Any]:
+    return msgpack.Decoder(MachineRecord[governor.state])  # type: ignore[name-defined]
+
+
+_MACHINES: Final = {name: _machine_decoder(governor) for name, governor in BY_NAME.items()}
+
+
+def decode_machine(key: str, data: bytes) -> MachineRecord[Any]:
+    """Raises KeyError for a governor this version does not have, msgspec.ValidationError for another shape."""
+    governor, _, _ = key.partition(SEPARATOR)
+    record: MachineRecord[Any] = _MACHINES[governor].decode(data)
+    return record

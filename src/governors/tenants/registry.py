@@ -1,0 +1,232 @@
+"""All tenants of a partition: who is active, who is only known, and how work finds them.
+
+A tenant is a task while there is something for it to do. One that was idle for long is passivated: its records stay
+as the bytes they have in the ledger, and the next signal, timer or operator brings it back.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from governors.machines.events import Event, Timeout
+from governors.supervision.dynamic import DynamicSupervisor
+from governors.tenants.decide import Decided
+from governors.tenants.outcome import Ticket
+from governors.tenants.records import (
+    Header,
+    MachineRecord,
+    decode_header,
+    decode_machine,
+    encode_record,
+    split_state_key,
+)
+from governors.tenants.tenant import Group, Internal, OpenWork, Shared, Tenant
+from ingest.signals import Signal, TenantEntitlement
+
+# Receipts about tenants that do not exist need a chain; no sender can name this one.
+UNKNOWN_TENANT: Final = "_unknown"
+HEADER_KEY: Final = ""
+SWEEP_S: Final = 15.0
+
+
+class Registry:
+    """Routes signals and events to tenants, and keeps as few of them alive as needed.
+
+    At most `queued_max` signals wait in all mailboxes together; `submit` waits for room.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        supervisor: DynamicSupervisor,
+        *,
+        auto_create: bool,
+        default_profile: str,
+        queued_max: int,
+        idle_passivate_us: int,
+    ) -> None:
+        self._shared = shared
+        self._supervisor = supervisor
+        self._auto_create = auto_create
+        self._default_profile = default_profile
+        self._queued_max = queued_max
+        self._idle_passivate_us = idle_passivate_us
+        self._active: dict[str, Tenant] = {}
+        self._passive: dict[str, dict[str, bytes]] = {}
+        self._incarnations = 0
+        self._room: list[asyncio.Future[None]] = []
+        self.queued = 0
+
+    @property
+    def active_count(self) -> int:
+        """Tenants that are tasks now."""
+        return len(self._active)
+
+    @property
+    def known_count(self) -> int:
+        """Tenants that have a record, active or not."""
+        return len(self._active) + len(self._passive)
+
+    def names(self) -> list[str]:
+        """Every known tenant, sorted."""
+        names = self._active.keys() | self._passive.keys()
+        names.discard(UNKNOWN_TENANT)
+        return sorted(names)
+
+    def view(self, name: str) -> tuple[Header, dict[str, MachineRecord[Any]]] | None:
+        """A tenant's records as they are now, without waking it; None when it is not known."""
+        tenant = self._active.get(name)
+        if tenant is not None:
+            return tenant.header, dict(tenant.machines)
+        records = self._passive.get(name)
+        return None if records is None else _decode(records)
+
+    # Recovery
+
+    def load(self, key: str, value: bytes) -> None:
+        """Take a state frame from the log; the last one for a key holds."""
+        tenant, machine = split_state_key(key)
+        self._passive.setdefault(tenant, {})[machine] = value
+
+    def restore(self) -> Iterator[OpenWork]:
+        """Set timers and admission from what was loaded; yields the actions that were still open."""
+        for name, records in self._passive.items():
+            header, machines = _decode(records)
+            Tenant(self._shared, header, machines).restore()
+            for key, record in machines.items():
+                action = record.state.in_flight
+                if action is not None:
+                    yield OpenWork(name, key, record.governor, record.subject, action, record.last_receipt)
+
+    # Work
+
+    async def submit(self, signals: Sequence[Signal]) -> Ticket:
+        """Hand signals to their tenants, in order for each; waits for room first."""
+        while self.queued and self.queued + len(signals) > self._queued_max:
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._room.append(room)
+            await room
+        self.queued += len(signals)
+        ticket = Ticket(signals)
+        positions: dict[str, list[int]] = {}
+        for position, signal in enumerate(signals):
+            mine = positions.get(signal.tenant)
+            if mine is None:
+                positions[signal.tenant] = [position]
+            else:
+                mine.append(position)
+        for name, mine in positions.items():
+            tenant = self._active.get(name) or self._find(name, ticket, mine)
+            tenant.deliver(Group(ticket, mine))
+        return ticket
+
+    def settled(self, count: int) -> None:
+        """Signals have left their mailboxes."""
+        self.queued -= count
+        if self._room and self.queued < self._queued_max:
+            # All of them look again: one that was woken may be gone by the time it runs.
+            waiting, self._room = self._room, []
+            for room in waiting:
+                if not room.done():
+                    room.set_result(None)
+
+    def tell(self, name: str, key: str, event: Event) -> "asyncio.Future[tuple[Decided, int] | None]":
+        """Tell one machine something; the future has what became of it, None when there is no such machine."""
+        done: asyncio.Future[tuple[Decided, int] | None] = asyncio.get_running_loop().create_future()
+        tenant = self._active.get(name) or self._wake(name)
+        if tenant is None:
+            done.set_result(None)
+        else:
+            tenant.deliver(Internal(key, event, done))
+        return done
+
+    def on_due(self, name: str, key: str) -> None:
+        """A machine's deadline has passed."""
+        tenant = self._active.get(name) or self._wake(name)
+        if tenant is None:
+            return
+        now_us = self._shared.clock_us()
+        governor, _, subject = key.partition("\x1f")
+        event = Event(f"timeout-{governor}-{subject}-{now_us}", now_us, Timeout())
+        tenant.deliver(Internal(key, event, None))
+
+    def set_quarantine(self, name: str, *, quarantined: bool, why: str) -> int | None:
+        """Quarantine or release a tenant; returns the receipt's index, None when the tenant is not known."""
+        tenant = self._active.get(name) or self._wake(name)
+        if tenant is None:
+            return None
+        return tenant.set_quarantine(quarantined=quarantined, why=why, now_us=self._shared.clock_us())
+
+    def given_up(self, name: str, error: BaseException) -> None:
+        """A tenant passed its restart intensity: quarantine it alone, and start it again to empty its mailbox."""
+        tenant = self._active[_tenant_name(name)]
+        tenant.set_quarantine(quarantined=True, why=repr(error), now_us=self._shared.clock_us())
+        self._start(tenant)
+
+    async def run(self) -> None:
+        """Passivate tenants that have been idle for long."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            before_us = self._shared.clock_us() - self._idle_passivate_us
+            for tenant in list(self._active.values()):
+                if not tenant.mailbox and tenant.idle_since_us < before_us:
+                    tenant.retire()
+
+    # Activation
+
+    def _find(self, name: str, ticket: Ticket, positions: list[int]) -> Tenant:
+        tenant = self._wake(name)
+        if tenant is not None:
+            return tenant
+        if self._auto_create:
+            return self._create(name, Header(name, "active", self._default_profile, self._shared.clock_us()))
+        entitles = any(isinstance(ticket.signals[position].data, TenantEntitlement) for position in positions)
+        if entitles:
+            return self._create(name, Header(name, "unknown", self._default_profile, self._shared.clock_us()))
+        return self._active.get(UNKNOWN_TENANT) or self._create(
+            UNKNOWN_TENANT, Header(UNKNOWN_TENANT, "unknown", self._default_profile, self._shared.clock_us())
+        )
+
+    def _wake(self, name: str) -> Tenant | None:
+        records = self._passive.pop(name, None)
+        if records is None:
+            return None
+        header, machines = _decode(records)
+        tenant = Tenant(self._shared, header, machines)
+        return self._activate(tenant)
+
+    def _create(self, name: str, header: Header) -> Tenant:
+        known = self._passive.pop(name, None)
+        return self._activate(Tenant(self._shared, *_decode(known)) if known else Tenant(self._shared, header, {}))
+
+    def _activate(self, tenant: Tenant) -> Tenant:
+        self._active[tenant.header.tenant] = tenant
+        self._start(tenant)
+        return tenant
+
+    def _start(self, tenant: Tenant) -> None:
+        # A tenant that comes back while its last task is still being buried needs a name of its own.
+        self._incarnations += 1
+        child = f"{tenant.header.tenant}#{self._incarnations}"
+
+        async def run() -> None:
+            await tenant.run()
+            self._passivate(tenant)
+
+        self._supervisor.start_child(child, run)
+
+    def _passivate(self, tenant: Tenant) -> None:
+        records = {key: encode_record(record) for key, record in tenant.machines.items()}
+        records[HEADER_KEY] = encode_record(tenant.header)
+        del self._active[tenant.header.tenant]
+        self._passive[tenant.header.tenant] = records
+
+
+def _decode(records: dict[str, bytes]) -> tuple[Header, dict[str, MachineRecord[Any]]]:
+    header = decode_header(records[HEADER_KEY])
+    machines = {key: decode_machine(key, data) for key, data in records.items() if key != HEADER_KEY}
+    return header, machines
+
+
+def _tenant_name(child: str) -> str:
+    return child.rpartition("#")[0]

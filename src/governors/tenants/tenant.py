@@ -1,0 +1,434 @@
+"""One active tenant: a task that takes work from its mailbox and decides it, one event after the other.
+
+A step that raises changes nothing. The task ends with the error, its supervisor starts it again, and the same event
+is tried anew; after its third failure the event goes to the dead letters with a receipt, and the tenant goes on.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from governors.admission import Admission
+from governors.fsm.table import Evidence
+from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
+from governors.machines.events import Event, Timeout
+from governors.machines.governor import AdmitRule
+from governors.machines.overlays import OpenAction
+from governors.machines.profiles import Profile
+from governors.tenants.decide import TENANT_VERSION, Decided, Moment, decide_event, decide_signal, tenant_status
+from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
+from governors.tenants.outcome import Outcome, Ticket
+from governors.tenants.records import Header, MachineRecord, machine_key, state_key
+from governors.tenants.timers import Timers
+from ingest.dead_letter import DeadLetterSink
+from ingest.signals import Signal
+from ledger.appender import Draft, Ledger
+from ledger.errors import PushbackError
+from ledger.format.receipt import Fsm
+
+# So that one tenant with a long mailbox does not keep the event loop from the others.
+EVENTS_PER_TURN: Final = 128
+ERROR_CHARS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """An action of one machine, to be carried out once its receipt is committed."""
+
+    tenant: str
+    key: str
+    governor: str
+    subject: str
+    action: OpenAction
+    receipt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all tenants of a partition share."""
+
+    ledger: Ledger
+    window: DedupWindow
+    timers: Timers
+    admission: Admission
+    dead_letters: DeadLetterSink
+    profiles: Mapping[str, Profile]
+    clock_us: Callable[[], int]
+    on_action: Callable[[OpenWork], None]
+    on_decided: Callable[[str, Decided, int], None]
+    on_settled: Callable[[int], None]
+    machines_max: int
+    attempts_max: int
+
+
+class Group:
+    """The signals of one ticket that are this tenant's, by position; `next` is the first one not yet settled."""
+
+    __slots__ = ("attempts", "error", "next", "positions", "ticket")
+
+    def __init__(self, ticket: Ticket, positions: list[int]) -> None:
+        self.ticket = ticket
+        self.positions = positions
+        self.next = 0
+        self.attempts = 0
+        self.error = ""
+
+
+class Internal:
+    """Something the runtime tells one machine; `done` gets what became of it and the receipt's index."""
+
+    __slots__ = ("attempts", "done", "error", "event", "key")
+
+    def __init__(self, key: str, event: Event, done: "asyncio.Future[tuple[Decided, int] | None] | None") -> None:
+        self.key = key
+        self.event = event
+        self.done = done
+        self.attempts = 0
+        self.error = ""
+
+    def settle(self, result: tuple[Decided, int] | None) -> None:
+        """Tell whoever waits; None when the machine is not there, or could not decide."""
+        if self.done is not None and not self.done.done():
+            self.done.set_result(result)
+
+
+class Tenant:
+    """The live tenant. Everything but `run` is synchronous: between two awaits its state is whole."""
+
+    def __init__(self, shared: Shared, header: Header, machines: dict[str, MachineRecord[Any]]) -> None:
+        self.shared = shared
+        self.header = header
+        self.machines = machines
+        self.pseudonym = shared.ledger.pseudonym(header.tenant)
+        self.window: TenantWindow = shared.window.tenant(self.pseudonym)
+        self.mailbox: deque[Group | Internal] = deque()
+        self.idle_since_us = shared.clock_us()
+        self.retiring = False
+        self._wake: asyncio.Future[None] | None = None
+        self._header_kept = False
+        self._admit: dict[str, AdmitRule] = {}
+
+    def deliver(self, work: Group | Internal) -> None:
+        """Put work into the mailbox and wake the task."""
+        self.mailbox.append(work)
+        self._rouse()
+
+    def retire(self) -> None:
+        """Let the task end when the mailbox is empty."""
+        self.retiring = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def run(self) -> None:
+        """Decide until told to retire. Raises what a machine raised; the event that did it stays at the head."""
+        loop = asyncio.get_running_loop()
+        mailbox = self.mailbox
+        while True:
+            while mailbox:
+                work = mailbox[0]
+                if isinstance(work, Group):
+                    await self._decide_group(work)
+                else:
+                    await self._decide_internal(work)
+                mailbox.popleft()
+            self.idle_since_us = self.shared.clock_us()
+            if self.retiring:
+                return
+            self._wake = loop.create_future()
+            await self._wake
+
+    async def _decide_group(self, group: Group) -> None:
+        ticket, positions = group.ticket, group.positions
+        now_us = self.shared.clock_us()
+        turn = 0
+        while group.next < len(positions):
+            position = positions[group.next]
+            signal = ticket.signals[position]
+            try:
+                if self.header.quarantined:
+                    outcome = await self._dead_letter(signal, "tenant.quarantined", {}, "quarantined")
+                elif group.attempts >= self.shared.attempts_max:
+                    evidence: Evidence = {"attempts": group.attempts, "error": group.error}
+                    outcome = await self._dead_letter(signal, "tenant.dead_lettered", evidence, group.error)
+                else:
+                    outcome = self._decide(signal, now_us)
+            except PushbackError:
+                await self._ledger_has_room()
+                continue
+            except Exception as error:
+                group.attempts += 1
+                group.error = _brief(error)
+                raise
+            ticket.settle(position, outcome)
+            self.shared.on_settled(1)
+            group.next += 1
+            group.attempts = 0
+            turn += 1
+            if turn % EVENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+                now_us = self.shared.clock_us()
+
+    async def _decide_internal(self, work: Internal) -> None:
+        record = self.machines.get(work.key)
+        if record is None or work.attempts >= self.shared.attempts_max or not self._listens(record, work.event):
+            work.settle(None)
+            return
+        try:
+            while True:
+                try:
+                    work.settle(self._tell(record, work.event, self.shared.clock_us()))
+                    return
+                except PushbackError:
+                    await self._ledger_has_room()
+        except Exception as error:
+            work.attempts += 1
+            work.error = _brief(error)
+            raise
+
+    async def _ledger_has_room(self) -> None:
+        ledger = self.shared.ledger
+        await ledger.wait_local(ledger.size - 1)
+
+    def _decide(self, signal: Signal, now_us: int) -> Outcome:
+        """Decide one signal and append its receipt: all of it, or nothing."""
+        window = self.window
+        key = signal_key(signal.source, signal.id)
+        original = window.seen.get(key)
+        if original is not None:
+            return self._duplicate(signal, original)
+        governor = BY_SIGNAL.get(type(signal.data))
+        machine = machine_key(governor.name if governor is not None else TENANT, signal.subject)
+        if signal.observed_us <= window.horizons.get(machine, -1):
+            decided = self._before_horizon(signal, machine, window.horizons[machine])
+        else:
+            decided = decide_signal(self.header, self.machines, signal, self._moment(now_us))
+        index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+        if decided.outcome != "refused":
+            # A refused signal may come again once the tenant is active, and must be decided then.
+            self.shared.window.remember(window, key, machine, signal.observed_us, index, now_us)
+        self._apply(decided, index)
+        return _outcome(signal, decided, index)
+
+    def _tell(self, record: MachineRecord[Any], event: Event, now_us: int) -> tuple[Decided, int]:
+        """Decide an event of the runtime's own and append its receipt."""
+        decided = decide_event(record, event, self._moment(now_us))
+        # Without a source it can be no sender's signal, whatever its id.
+        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), now_us)
+        self._apply(decided, index)
+        return decided, index
+
+    def _listens(self, record: MachineRecord[Any], event: Event) -> bool:
+        """Whether the machine may be told: timeouts wait while the tenant is not governed, early ones are set anew."""
+        if self.header.quarantined:
+            return False
+        if not isinstance(event.body, Timeout):
+            return True
+        if self.header.entitlement != "active" or record.deadline_us is None:
+            return False
+        if record.deadline_us > self.shared.clock_us():
+            self._arm(machine_key(record.governor, record.subject), record.deadline_us)
+            return False
+        return True
+
+    def _moment(self, now_us: int) -> Moment:
+        shared = self.shared
+        sequence = shared.ledger.next_tseq(self.header.tenant)
+        return Moment(
+            now_us,
+            shared.profiles[self.header.profile],
+            shared.profiles,
+            shared.machines_max,
+            f"act-{self.pseudonym[:16]}-{sequence}",
+        )
+
+    def _append(
+        self, decided: Decided, source: str, event_id: str, observed_us: int, payload: bytes, now_us: int
+    ) -> int:
+        action = decided.action
+        return self.shared.ledger.append(
+            Draft(
+                self.header.tenant,
+                event_id,
+                source,
+                observed_us,
+                now_us,
+                decided.outcome,
+                decided.decision,
+                decided.rule,
+                decided.evidence,
+                Fsm(
+                    decided.event,
+                    decided.from_status,
+                    decided.governor,
+                    decided.subject,
+                    decided.to_status,
+                    decided.version,
+                ),
+                self.shared.profiles[self.header.profile].digest,
+                () if action is None else (action.id,),
+                payload,
+            )
+        )
+
+    def _apply(self, decided: Decided, index: int) -> None:
+        """Make a decision that has its receipt the tenant's present."""
+        shared, tenant = self.shared, self.header.tenant
+        if decided.state is not None:
+            key = machine_key(decided.governor, decided.subject)
+            before = self.machines.get(key)
+            stayed = decided.to_status == decided.from_status
+            record = MachineRecord(
+                decided.governor,
+                decided.subject,
+                decided.state,
+                decided.deadline_us,
+                index,
+                before.because_rule if before is not None and stayed else decided.rule,
+                before.because_evidence if before is not None and stayed else decided.evidence,
+            )
+            self.machines[key] = record
+            shared.ledger.put_state(state_key(tenant, key), record)
+            if decided.deadline_us is not None:
+                self._arm(key, decided.deadline_us)
+            self._admit_as(key, record)
+            if decided.action is not None:
+                shared.on_action(OpenWork(tenant, key, decided.governor, decided.subject, decided.action, index))
+        if decided.header is not None:
+            self._become(decided.header)
+        elif not self._header_kept:
+            self._become(self.header)
+        shared.on_decided(tenant, decided, index)
+
+    def _become(self, header: Header) -> None:
+        """Take on a header: keep it in the ledger, let admission know, set the timers going again."""
+        self.header = header
+        self._header_kept = True
+        self.shared.ledger.put_state(state_key(header.tenant), header)
+        self.restore()
+
+    def restore(self) -> None:
+        """Make timers and admission what the records say; actions still open are the outbox's to send again."""
+        active = self.header.entitlement == "active"
+        tenant = self.header.tenant
+        self.shared.admission.set_refused(tenant, None if active else self.header.entitlement)
+        for key, record in self.machines.items():
+            self._admit_as(key, record)
+            if active and record.deadline_us is not None:
+                self._arm(key, record.deadline_us)
+
+    def _arm(self, key: str, deadline_us: int) -> None:
+        self.shared.timers.arm(self.header.tenant, key, deadline_us)
+
+    def _admit_as(self, key: str, record: MachineRecord[Any]) -> None:
+        governor = BY_NAME[record.governor]
+        policy = self.shared.profiles[self.header.profile].policies[record.governor]
+        state = record.state
+        rule = governor.admit(state.core, governor.status(state.status), policy)
+        if rule != self._admit.get(key):
+            self._admit[key] = rule
+            self.shared.admission.update(self.header.tenant, key, rule)
+
+    def _duplicate(self, signal: Signal, original: int) -> Outcome:
+        governor = BY_SIGNAL.get(type(signal.data))
+        name = governor.name if governor is not None else TENANT
+        record = self.machines.get(machine_key(name, signal.subject))
+        status = record.state.status if record is not None else tenant_status(self.header)
+        return Outcome(
+            signal.id, signal.tenant, name, signal.subject, "duplicate", "none", status, status, "", {}, original
+        )
+
+    def _before_horizon(self, signal: Signal, governor: str, horizon_us: int) -> Decided:
+        evidence: Evidence = {"behind_ms": (horizon_us - signal.observed_us) // 1000}
+        record = self.machines.get(machine_key(governor, signal.subject))
+        status = record.state.status if record is not None else ""
+        return Decided(
+            "stale", "none", "tenant.before_horizon", evidence, governor, 0, signal.subject, signal.kind, status, status
+        )
+
+    async def _dead_letter(self, signal: Signal, rule: str, evidence: Evidence, error: str) -> Outcome:
+        """Put a signal aside durably, then leave the receipt that says so."""
+        shared = self.shared
+        now_us = shared.clock_us()
+        key = signal_key(signal.source, signal.id)
+        if (original := self.window.seen.get(key)) is not None:
+            return self._duplicate(signal, original)
+        await shared.dead_letters.put(
+            reason=rule, tenant=signal.tenant, payload=signal.payload, attributes={}, error=error, now_us=now_us
+        )
+        governor = BY_SIGNAL.get(type(signal.data))
+        name = governor.name if governor is not None else TENANT
+        status = tenant_status(self.header)
+        decided = Decided(
+            "dead_lettered", "none", rule, evidence, name, TENANT_VERSION, signal.subject, signal.kind, status, status
+        )
+        index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+        machine = machine_key(name, signal.subject)
+        shared.window.remember(self.window, key, machine, signal.observed_us, index, now_us)
+        self._apply(decided, index)
+        return Outcome(
+            signal.id,
+            signal.tenant,
+            name,
+            signal.subject,
+            "dead_lettered",
+            "none",
+            status,
+            status,
+            rule,
+            evidence,
+            index,
+        )
+
+    def set_quarantine(self, *, quarantined: bool, why: str, now_us: int) -> int:
+        """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
+        before = self.header
+        after = msgspec.structs.replace(before, quarantined=quarantined, since_us=now_us)
+        rule = "tenant.quarantine" if quarantined else "tenant.released"
+        decided = Decided(
+            outcome="decided",
+            decision="quarantine" if quarantined else "release",
+            rule=rule,
+            evidence={"error" if quarantined else "by": why[:ERROR_CHARS_MAX]},
+            governor=TENANT,
+            version=TENANT_VERSION,
+            subject="",
+            event="tenant.quarantine",
+            from_status=tenant_status(before),
+            to_status=tenant_status(after),
+            header=after,
+        )
+        index = self._append(decided, "", f"quarantine-{now_us}", now_us, b"", now_us)
+        self._apply(decided, index)
+        return index
+
+
+def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:
+    return Outcome(
+        signal.id,
+        signal.tenant,
+        decided.governor,
+        decided.subject,
+        decided.outcome,
+        decided.decision,
+        decided.to_status,
+        decided.from_status,
+        decided.rule,
+        decided.evidence,
+        index,
+    )
+
+
+_encode_event: Final = msgspec.json.Encoder().encode
+
+
+def _brief(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    # What an exception says may hold anything; a receipt is strict UTF-8.
+    return text.encode("utf-8", "replace").decode()[:ERROR_CHARS_MAX]
