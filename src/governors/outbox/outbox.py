@@ -1,0 +1,93 @@
+"""The outbox: an action goes out only after its receipt is committed, and its result comes back as an event.
+
+Nothing here is durable and nothing needs to be: an open action stands in its machine's record until the result is
+in, so after a crash it is submitted again under the same id. A machine has one action in flight at the most, which
+bounds the queue by the number of machines.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from governors.machines.events import ActionResult, Event
+from governors.outbox.executors import Done, Executor
+from governors.tenants.tenant import OpenWork
+
+ACTION_DEADLINE_S: Final = 30.0
+WORKERS: Final = 8
+
+
+class Commits(Protocol):
+    """What the outbox needs of the ledger."""
+
+    async def wait_committed(self, index: int) -> None: ...
+
+
+class Outbox:
+    """`tell(tenant, key, event)` delivers results to the machines that asked."""
+
+    def __init__(
+        self,
+        commits: Commits,
+        executor: Executor,
+        tell: Callable[[str, str, Event], object],
+        clock_us: Callable[[], int],
+    ) -> None:
+        self._commits = commits
+        self._executor = executor
+        self._tell = tell
+        self._clock_us = clock_us
+        self._queue: deque[OpenWork] = deque()
+        self._wake = asyncio.Event()
+        self._log = structlog.get_logger("governors.outbox")
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.running = 0
+
+    @property
+    def depth(self) -> int:
+        """Actions that wait or are being carried out."""
+        return len(self._queue) + self.running
+
+    def submit(self, work: OpenWork) -> None:
+        """Take on an action; it goes out when its receipt is committed."""
+        self._queue.append(work)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Carry actions out, a few at a time. Those under way when this is cancelled are sent again at recovery."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(WORKERS):
+                workers.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            work = self._queue.popleft()
+            self.running += 1
+            try:
+                # No action without a durable receipt.
+                await self._commits.wait_committed(work.receipt)
+                done = await self._execute(work)
+            except BaseException:
+                self._queue.appendleft(work)
+                raise
+            finally:
+                self.running -= 1
+            self.outcomes[work.action.kind, "ok" if done.ok else "failed"] += 1
+            result = ActionResult(work.action.id, work.action.kind, done.ok, done.detail)
+            self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
+
+    async def _execute(self, work: OpenWork) -> Done:
+        try:
+            async with asyncio.timeout(ACTION_DEADLINE_S):
+                return await self._executor.execute(work)
+        except TimeoutError:
+            return Done(ok=False, detail=f"no answer within {ACTION_DEADLINE_S:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever an executor raises is its answer: not done
+            self._log.exception("executor failed", action_id=work.action.id)
+            return Done(ok=False, detail=f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode())
