@@ -1,0 +1,257 @@
+"""The composition root: everything is made here, and read from top to bottom it is the supervision tree.
+
+Only here (and on the command line) are the clock and the entropy of the machine named; everything below gets them as
+arguments.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from governors.api.app import build_api
+from governors.intake import Intake
+from governors.memory import settle_memory
+from governors.outbox.executors import LogExecutor
+from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
+from governors.service import GovernorService, Watchers
+from governors.settings import Effective, PubSubSettings, Settings
+from governors.supervision.child import REST_FOR_ONE, Child, Started
+from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
+from governors.supervision.supervisor import Supervisor
+from governors.telemetry.logs import configure_logging
+from governors.telemetry.metrics import Metrics
+from governors.tenants.decide import Decided
+from ingest.dead_letter import DeadLetterFolder
+from ingest.decode.limits import DecodeLimits
+
+DEAD_LETTER_FOLDER: Final = "dead-letter"
+HTTP_SHUTDOWN_S: Final = 5
+
+
+def clock_us() -> int:
+    """The wall clock, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class App:
+    """One worker. Making it recovers the log, which blocks; `run` serves until cancelled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = False
+        self._running = False
+        self.log = structlog.get_logger("governors")
+        self.rng = random.Random(os.urandom(16))
+        self.metrics = Metrics(importlib.metadata.version("governors"), settings.metrics.tenant_labels)
+        self.watchers = Watchers()
+        self.limits = DecodeLimits()
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.dead_letters = DeadLetterFolder(settings.data_dir / DEAD_LETTER_FOLDER)
+        self.runtime = Runtime(
+            settings,
+            settings.data_dir,
+            Edges(
+                clock_us=clock_us,
+                entropy=os.urandom,
+                executor=LogExecutor(),
+                dead_letters=self.dead_letters,
+                on_decided=self._on_decided,
+                writer=socket.gethostname(),
+            ),
+        )
+        self.service = GovernorService(
+            self.runtime, self.metrics, self.watchers, tree=self._read_tree, missing=self.missing
+        )
+        self.api = build_api(self.service, settings, self.metrics, clock_us=clock_us, rng=self.rng)
+        self.http = HttpServer(self.api, settings.http.host, settings.http.port)
+        self.tree = Supervisor(
+            "governors",
+            REST_FOR_ONE,
+            intensity=3,
+            period_s=60.0,
+            on_event=self._on_supervision,
+            children=[
+                *self.runtime.children(),
+                Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+                Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
+                *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
+            ],
+        )
+        self._publish_gauges()
+
+    async def run(self) -> None:
+        """Serve until cancelled, then stop in order."""
+        ready = asyncio.Event()
+        tree = asyncio.create_task(self.tree.run(ready.set), name="governors")
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait({tree, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.is_set():
+                self._running = True
+                settle_memory()
+                self._say_ready()
+            await tree
+        finally:
+            self._stopping = True
+            waiting.cancel()
+            tree.cancel()
+            await asyncio.wait({tree})
+
+    def missing(self) -> list[str]:
+        """What keeps the service from being ready; empty when it is."""
+        missing = []
+        if self._stopping:
+            missing.append("stopping")
+        elif not self._running:
+            missing.append("starting")
+        if self.runtime.ledger.failed is not None:
+            missing.append(f"ledger: {self.runtime.ledger.failed}")
+        return missing
+
+    def _read_tree(self) -> TreeNode:
+        return self.tree.tree()
+
+    # Edges
+
+    def _pubsub(self, settings: PubSubSettings) -> Child:
+        # Slow to import, so only where configured.
+        from governors.pubsub import pull_child  # noqa: PLC0415
+
+        intake = Intake(self.service, self.metrics, self.limits, "pubsub")
+        return pull_child(settings, intake.handle, self.dead_letters, self.metrics, clock_us, self.rng)
+
+    def _on_decided(self, tenant: str, decided: Decided, index: int) -> None:
+        self.metrics.decided(
+            tenant, decided.governor, decided.outcome, decided.decision, decided.from_status, decided.to_status
+        )
+        if decided.outcome == "dead_lettered":
+            self.metrics.dead_lettered(decided.rule)
+        self.watchers.tell(tenant, decided, index)
+
+    def _on_supervision(self, event: SupervisionEvent) -> None:
+        if event.kind is EventKind.RESTARTED:
+            self.metrics.restarted(event.child)
+        if event.error is not None:
+            self.log.error("a child failed", child=event.child, what=event.kind, error=event.error.message)
+
+    def _publish_gauges(self) -> None:
+        runtime, metrics = self.runtime, self.metrics
+        partition = str(PARTITION)
+        metrics.ledger_size.labels(partition).set_function(lambda: runtime.ledger.size)
+        metrics.ledger_durable_size.labels(partition).set_function(lambda: runtime.ledger.local_size)
+        metrics.ledger_pending_bytes.labels(partition).set_function(lambda: runtime.ledger.pending_bytes)
+        metrics.active_tenants.set_function(lambda: runtime.registry.active_count)
+        metrics.known_tenants.set_function(lambda: runtime.registry.known_count)
+        metrics.queued_signals.set_function(lambda: runtime.registry.queued)
+        metrics.outbox_depth.set_function(lambda: runtime.outbox.depth)
+
+    def _say_ready(self) -> None:
+        settings = self._settings
+        torn = self.runtime.ledger.torn
+        if torn is not None:
+            self.log.warning("an unfinished batch was cut off the log", path=str(torn.copy), reason=torn.reason)
+        if settings.tenants.auto_create:
+            self.log.warning("unknown tenants are created on their first signal")
+        self.log.warning("there is no authentication: only this machine can reach the service")
+        line = {
+            "event": "ready",
+            "url": self.http.url,
+            "data_dir": str(settings.data_dir),
+            "receipts": self.runtime.ledger.size,
+            "severity": "INFO",
+            "message": f"ready on {self.http.url}, data in {settings.data_dir}",
+        }
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        sys.stdout.flush()
+
+
+class HttpServer:
+    """uvicorn as a supervised child: it says when it listens, and ends when it is told to."""
+
+    def __init__(self, api: FastAPI, host: str, port: int) -> None:
+        self._api = api
+        self._host = host
+        self._port = port
+        self.url = ""
+
+    async def run(self, started: Started) -> None:
+        """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
+        listener = _listen(self._host, self._port)
+        # A restart must come back where it was, also on a port that the system chose.
+        self._port = listener.getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"http://{host}:{self._port}"
+        config = uvicorn.Config(
+            self._api,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=HTTP_SHUTDOWN_S,
+        )
+        server = _Server(config, started)
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Started) -> None:
+        super().__init__(config)
+        self._say_started = started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._say_started()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(effective: Effective) -> None:
+    """Run one worker until SIGTERM or SIGINT. Raises LedgerError where its log cannot be used."""
+    settings = effective.settings
+    configure_logging(settings.log.level, settings.log.format)
+    main = asyncio.current_task()
+    assert main is not None  # noqa: S101 - a coroutine always has its task
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, main.cancel)
+    app = await asyncio.to_thread(App, settings)
+    with contextlib.suppress(asyncio.CancelledError):
+        await app.run()

@@ -1,0 +1,43 @@
+"""Between a broker and the service: deliveries in, dispositions out once everything is committed."""
+
+from collections.abc import Sequence
+
+from governors.api.service import NotAcceptingError
+from governors.service import GovernorService
+from governors.telemetry.metrics import Metrics
+from ingest.decode.limits import DecodeLimits
+from ingest.decode.message import decode_message
+from ingest.errors import SignalRejectedError
+from ingest.signals import Signal
+from ingest.source import ACK, NACK, Batch, DeadLetter, Disposition
+from ledger.errors import LedgerError
+
+
+class Intake:
+    """A pull loop's handler. A message is acknowledged when its receipt is committed, or when it can never be read
+    and lies with the dead letters; while the service cannot take it, it stays with the broker.
+    """
+
+    def __init__(self, service: GovernorService, metrics: Metrics, limits: DecodeLimits, source: str) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._limits = limits
+        self._source = source
+
+    async def handle(self, batch: Batch) -> Sequence[Disposition]:
+        """Decide a batch. Raises nothing that a redelivery would not heal."""
+        dispositions: list[Disposition] = [ACK] * len(batch.deliveries)
+        signals: list[Signal] = []
+        for position, delivery in enumerate(batch.deliveries):
+            try:
+                signals.append(decode_message(delivery.payload, delivery.attributes, batch.received_us, self._limits))
+            except SignalRejectedError as error:
+                self._metrics.rejected(self._source, error.reason)
+                dispositions[position] = DeadLetter(error.reason, f"{error.field}: {error.message}")
+        self._metrics.pulled(self._source, len(batch.deliveries))
+        self._metrics.received(self._source, [signal.kind for signal in signals])
+        try:
+            await self._service.decide(signals, "committed", source=self._source)
+        except (NotAcceptingError, LedgerError):
+            return [NACK] * len(batch.deliveries)
+        return dispositions

@@ -1,0 +1,149 @@
+"""One partition brought to life: ledger, tenants, timers, admission and outbox, wired and recovered.
+
+No edges here: HTTP and Pub/Sub stand on top of this (`app.py`), and so do the benchmarks and the demo.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from governors.admission import Admission
+from governors.machines.events import Event
+from governors.machines.profiles import Profile, build_profiles
+from governors.outbox.executors import Executor
+from governors.outbox.outbox import Outbox
+from governors.settings import Settings
+from governors.supervision.child import Child, Start, Started
+from governors.supervision.dynamic import DynamicSupervisor
+from governors.tenants.decide import Decided
+from governors.tenants.dedup import DedupWindow, signal_key
+from governors.tenants.records import encode_record, machine_key
+from governors.tenants.registry import Registry
+from governors.tenants.tenant import Shared
+from governors.tenants.timers import Timers
+from ingest.dead_letter import DeadLetterSink
+from ledger.appender import Ledger, Limits
+from ledger.format.receipt import Receipt
+
+PARTITION: Final = 0
+# What is decided once is decided: repetitions of these are told from new ones. A refused signal may come again.
+REMEMBERED: Final = frozenset({"decided", "stale", "rejected", "dead_lettered"})
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What a runtime is given from outside: time, randomness, and those who act on what it decides."""
+
+    clock_us: Callable[[], int]
+    entropy: Callable[[int], bytes]
+    executor: Executor
+    dead_letters: DeadLetterSink
+    on_decided: Callable[[str, Decided, int], None]
+    writer: str
+
+
+class Runtime:
+    """Recovered and ready to run; `children` are its parts in the order in which they start.
+
+    Opening blocks until the log is read. Raises LedgerError where the log cannot be used.
+    """
+
+    def __init__(self, settings: Settings, data_dir: Path, edges: Edges) -> None:
+        self.settings = settings
+        self.clock_us = edges.clock_us
+        self.profiles: dict[str, Profile] = build_profiles(settings.profiles)
+        self.window = DedupWindow(settings.dedup.window_ids)
+        self.admission = Admission()
+        self.timers = Timers(edges.clock_us, self._on_due)
+        self.supervisor = DynamicSupervisor(
+            "tenants",
+            intensity=settings.tenants.restart_intensity,
+            period_s=settings.tenants.restart_period_s,
+            on_given_up=self._given_up,
+        )
+        states: dict[str, bytes] = {}
+        self.ledger = Ledger.open(
+            data_dir,
+            PARTITION,
+            entropy=edges.entropy,
+            writer=edges.writer,
+            encode_state=encode_record,
+            on_receipt=self._recall,
+            on_state=states.__setitem__,
+            name=settings.ledger.origin,
+            limits=Limits(
+                batch_bytes=settings.ledger.batch_bytes_max,
+                segment_bytes=settings.ledger.segment_bytes_max,
+                pending_bytes=settings.ledger.pending_bytes_max,
+            ),
+        )
+        self.outbox = Outbox(self.ledger, edges.executor, self._tell, edges.clock_us)
+        shared = Shared(
+            ledger=self.ledger,
+            window=self.window,
+            timers=self.timers,
+            admission=self.admission,
+            dead_letters=edges.dead_letters,
+            profiles=self.profiles,
+            clock_us=edges.clock_us,
+            on_action=self.outbox.submit,
+            on_decided=edges.on_decided,
+            on_settled=self._settled,
+            machines_max=settings.tenants.machines_max,
+            attempts_max=settings.tenants.dead_letter_after,
+        )
+        self.registry = Registry(
+            shared,
+            self.supervisor,
+            auto_create=settings.tenants.auto_create,
+            default_profile=settings.default_profile,
+            queued_max=settings.tenants.mailbox_max,
+            idle_passivate_us=int(settings.tenants.idle_passivate_s * 1_000_000),
+        )
+        for key, value in states.items():
+            self.registry.load(key, value)
+        for work in self.registry.restore():
+            self.outbox.submit(work)
+
+    def children(self) -> list[Child]:
+        """The parts as children of a rest_for_one supervisor: the ledger's end takes all of them along."""
+        return [
+            Child("ledger", ready_at_once(self.ledger.run), shutdown_s=30.0),
+            self.supervisor.as_child(),
+            Child("passivator", ready_at_once(self.registry.run)),
+            Child("timers", ready_at_once(self.timers.run)),
+            Child("outbox", ready_at_once(self.outbox.run), shutdown_s=10.0),
+        ]
+
+    # The parts know each other through these; none of them has to exist before another.
+
+    def _recall(self, index: int, receipt: Receipt) -> None:
+        """Rebuild the dedup window as the receipts of the log built it."""
+        if receipt.source and receipt.outcome in REMEMBERED:
+            window = self.window.tenant(receipt.tenant)
+            key = machine_key(receipt.fsm.machine, receipt.fsm.subject)
+            signal = signal_key(receipt.source, receipt.event_id)
+            self.window.remember(window, signal, key, receipt.observed_us, index, receipt.ts_us)
+
+    def _on_due(self, tenant: str, key: str) -> None:
+        self.registry.on_due(tenant, key)
+
+    def _tell(self, tenant: str, key: str, event: Event) -> None:
+        self.registry.tell(tenant, key, event)
+
+    def _settled(self, count: int) -> None:
+        self.registry.settled(count)
+
+    def _given_up(self, child: str, error: BaseException) -> None:
+        self.registry.given_up(child, error)
+
+
+def ready_at_once(run: Callable[[], Awaitable[None]]) -> Start:
+    """A child that can do its work as soon as it runs."""
+
+    async def start(started: Started) -> None:
+        started()
+        await run()
+
+    return start

@@ -1,0 +1,349 @@
+"""The service behind the HTTP edge: what a runtime does, in the shapes that the edge answers with."""
+
+import asyncio
+import importlib.metadata
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, cast
+
+import orjson
+from msgspec import Raw
+
+from governors.admission import Admitted, Refused
+from governors.api.service import (
+    Health,
+    InvalidFieldError,
+    MachineView,
+    NotAcceptingError,
+    NotFoundError,
+    OpenActionView,
+    OverrideGrant,
+    OverrideResult,
+    OverrideView,
+    ReceiptsPage,
+    ReceiptView,
+    SignalError,
+    SignalResult,
+    TenantChange,
+    TenantsPage,
+    TenantView,
+    Wait,
+)
+from governors.machines.catalog import BY_NAME, RULES
+from governors.machines.events import Event, OverrideEnded, OverrideGranted
+from governors.machines.explain import explain
+from governors.runtime import PARTITION, Runtime
+from governors.supervision.report import State, TreeNode
+from governors.telemetry.metrics import Metrics
+from governors.tenants.decide import Decided
+from governors.tenants.outcome import Outcome
+from governors.tenants.records import Header, MachineRecord, machine_key
+from ingest.signals import DEFAULT_SUBJECT, Signal, TenantEntitlement, format_time
+from ledger.appender import StoredReceipt
+from ledger.errors import ReceiptNotFoundError
+
+OPERATOR: Final = "operator"
+RETRY_S: Final = 1.0
+WATCHERS_MAX: Final = 100
+WATCH_QUEUE_MAX: Final = 1_000
+_QUIET: Final = frozenset({"none"})
+# What a rejection is for counters, where it was a machine that refused and not a decoder.
+_REFUSED_BY_MACHINE: Final = "refused_by_machine"
+
+
+class Watchers:
+    """Those who watch decisions as they are taken. One that falls behind loses the oldest, never holds us up."""
+
+    def __init__(self) -> None:
+        self._queues: list[tuple[str | None, bool, deque[SignalResult], asyncio.Event]] = []
+
+    def tell(self, tenant: str, decided: Decided, index: int) -> None:
+        """Pass a decision on to those who asked for its like."""
+        for wanted, every, queue, wake in self._queues:
+            if (wanted is None or wanted == tenant) and (every or decided.decision not in _QUIET):
+                queue.append(_result_of_decided(tenant, decided, index))
+                wake.set()
+
+    async def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+        """Decisions from now on."""
+        if len(self._queues) >= WATCHERS_MAX:
+            raise NotAcceptingError(f"{WATCHERS_MAX} others are watching", RETRY_S)
+        queue: deque[SignalResult] = deque(maxlen=WATCH_QUEUE_MAX)
+        wake = asyncio.Event()
+        entry = (tenant, every, queue, wake)
+        self._queues.append(entry)
+        try:
+            while True:
+                wake.clear()
+                while queue:
+                    yield queue.popleft()
+                await wake.wait()
+        finally:
+            self._queues.remove(entry)
+
+
+class GovernorService:
+    """Implements the edge's `Service` on a runtime. `accepting` is what the composition root says of the rest."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        metrics: Metrics,
+        watchers: Watchers,
+        *,
+        tree: Callable[[], TreeNode],
+        missing: Callable[[], list[str]],
+    ) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+        self._watchers = watchers
+        self._tree = tree
+        self._missing = missing
+        self._version = importlib.metadata.version("governors")
+
+    # Signals
+
+    async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
+        """Decide signals; returns once their receipts are durable as far as `wait` says."""
+        outcomes = await self.decide(signals, wait, source="http")
+        return [_result_of_outcome(outcome, wait) for outcome in outcomes]
+
+    async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> list[Outcome]:
+        """The same, without words for people: for sources that only need to know that it is done."""
+        if self._missing():
+            raise NotAcceptingError("not ready: " + ", ".join(self._missing()), RETRY_S)
+        runtime = self._runtime
+        ticket = await runtime.registry.submit(signals)
+        outcomes = await ticket.decided()
+        if ticket.last_receipt >= 0:
+            if wait == "committed":
+                await runtime.ledger.wait_committed(ticket.last_receipt)
+            else:
+                await runtime.ledger.wait_local(ticket.last_receipt)
+        if signals:
+            received_us = min(signal.received_us for signal in signals)
+            self._metrics.answered(source, (runtime.clock_us() - received_us) / 1e6, len(signals))
+        for outcome in outcomes:
+            if outcome.outcome == "duplicate":
+                # A repetition has no receipt of its own, so nothing else has counted it.
+                self._metrics.decided(outcome.tenant, outcome.governor, "duplicate", "none", "", "")
+        return outcomes
+
+    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
+        """Whether a request may pass now; reads memory only."""
+        answer = self._runtime.admission.admit(tenant, klass, user, cost, self._runtime.clock_us())
+        if isinstance(answer, Refused):
+            self._metrics.admission("refused", answer.policy.partition("/")[0])
+        else:
+            self._metrics.admission("admitted", "")
+        return answer
+
+    # Tenants
+
+    def tenant(self, tenant: str) -> TenantView | None:
+        """One tenant, without waking it."""
+        found = self._runtime.registry.view(tenant)
+        return None if found is None else self._tenant_view(*found)
+
+    def tenants(self, after: str, limit: int) -> TenantsPage:
+        """A page of tenants in order of their names."""
+        names = [name for name in self._runtime.registry.names() if name > after]
+        views = [view for name in names[:limit] if (view := self.tenant(name)) is not None]
+        return TenantsPage(views, names[limit - 1] if len(names) > limit else None)
+
+    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
+        """Make a tenant known or change it; setting it active also releases it from quarantine."""
+        runtime = self._runtime
+        found = runtime.registry.view(tenant)
+        header = None if found is None else found[0]
+        profile = change.profile or (header.profile if header else runtime.settings.default_profile)
+        if profile not in runtime.profiles:
+            raise InvalidFieldError("profile", f"expected one of {', '.join(runtime.profiles)}")
+        status: Any = change.entitlement or (header.entitlement if header else "active")
+        if status == "unknown":
+            raise InvalidFieldError("entitlement", f"tenant {tenant} is not entitled yet: say what it shall be")
+        if header is not None and header.quarantined and change.entitlement == "active":
+            index = runtime.registry.set_quarantine(tenant, quarantined=False, why=OPERATOR)
+            await runtime.ledger.wait_local(cast("int", index))
+        now_us = runtime.clock_us()
+        data = TenantEntitlement(status=status, profile=profile)
+        signal = Signal(
+            id=f"put-{now_us}",
+            source=OPERATOR,
+            tenant=tenant,
+            kind="tenant.entitlement",
+            subject=DEFAULT_SUBJECT,
+            observed_us=now_us,
+            received_us=now_us,
+            data=data,
+            payload=orjson.dumps({"entitlement": status, "profile": profile}),
+        )
+        await self.submit([signal], "local")
+        view = self.tenant(tenant)
+        if view is None:
+            raise NotFoundError(f"tenant {tenant} is not known")
+        return view
+
+    async def grant_override(self, tenant: str, grant: OverrideGrant) -> OverrideResult:
+        """Take a decision out of a machine's hands until the override's time is over."""
+        governor = BY_NAME[grant.governor]
+        if grant.mode == "force" and grant.status not in list(governor.status):
+            raise InvalidFieldError("status", f"expected one of {', '.join(governor.status)}")
+        until_us = self._runtime.clock_us() + int(grant.ttl_s * 1_000_000)
+        body = OverrideGranted(
+            mode=grant.mode,
+            until_us=until_us,
+            by=grant.by,
+            reason=grant.reason,
+            status=grant.status,
+            extra_micros=grant.extra_micros,
+        )
+        return await self._tell(tenant, grant.governor, grant.subject, body, until_us)
+
+    async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
+        """End a machine's override before its time."""
+        return await self._tell(tenant, governor, subject, OverrideEnded(by=by), None)
+
+    async def _tell(
+        self, tenant: str, governor: str, subject: str, body: OverrideGranted | OverrideEnded, until_us: int | None
+    ) -> OverrideResult:
+        if self._missing():
+            raise NotAcceptingError("not ready: " + ", ".join(self._missing()), RETRY_S)
+        now_us = self._runtime.clock_us()
+        event = Event(f"override-{now_us}", now_us, body)
+        told = await self._runtime.registry.tell(tenant, machine_key(governor, subject), event)
+        if told is None:
+            raise NotFoundError(f"tenant {tenant} has no machine {governor}/{subject} that can be told")
+        decided, index = told
+        await self._runtime.ledger.wait_local(index)
+        if decided.outcome != "decided":
+            raise NotFoundError(explain(RULES, decided.rule, decided.evidence))
+        return OverrideResult(
+            tenant=tenant,
+            governor=governor,
+            subject=subject,
+            decision=decided.decision,
+            state=decided.to_status,
+            previous_state=decided.from_status,
+            reason=explain(RULES, decided.rule, decided.evidence),
+            receipt=_receipt_id(index),
+            until=None if until_us is None else format_time(until_us),
+        )
+
+    def _tenant_view(self, header: Header, machines: dict[str, MachineRecord[Any]]) -> TenantView:
+        views = [self._machine_view(record) for _, record in sorted(machines.items())]
+        return TenantView(header.tenant, header.entitlement, header.profile, _worst(header, machines), views)
+
+    def _machine_view(self, record: MachineRecord[Any]) -> MachineView:
+        state = record.state
+        override, action = state.override, state.in_flight
+        return MachineView(
+            governor=record.governor,
+            subject=record.subject,
+            state=state.status,
+            since=format_time(state.since_us),
+            reason=explain(RULES, record.because_rule, record.because_evidence),
+            deadline=None if record.deadline_us is None else format_time(record.deadline_us),
+            last_receipt=_receipt_id(record.last_receipt),
+            open_actions=[] if action is None else [OpenActionView(action.id, action.kind, action.params)],
+            override=None
+            if override is None
+            else OverrideView(
+                override.mode, format_time(override.until_us), override.by, override.reason, override.status
+            ),
+            blind=state.blind,
+        )
+
+    # Receipts
+
+    async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:
+        """A page of a tenant's receipts, oldest first."""
+        if self._runtime.registry.view(tenant) is None:
+            raise NotFoundError(f"tenant {tenant} is not known")
+        found = await self._runtime.ledger.tenant_receipts(tenant, after, limit + 1)
+        page = [_receipt_view(stored) for stored in found[:limit]]
+        return ReceiptsPage(page, page[-1].index if len(found) > limit else None)
+
+    async def receipt(self, partition: int, index: int) -> ReceiptView:
+        """One receipt."""
+        if partition != PARTITION:
+            raise NotFoundError(f"partition {partition} is not here")
+        try:
+            return _receipt_view(await self._runtime.ledger.read(index))
+        except ReceiptNotFoundError as error:
+            raise NotFoundError(str(error)) from error
+
+    def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+        """Decisions as they are taken."""
+        return self._watchers.watch(tenant, every=every)
+
+    # The service itself
+
+    def tree(self) -> TreeNode:
+        """The supervision tree."""
+        return self._tree()
+
+    def health(self) -> Health:
+        """Which permanent children are gone for good."""
+        gone = {State.GIVEN_UP, State.ABANDONED}
+        return Health(self._version, [node.name for node in self._tree().children if node.state in gone])
+
+    def missing(self) -> list[str]:
+        """What keeps the service from being ready."""
+        return self._missing()
+
+
+def _result_of_outcome(outcome: Outcome, wait: Wait) -> SignalResult:
+    reason = explain(RULES, outcome.rule, outcome.evidence) if outcome.rule else "decided before"
+    return SignalResult(
+        id=outcome.id,
+        tenant=outcome.tenant,
+        governor=outcome.governor,
+        subject=outcome.subject,
+        outcome=outcome.outcome,
+        decision=outcome.decision,
+        state=outcome.state,
+        previous_state=outcome.previous_state,
+        reason=reason,
+        receipt=_receipt_id(outcome.receipt),
+        durability=wait,
+        error=SignalError(_REFUSED_BY_MACHINE, "data", reason) if outcome.outcome == "rejected" else None,
+    )
+
+
+def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResult:
+    return SignalResult(
+        id="",
+        tenant=tenant,
+        governor=decided.governor,
+        subject=decided.subject,
+        outcome=decided.outcome,
+        decision=decided.decision,
+        state=decided.to_status,
+        previous_state=decided.from_status,
+        reason=explain(RULES, decided.rule, decided.evidence),
+        receipt=_receipt_id(index),
+        durability="local",
+    )
+
+
+def _worst(header: Header, machines: dict[str, MachineRecord[Any]]) -> str:
+    if header.quarantined:
+        return "QUARANTINED"
+    if header.entitlement != "active":
+        return header.entitlement.upper()
+    worst, worst_severity = "IDLE", -1
+    for record in machines.values():
+        governor = BY_NAME[record.governor]
+        severity = governor.severity[governor.status(record.state.status)]
+        if severity > worst_severity:
+            worst, worst_severity = record.state.status, severity
+    return worst
+
+
+def _receipt_view(stored: StoredReceipt) -> ReceiptView:
+    return ReceiptView(_receipt_id(stored.index), stored.index, Raw(stored.leaf), stored.leaf, stored.committed)
+
+
+def _receipt_id(index: int) -> str:
+    return f"{PARTITION}:{index}"
