@@ -1,0 +1,49 @@
+"""`governors config`: what is in force, and who said so."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from governors import settings
+from governors.cli.output import EXIT_BAD, print_json, print_table
+from governors.machines.catalog import BY_NAME
+
+app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+ConfigPath = Annotated[Path | None, typer.Option("--config", help="The YAML file. Default: none, for a first try.")]
+
+
+def load_settings(config: Path | None, options: dict[str, Any]) -> settings.Effective:
+    """Read the configuration from the file, the environment and `options`; end with every problem it has."""
+    policies = {name: governor.policy for name, governor in BY_NAME.items()}
+    try:
+        return settings.load(config, os.environ, options, policies)
+    except settings.SettingsError as error:
+        for problem in error.problems:
+            typer.echo(f"configuration: {problem}", err=True)
+        raise typer.Exit(EXIT_BAD) from error
+
+
+@app.command()
+def check(
+    config: ConfigPath = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Print the effective configuration with the origin of each value; secrets are masked.
+
+    Ends with 1 and one line for each problem where the service would not start.
+
+    Example: governors config check --config governors.yaml
+    """
+    effective = load_settings(config, {})
+    rows = [(row.key, msgspec.to_builtins(row.value, enc_hook=str), row.origin) for row in effective.rows]
+    if as_json:
+        print_json({"ok": True, "settings": [{"key": k, "value": v, "origin": o} for k, v, o in rows]})
+    else:
+        print_table(("KEY", "VALUE", "ORIGIN"), [(key, _plain(value), origin) for key, value, origin in rows])
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else str(value)

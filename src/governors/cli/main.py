@@ -1,0 +1,42 @@
+"""`governors`: the entry point that gathers the commands."""
+
+import importlib.metadata
+
+import typer
+
+from governors.cli import client, config, serve, verify
+
+app = typer.Typer(
+    name="governors",
+    help="Per-tenant governors whose every decision leaves a receipt that anybody can verify.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(importlib.metadata.version("governors"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Per-tenant governors whose every decision leaves a receipt that anybody can verify."""
+
+
+app.command()(serve.serve)
+app.command()(client.send)
+app.command()(client.tail)
+app.command()(client.tenants)
+app.command()(client.receipts)
+app.add_typer(verify.app, name="verify")
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,32 @@
+"""`governors serve`: run the service until it is told to stop."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from governors import app as service
+from governors.cli.config import ConfigPath, load_settings
+from governors.cli.output import EXIT_BAD, fail
+from ledger.errors import LedgerError
+
+
+def serve(
+    config: ConfigPath = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the ledger. Default: ./data")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any free one. Default: 8080")] = None,
+) -> None:
+    """Serve signals, decisions and receipts.
+
+    Writes one JSON line {"event": "ready", "url": …} among its logs once it is ready. SIGTERM and SIGINT stop it in
+    order: what was answered is in the ledger.
+
+    Example: governors serve --data-dir ./data --port 8080
+    """
+    effective = load_settings(config, {"data_dir": data_dir, "http.host": host, "http.port": port})
+    try:
+        asyncio.run(service.serve(effective))
+    except LedgerError as error:
+        fail(f"ledger: {error}", EXIT_BAD)
