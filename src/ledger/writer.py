@@ -102,7 +102,7 @@ class _Segment:
 
     def is_full(self, body_bytes: int, bytes_max: int) -> bool:
         """A segment without receipts is never full: the next one would have its name."""
-        return self._receipts > 0 and self._size + body_bytes > bytes_max
+        return self._receipts > 0 and self._size + segment.batch_bytes(body_bytes) > bytes_max
 
     def append(self, batch: CutBatch, body: bytes) -> BatchPlace:
         data, crc = segment.encode_batch(

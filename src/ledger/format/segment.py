@@ -234,6 +234,11 @@ def frames(data: bytes, batch: Batch) -> Iterator[tuple[int, int, int]]:
         yield kind, start, at
 
 
+def batch_bytes(body_bytes: int) -> int:
+    """How long a batch with such a body is."""
+    return BATCH_HEAD_BYTES + body_bytes + TRAILER_BYTES
+
+
 def body_length(data: bytes, offset: int) -> int:
     """What the batch head at `offset` says of its body's length, valid or not."""
     return int(_BATCH.unpack_from(data, offset)[4])
