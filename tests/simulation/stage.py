@@ -1,7 +1,7 @@
 """Actors for supervision tests: children that do as they are told, and a script of what happened to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +40,7 @@ class Stage:
     def child(self, name: str, restart: Restart = Restart.PERMANENT, **spec: Any) -> Child:
         return Child(name, self.life(name), restart, **spec)
 
-    def life(self, name: str) -> Callable[[Started], Awaitable[None]]:
+    def life(self, name: str) -> Callable[[Started], Coroutine[Any, Any, None]]:
         async def live(started: Started) -> None:
             self.tasks[name] = asyncio.current_task()  # type: ignore[assignment] # it runs in one
             if self.failing_starts.get(name, 0) > 0:
@@ -58,7 +58,7 @@ class Stage:
 
         return live
 
-    def member_life(self, name: str) -> Callable[[], Any]:
+    def member_life(self, name: str) -> Callable[[], Coroutine[Any, Any, None]]:
         """The same for a dynamic supervisor."""
         life = self.life(name)
         return lambda: life(be_started)
@@ -108,11 +108,14 @@ class Stage:
             await stop(task)
 
 
-async def stop(task: asyncio.Task[None]) -> BaseException | None:
+async def stop(task: asyncio.Task[Any]) -> BaseException | None:
     """Cancel, wait, and say what it raised."""
     task.cancel()
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    return outcome
+    await asyncio.wait([task])
+    try:
+        return task.exception()
+    except asyncio.CancelledError as cancelled:
+        return cancelled
 
 
 def by_name(tree: TreeNode) -> dict[str, TreeNode]:
