@@ -1,0 +1,90 @@
+"""`GET /v1/admit`: may this request of this tenant pass now? Gateways ask for every request, so it does little."""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from governors.admission import CLASSES, Admitted, Refused
+from governors.api.problem import ProblemError
+from governors.api.respond import json_response
+from governors.api.service import Service
+from governors.telemetry.metrics import Metrics
+from ingest.errors import Reason
+from ingest.signals import TENANT_RULE, is_tenant
+
+CLASS_DEFAULT: Final = "normal"
+COST_MAX: Final = 1_000_000
+NAME_CHARS_MAX: Final = 128
+USER_CHARS_MAX: Final = 256
+PARAMETERS: Final = ("tenant", "class", "user", "cost")
+# A rate is told as a quota over a minute: rates under one a second still make whole numbers.
+QUOTA_WINDOW_S: Final = 60
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def admit_endpoint(service: Service, metrics: Metrics) -> Endpoint:
+    """The route's handler."""
+
+    async def get_admit(request: Request) -> Response:
+        try:
+            tenant, klass, user, cost = read_query(request)
+        except ProblemError:
+            metrics.rejected("admit", Reason.BAD_FIELD)
+            raise
+        answer = service.admit(tenant, klass, user, cost)
+        if isinstance(answer, Admitted):
+            return json_response(answer)
+        raise refusal(tenant, answer)
+
+    return get_admit
+
+
+def read_query(request: Request) -> tuple[str, str, str, int]:
+    """Tenant, class, user and cost. Raises ProblemError naming the parameter."""
+    given = request.query_params
+    pairs = given.multi_items()
+    for name, _ in pairs:
+        if name not in PARAMETERS:
+            raise _invalid(name, f"unknown parameter; expected {', '.join(PARAMETERS)}")
+    if len(pairs) != len(given):
+        twice = next(name for name in given if len(given.getlist(name)) > 1)
+        raise _invalid(twice, "given twice")
+    tenant = given.get("tenant", "")
+    if not tenant:
+        raise _invalid("tenant", "required")
+    if len(tenant) > NAME_CHARS_MAX or not is_tenant(tenant):
+        raise _invalid("tenant", TENANT_RULE)
+    klass = given.get("class", CLASS_DEFAULT)
+    if klass not in CLASSES:
+        raise _invalid("class", f"expected one of {', '.join(CLASSES)}")
+    user = given.get("user", "")
+    if len(user) > USER_CHARS_MAX:
+        raise _invalid("user", f"expected at most {USER_CHARS_MAX} characters")
+    return tenant, klass, user, _cost(given)
+
+
+def _cost(given: Mapping[str, str]) -> int:
+    text = given.get("cost", "1")
+    if len(text) <= len(str(COST_MAX)) and text.isascii() and text.isdigit() and 1 <= (cost := int(text)) <= COST_MAX:
+        return cost
+    raise _invalid("cost", f"expected an integer from 1 to {COST_MAX}")
+
+
+def _invalid(field: str, detail: str) -> ProblemError:
+    return ProblemError("invalid-field", detail, field=field)
+
+
+def refusal(tenant: str, refused: Refused) -> ProblemError:
+    """429 with the headers of draft-ietf-httpapi-ratelimit-headers. Retry-After is jittered where it was decided."""
+    retry = refused.retry_after_s
+    partition = f"pk=:{b64encode(tenant.encode()).decode()}:"
+    headers = {"Retry-After": str(retry), "RateLimit": f'"{refused.policy}";r=0;t={retry};{partition}'}
+    if refused.rate_milli_per_s is not None:
+        quota = refused.rate_milli_per_s * QUOTA_WINDOW_S // 1_000
+        headers["RateLimit-Policy"] = f'"{refused.policy}";q={quota};w={QUOTA_WINDOW_S};{partition}'
+    members = {"violated-policies": [refused.policy], "reason": refused.reason}
+    return ProblemError(refused.type, refused.detail or refused.reason, headers=headers, members=members)

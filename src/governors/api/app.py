@@ -1,0 +1,167 @@
+"""The HTTP API as one ASGI application."""
+
+import random
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from governors.admission import CLASSES, Admitted
+from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
+from governors.api.documents import ANSWER_EXAMPLE, REF, SIGNAL_EXAMPLE, answers, component_schemas
+from governors.api.edge import Edge
+from governors.api.health import health_router
+from governors.api.problem import problem_of, render
+from governors.api.service import Service, ServiceError
+from governors.api.signals import signals_endpoint
+from governors.api.stream import stream_router
+from governors.api.tenants import receipts_router, tenants_router
+from governors.settings import Settings
+from governors.telemetry.metrics import Metrics
+from ingest.decode.body import MEDIA_TYPES
+from ingest.decode.limits import DecodeLimits
+from ingest.errors import IngestError
+from ledger.errors import LedgerError
+
+DESCRIPTION: Final = (
+    "Send signals about tenants, read what was decided and why, steer it, and fetch the receipts. "
+    "Every error is a problem document (RFC 9457)."
+)
+
+
+def build_api(
+    service: Service, settings: Settings, metrics: Metrics, clock_us: Callable[[], int], rng: random.Random
+) -> FastAPI:
+    """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After."""
+    http = settings.http
+    app = FastAPI(
+        title="Governors",
+        version=version("governors"),
+        description=DESCRIPTION,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Our own metrics say the same; FastAPI's cost a span for every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.add_middleware(
+        Edge,
+        metrics=metrics,
+        rng=rng,
+        timeout_s=http.request_timeout_s,
+        body_bytes_max=http.body_bytes_max,
+    )
+
+    async def answer_problem(_request: Request, error: Exception) -> Response:
+        return render(problem_of(error), rng)
+
+    for kind in (HTTPException, RequestValidationError, ServiceError, IngestError, LedgerError, Exception):
+        app.add_exception_handler(kind, answer_problem)
+
+    limits = DecodeLimits(body_bytes_max=http.body_bytes_max, batch_max=http.batch_max)
+    # Plain routes, and first: they are matched in order, and these two are asked thousands of times a second.
+    app.router.routes.insert(
+        0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us), methods=["POST"])
+    )
+    app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
+    app.include_router(health_router(service, metrics))
+    app.include_router(tenants_router(service))
+    app.include_router(receipts_router(service))
+    app.include_router(stream_router(service))
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend its document
+    return app
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with the plain routes and the structs' schemas added."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= component_schemas()
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    paths = {"/v1/signals": {"post": _signals_operation()}, "/v1/admit": {"get": _admit_operation()}}
+    document["paths"] = paths | document["paths"]
+    return document
+
+
+def _signals_operation() -> dict[str, Any]:
+    answer = {"schema": {"$ref": f"{REF}SignalsAnswer"}, "example": ANSWER_EXAMPLE}
+    signal = {"$ref": f"{REF}Signal"}
+    one_or_many = {"oneOf": [signal, {"type": "array", "items": signal}]}
+    schemas = {
+        "application/json": {"schema": one_or_many, "example": SIGNAL_EXAMPLE},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "One signal a line."}},
+    }
+    others: dict[str, Any] = {name: {"schema": {}} for name in MEDIA_TYPES if name not in schemas}
+    return {
+        "tags": ["signals"],
+        "operationId": "post_signals",
+        "summary": "Send signals",
+        "description": (
+            "One signal, an array, a line for each, or CloudEvents 1.0. Answers 200 once each has its outcome, also "
+            "when some were rejected: those say why. A single signal that is rejected is answered with 422."
+        ),
+        "parameters": [
+            {
+                "name": "wait",
+                "in": "query",
+                "description": "How durable the receipts shall be before the answer.",
+                "schema": {"type": "string", "enum": ["local", "committed"], "default": "local"},
+            }
+        ],
+        "requestBody": {"required": True, "content": {**schemas, **others}},
+        "responses": _statuses(answers(answer, 400, 408, 413, 415, 422, 503)),
+    }
+
+
+def _admit_operation() -> dict[str, Any]:
+    def parameter(name: str, schema: dict[str, Any], description: str, *, required: bool = False) -> dict[str, Any]:
+        return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
+
+    responses = _statuses(answers(Admitted, 422, 429))
+    responses["429"]["headers"] = {
+        name: {"schema": {"type": "string"}, "description": text}
+        for name, text in {
+            "Retry-After": "Seconds, jittered.",
+            "RateLimit": "draft-ietf-httpapi-ratelimit-headers.",
+            "RateLimit-Policy": "The same; there where the rule is a rate.",
+        }.items()
+    }
+    return {
+        "tags": ["admission"],
+        "operationId": "get_admit",
+        "summary": "May this request pass now?",
+        "description": "200 or 429, from memory, for gateways that ask for each request.",
+        "parameters": [
+            parameter("tenant", {"type": "string", "maxLength": 128}, "Whose request it is.", required=True),
+            parameter(
+                "class",
+                {"type": "string", "enum": list(CLASSES), "default": CLASS_DEFAULT},
+                "How important it is: lower classes give way first.",
+            ),
+            parameter(
+                "user", {"type": "string", "maxLength": 256}, "The same user gets the same answer within an hour."
+            ),
+            parameter(
+                "cost",
+                {"type": "integer", "minimum": 1, "maximum": COST_MAX, "default": 1},
+                "How much it counts against a rate.",
+            ),
+        ],
+        "responses": responses,
+    }
+
+
+def _statuses(responses: dict[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {str(status): response for status, response in responses.items()}

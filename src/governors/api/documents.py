@@ -1,0 +1,226 @@
+"""What OpenAPI says of the answers: schemas made from the very structs that are sent, with an example of each."""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from governors.admission import Admitted
+from governors.api.problem import MEDIA_TYPE, TYPES, URN
+from governors.api.service import (
+    Health,
+    OverrideResult,
+    ReceiptsPage,
+    ReceiptView,
+    SignalResult,
+    TenantsPage,
+    TenantView,
+    UnreadableResult,
+)
+from governors.supervision.report import TreeNode
+from ingest.signals import KINDS, EpochMicros, Micros
+
+REF: Final = "#/components/schemas/"
+
+
+_MACHINE: Final = {
+    "governor": "cost_guard",
+    "subject": "prod-budget",
+    "state": "THROTTLE",
+    "since": "2026-11-22T10:00:00.120000Z",
+    "reason": "cost 910.25 of 1000.00 USD is at or over 90 %",
+    "deadline": "2026-11-22T10:15:00Z",
+    "last_receipt": "0:1234",
+    "open_actions": [{"id": "act-0-1234", "kind": "throttle", "params": {"fraction_ppm": 400_000}}],
+    "override": None,
+    "blind": False,
+}
+_TENANT: Final = {
+    "tenant": "acme",
+    "entitlement": "active",
+    "profile": "standard",
+    "state": "THROTTLE",
+    "machines": [_MACHINE],
+}
+_RESULT: Final = {
+    "id": "b-20261122-0007",
+    "tenant": "acme",
+    "governor": "cost_guard",
+    "subject": "prod-budget",
+    "outcome": "decided",
+    "decision": "throttle",
+    "state": "THROTTLE",
+    "previous_state": "WARN",
+    "reason": "cost 910.25 of 1000.00 USD is at or over 90 %",
+    "receipt": "0:1234",
+    "durability": "local",
+}
+_UNREADABLE: Final = {
+    "outcome": "rejected",
+    "id": "b-20261122-0008",
+    "tenant": "acme",
+    "error": {
+        "reason": "bad_field",
+        "field": "data.cost_amount",
+        "detail": 'expected a decimal string, like "910.25"',
+    },
+}
+_RECEIPT: Final = {
+    "id": "0:1234",
+    "index": 1234,
+    "receipt": {"decision": "throttle", "event_id": "b-20261122-0007", "tseq": 41},
+    "leaf": "eyJkZWNpc2lvbiI6InRocm90dGxlIn0=",
+    "committed": True,
+}
+EXAMPLES: Final[dict[type, Any]] = {
+    SignalResult: _RESULT,
+    UnreadableResult: _UNREADABLE,
+    TenantView: _TENANT,
+    TenantsPage: {"tenants": [_TENANT], "next": None},
+    ReceiptView: _RECEIPT,
+    ReceiptsPage: {"receipts": [_RECEIPT], "next": 1234},
+    OverrideResult: {
+        "tenant": "acme",
+        "governor": "cost_guard",
+        "subject": "prod-budget",
+        "decision": "override",
+        "state": "WARN",
+        "previous_state": "THROTTLE",
+        "reason": "alice@example.com set release until 2026-11-22T11:00:00Z: launch day",
+        "receipt": "0:1240",
+        "until": "2026-11-22T11:00:00Z",
+    },
+    Health: {"version": "0.1.0", "down": []},
+    TreeNode: {
+        "name": "governors",
+        "kind": "supervisor",
+        "state": "running",
+        "children": [{"name": "ledger", "kind": "worker", "state": "running", "restart": "permanent"}],
+    },
+    Admitted: {"basis": "rules"},
+}
+ANSWER_EXAMPLE: Final = {"results": [_RESULT, _UNREADABLE]}
+SIGNAL_EXAMPLE: Final = {
+    "id": "b-20261122-0007",
+    "source": "billing",
+    "tenant": "acme",
+    "kind": "cost.snapshot",
+    "subject": "prod-budget",
+    "observed_at": "2026-11-22T10:00:00Z",
+    "data": {
+        "cost_amount": "910.25",
+        "budget_amount": "1000.00",
+        "currency": "USD",
+        "interval_start": "2026-11-01T00:00:00Z",
+    },
+}
+# By hand, because one list holds two structs that are told apart by `error`, not by a tag.
+ANSWER_SCHEMA: Final = {
+    "type": "object",
+    "description": "One entry for each signal, in order.",
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {"anyOf": [{"$ref": f"{REF}SignalResult"}, {"$ref": f"{REF}UnreadableResult"}]},
+        }
+    },
+    "required": ["results"],
+}
+PROBLEM_SCHEMA: Final = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457. `type` is stable; `field` names the field to blame where there is one.",
+    "properties": {
+        "type": {"type": "string", "enum": [URN + name for name in TYPES]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string"},
+        "reason": {"type": "string", "description": "For what was sent: a stable word, as in the metrics."},
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+
+
+def answers(body: type[Struct] | dict[str, Any], *problems: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: a view (or what OpenAPI shall say of the answer), and its problems' statuses."""
+    if isinstance(body, dict):
+        media = body
+        description = "The answer."
+    else:
+        media = {"schema": {"$ref": REF + body.__name__}, "example": EXAMPLES[body]}
+        description = (body.__doc__ or "").partition("\n\n")[0]
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"description": description, "content": {"application/json": media}}
+    }
+    for problem in problems:
+        responses[problem] = {
+            "description": " · ".join(name for name, kind in TYPES.items() if kind.status == problem),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REF}Problem"}, "example": _problem_example(problem)}},
+        }
+    responses["default"] = {
+        "description": "Any other problem.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REF}Problem"}}},
+    }
+    return responses
+
+
+def _problem_example(status: int) -> dict[str, Any]:
+    name, kind = next((name, kind) for name, kind in TYPES.items() if kind.status == status)
+    return {"type": URN + name, "title": kind.title, "status": status, "detail": "what is wrong with this request"}
+
+
+def component_schemas() -> dict[str, Any]:
+    """Every schema that the document refers to."""
+    structs = [*EXAMPLES, *KINDS.values()]
+    schemas, components = msgspec.json.schema_components(structs, schema_hook=_own_types, ref_template=REF + "{name}")
+    refs = dict(zip(structs, schemas, strict=True))
+    signals = {f"Signal.{kind}": _signal_schema(kind, refs[data]) for kind, data in KINDS.items()}
+    components |= signals
+    components["Signal"] = {
+        "oneOf": [{"$ref": REF + name} for name in signals],
+        "discriminator": {
+            "propertyName": "kind",
+            "mapping": {name.removeprefix("Signal."): REF + name for name in signals},
+        },
+    }
+    components |= {"SignalsAnswer": ANSWER_SCHEMA, "Problem": PROBLEM_SCHEMA}
+    portable: dict[str, Any] = _portable(components)
+    return portable
+
+
+def _signal_schema(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "minLength": 1, "maxLength": 256},
+            "source": {"type": "string", "minLength": 1, "maxLength": 256},
+            "tenant": {"type": "string", "minLength": 1, "maxLength": 128},
+            "kind": {"const": kind},
+            "subject": {"type": ["string", "null"], "minLength": 1, "maxLength": 128},
+            "observed_at": {"type": "string", "format": "date-time"},
+            "data": data,
+            "extra": {"type": ["object", "null"], "description": "The sender's own fields."},
+        },
+        "required": ["id", "source", "tenant", "kind", "observed_at", "data"],
+        "additionalProperties": False,
+    }
+
+
+def _own_types(kind: type) -> dict[str, Any]:
+    if kind is Micros:
+        return {"type": "string", "format": "decimal", "examples": ["910.25"]}
+    if kind is EpochMicros:
+        return {"type": "string", "format": "date-time"}
+    raise NotImplementedError
+
+
+def _portable(schema: Any) -> Any:
+    """Python's anchors as JSON Schema's regular expressions (ECMA 262) have them."""
+    if isinstance(schema, dict):
+        return {
+            key: re.sub(r"\\Z", "$", value.replace(r"\A", "^")) if key == "pattern" else _portable(value)
+            for key, value in schema.items()
+        }
+    return [_portable(one) for one in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,112 @@
+"""Around every request: how long it may take, how large its body may be, and what the metrics say of it."""
+
+import asyncio
+import random
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from governors.api.problem import ProblemError, render
+from governors.telemetry.metrics import Metrics
+from ingest.errors import Reason
+
+# Answers that go on for as long as somebody listens.
+ENDLESS: Final = frozenset({"/v1/stream"})
+RETRY_S: Final = 1.0
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+
+
+class Edge:
+    """ASGI middleware. A body over `body_bytes_max` is refused while it arrives, not after."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, rng: random.Random, *, timeout_s: float, body_bytes_max: int
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._rng = rng
+        self._timeout_s = timeout_s
+        self._body_bytes_max = body_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        body = _Body(scope, receive, self._body_bytes_max)
+        status = 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            async with asyncio.timeout(None if scope["path"] in ENDLESS else self._timeout_s) as limit:
+                await self._app(scope, body.receive, send_noting_status)
+        except TimeoutError:
+            if status or not limit.expired():
+                raise
+            response = render(self._late(body), self._rng)
+            await response(scope, receive, send_noting_status)
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            # Without a status an exception is on its way to the server's error handler, which answers 500.
+            self._metrics.http_answered(_route(scope), method, status or 500, loop.time() - begun_s)
+
+    def _late(self, body: "_Body") -> ProblemError:
+        if body.pending:
+            return ProblemError("request-timeout", f"the body took longer than {self._timeout_s:g} s")
+        detail = (
+            f"no answer within {self._timeout_s:g} s; what was sent may have been decided all the same: "
+            "send it again with the same ids, and what was decided is recognised"
+        )
+        return ProblemError("outcome-unknown", detail, retry_after_s=RETRY_S)
+
+
+class _Body:
+    """A request's body as it arrives. `pending` while somebody waits for more of it."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_complete", "_declared", "_receive", "pending")
+
+    def __init__(self, scope: Scope, receive: Receive, bytes_max: int) -> None:
+        self._receive = receive
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._complete = False
+        self._declared = _content_length(scope)
+        self.pending = False
+
+    async def receive(self) -> Message:
+        if self._declared > self._bytes_max:
+            raise self._too_large(self._declared)
+        self.pending = not self._complete  # past the body, what is waited for is the caller's hanging up
+        message = await self._receive()
+        self.pending = False
+        self._complete = not message.get("more_body", False)
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > self._bytes_max:
+            raise self._too_large(self._bytes)
+        return message
+
+    def _too_large(self, size: int) -> ProblemError:
+        detail = f"{size} bytes or more; a body may have {self._bytes_max}"
+        return ProblemError("body-too-large", detail, members={"reason": Reason.TOO_LARGE})
+
+
+def _route(scope: Scope) -> str:
+    """The pattern of the route that was found; `none` where there was none, or anybody could make up series."""
+    route = scope.get("route")
+    if route is not None:
+        return str(route.path)
+    # FastAPI names its own routes only. The plain ones have no parameters, so their path is their pattern.
+    return str(scope["path"]) if "endpoint" in scope else "none"
+
+
+def _content_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else 0
+    return 0

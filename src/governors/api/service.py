@@ -1,0 +1,240 @@
+"""What the HTTP edge needs of the service behind it, and the shapes that it answers with.
+
+All views become JSON as they are: their field names are public. Times in them are RFC 3339, receipt ids
+`partition:index`.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Raw, Struct
+
+from governors.admission import Admitted, Refused
+from governors.supervision.report import TreeNode
+from ingest.signals import Signal
+
+Wait = Literal["local", "committed"]
+EntitlementStatus = Literal["active", "suspended", "cancelled"]
+OverrideMode = Literal["hold", "release", "force", "approve", "veto", "extra_budget"]
+
+
+class ServiceError(Exception):
+    """Root of what the service may raise at its edge; each becomes one HTTP status (`problem.py`)."""
+
+
+class NotAcceptingError(ServiceError):
+    """Nothing is taken now: starting, stopping, or more is waiting than can be carried. Come back later."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotFoundError(ServiceError):
+    """There is no such tenant, machine, override or receipt."""
+
+
+class InvalidFieldError(ServiceError):
+    """A request that was well-formed asks for what cannot be: an unknown profile, a status that a governor lacks."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class SignalError(Struct, frozen=True):
+    """Why a signal was rejected. `field` is its path in the sender's wire form, "" where no single one is to blame."""
+
+    reason: str
+    field: str
+    detail: str
+
+
+class SignalResult(Struct, frozen=True, omit_defaults=True):
+    """One signal's fate. `outcome` is `decided`, `duplicate`, `stale`, `refused`, `rejected` or `dead_lettered`;
+    `durability` says how far its receipt has come. `error` is there for `rejected` alone.
+    """
+
+    id: str
+    tenant: str
+    governor: str
+    subject: str
+    outcome: str
+    decision: str
+    state: str
+    previous_state: str
+    reason: str
+    receipt: str | None
+    durability: Wait
+    error: SignalError | None = None
+
+
+class UnreadableResult(Struct, frozen=True, tag_field="outcome", tag="rejected"):
+    """A signal that could not be read, and so has no receipt. `id` and `tenant` are null where not even those could."""
+
+    id: str | None
+    tenant: str | None
+    error: SignalError
+
+
+class Health(Struct, frozen=True):
+    """`down` names permanent children that are gone for good."""
+
+    version: str
+    down: list[str]
+
+
+class OpenActionView(Struct, frozen=True):
+    """An action that was asked for and has not ended."""
+
+    id: str
+    kind: str
+    params: dict[str, int | str]
+
+
+class OverrideView(Struct, frozen=True, omit_defaults=True):
+    """An operator's override that is in force."""
+
+    mode: str
+    until: str
+    by: str
+    reason: str
+    status: str = ""
+
+
+class MachineView(Struct, frozen=True):
+    """One machine. `state` is in force since `since`, for the `reason` that its receipt gives; `deadline` is when it
+    next acts by itself. `blind` says that its signals have stopped coming.
+    """
+
+    governor: str
+    subject: str
+    state: str
+    since: str
+    reason: str
+    deadline: str | None
+    last_receipt: str | None
+    open_actions: list[OpenActionView]
+    override: OverrideView | None
+    blind: bool
+
+
+class TenantView(Struct, frozen=True):
+    """A tenant; its `state` is its worst machine's."""
+
+    tenant: str
+    entitlement: str
+    profile: str
+    state: str
+    machines: list[MachineView]
+
+
+class TenantsPage(Struct, frozen=True):
+    """Tenants in order of their names. `next` is the next page's `after`, null at the end."""
+
+    tenants: list[TenantView]
+    next: str | None
+
+
+class ReceiptView(Struct, frozen=True):
+    """A receipt: decoded, and as `leaf` its exact bytes in base64, over which every hash and proof is made."""
+
+    id: str
+    index: int
+    receipt: Raw
+    leaf: bytes
+    committed: bool
+
+
+class ReceiptsPage(Struct, frozen=True):
+    """Receipts of one tenant, oldest first. `next` is the next page's `after`, null at the end."""
+
+    receipts: list[ReceiptView]
+    next: int | None
+
+
+class TenantChange(Struct, frozen=True):
+    """What an operator sets; None leaves it as it is."""
+
+    entitlement: EntitlementStatus | None
+    profile: str | None
+
+
+class OverrideGrant(Struct, frozen=True):
+    """What an operator decides for one machine. `status` belongs to `force`, `extra_micros` to `extra_budget`."""
+
+    governor: str
+    subject: str
+    mode: OverrideMode
+    ttl_s: float
+    by: str
+    reason: str
+    status: str = ""
+    extra_micros: int = 0
+
+
+class OverrideResult(Struct, frozen=True):
+    """What became of an override that was granted or withdrawn; `until` is null for a withdrawn one."""
+
+    tenant: str
+    governor: str
+    subject: str
+    decision: str
+    state: str
+    previous_state: str
+    reason: str
+    receipt: str
+    until: str | None
+
+
+class Service(Protocol):
+    """The service as its edge sees it. Every method may raise ServiceError and the ledger's errors.
+
+    A request that runs into its time limit cancels what it waits for: `submit` must then still finish what it began.
+    """
+
+    async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
+        """Decide signals; returns, in their order, once their receipts are durable as far as `wait` says."""
+        ...
+
+    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
+        """Whether a request may pass now. Called for every request of a gateway: no I/O, no waiting."""
+        ...
+
+    def tenant(self, tenant: str) -> TenantView | None: ...
+
+    def tenants(self, after: str, limit: int) -> TenantsPage:
+        """Those whose names come after `after` ("" for the first page)."""
+        ...
+
+    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
+        """Make a tenant known, or change it. Raises InvalidFieldError for an unknown profile."""
+        ...
+
+    async def grant_override(self, tenant: str, grant: OverrideGrant) -> OverrideResult:
+        """Raises NotFoundError for an unknown tenant or machine, InvalidFieldError for a status it cannot have."""
+        ...
+
+    async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
+        """Raises NotFoundError where no override is in force."""
+        ...
+
+    async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:
+        """Those with an index above `after` (-1 for the first page). Raises NotFoundError for an unknown tenant."""
+        ...
+
+    async def receipt(self, partition: int, index: int) -> ReceiptView:
+        """Raises NotFoundError."""
+        ...
+
+    def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+        """Decisions as they are taken, of all tenants or one; without `every` only those that changed something."""
+        ...
+
+    def tree(self) -> TreeNode: ...
+
+    def health(self) -> Health: ...
+
+    def missing(self) -> list[str]:
+        """What keeps the service from being ready, in words; empty when it is."""
+        ...

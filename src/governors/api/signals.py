@@ -1,0 +1,111 @@
+"""`POST /v1/signals`: signals in, one outcome for each out. The hot route: no pydantic, one pass over the body."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from governors.api.problem import ProblemError
+from governors.api.respond import json_response
+from governors.api.service import Service, SignalError, SignalResult, UnreadableResult, Wait
+from governors.telemetry.metrics import Metrics
+from ingest.decode.body import Rejected, read_body
+from ingest.decode.limits import DecodeLimits
+from ingest.errors import BodyRejectedError, Reason
+from ingest.signals import Signal
+
+SOURCE: Final = "http"
+WAITS: Final[dict[str, Wait]] = {"local": "local", "committed": "committed"}
+
+Result = SignalResult | UnreadableResult
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, clock_us: Callable[[], int]) -> Endpoint:
+    """The route's handler. Every refusal raises a counter, of a body as of a signal."""
+
+    async def post_signals(request: Request) -> Response:
+        try:
+            wait = _wait(request)
+            _check_encoding(request)
+            body = await request.body()
+            # Received means in hand: a slow sender's time is not ours.
+            entries = read_body(request.headers.get("content-type", ""), body, clock_us(), limits)
+        except (ProblemError, BodyRejectedError) as refused:
+            metrics.rejected(SOURCE, _reason(refused))
+            raise
+        signals = _count(metrics, entries)
+        decided = iter(await service.submit(signals, wait) if signals else ())
+        results = [next(decided) if isinstance(entry, Signal) else _unreadable(entry) for entry in entries]
+        if len(results) == 1 and _is_single(request, body):
+            return _single(results[0])
+        return json_response({"results": results})
+
+    return post_signals
+
+
+def _wait(request: Request) -> Wait:
+    """How durable the answer shall be. A misspelt parameter must not quietly come to mean less durable."""
+    for name in request.query_params:
+        if name != "wait":
+            raise ProblemError("invalid-field", "unknown parameter; expected wait", field=name)
+    wait = WAITS.get(request.query_params.get("wait", "local"))
+    if wait is None:
+        raise ProblemError("invalid-field", "expected local or committed", field="wait")
+    return wait
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ProblemError(
+            "unsupported-media-type",
+            "expected a body without Content-Encoding",
+            field="Content-Encoding",
+            members={"reason": Reason.UNSUPPORTED_MEDIA_TYPE},
+        )
+
+
+def _reason(refused: ProblemError | BodyRejectedError) -> str:
+    if isinstance(refused, BodyRejectedError):
+        return refused.reason
+    return str(refused.members.get("reason", Reason.BAD_FIELD))
+
+
+def _count(metrics: Metrics, entries: Sequence[Signal | Rejected]) -> list[Signal]:
+    signals = [entry for entry in entries if isinstance(entry, Signal)]
+    metrics.received(SOURCE, [signal.kind for signal in signals])
+    if len(signals) < len(entries):
+        for entry in entries:
+            if isinstance(entry, Rejected):
+                metrics.rejected(SOURCE, entry.reason)
+    return signals
+
+
+def _unreadable(entry: Rejected) -> UnreadableResult:
+    error = SignalError(entry.reason, _unicode(entry.field), _unicode(entry.message))
+    return UnreadableResult(None if entry.id is None else _unicode(entry.id), entry.tenant, error)
+
+
+def _unicode(text: str) -> str:
+    """What is repeated of a bad signal may hold half a character, which no answer can: it must not cost the batch."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_single(request: Request, body: bytes) -> bool:
+    """Whether one signal was sent as such, not as a batch of one: then its rejection is the request's."""
+    media_type = request.headers.get("content-type", "")
+    return "ndjson" not in media_type and "jsonl" not in media_type and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"["
+
+
+def _single(result: Result) -> Response:
+    if result.error is None:
+        return json_response({"results": [result]})
+    receipt = {"receipt": result.receipt} if isinstance(result, SignalResult) else {}
+    raise ProblemError(
+        "signal-rejected",
+        result.error.detail,
+        field=result.error.field,
+        members={"reason": result.error.reason, "id": result.id, **receipt},
+    )

@@ -1,0 +1,188 @@
+"""Tenants as operators see and steer them: `/v1/tenants` and what lies below it."""
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.responses import Response
+
+from governors.api.documents import answers
+from governors.api.problem import ProblemError
+from governors.api.respond import json_response
+from governors.api.service import (
+    EntitlementStatus,
+    NotFoundError,
+    OverrideGrant,
+    OverrideMode,
+    OverrideResult,
+    ReceiptsPage,
+    ReceiptView,
+    Service,
+    TenantChange,
+    TenantsPage,
+    TenantView,
+)
+from ingest.signals import DEFAULT_SUBJECT, parse_micros
+
+PAGE_MAX: Final = 1_000
+TTL_DEFAULT_S: Final = 3_600.0
+TTL_MAX_S: Final = 30 * 86_400.0
+# One segment of a path, so that a tenant's name never runs into what follows it.
+TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$"
+# What ingest.signals.NAME_PATTERN says, in the dialect of pydantic.
+SUBJECT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+GovernorName = Literal["cost_guard", "rollback_guard", "backlog_valve"]
+
+TenantPath = Annotated[str, Path(max_length=128, pattern=TENANT_PATTERN, description="The tenant's name.")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Most entries in the page.")]
+Who = Annotated[str, Field(min_length=1, max_length=256, examples=["alice@example.com"])]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+ProfileName = Annotated[str, Field(min_length=1, max_length=128, examples=["premium"])]
+
+
+class TenantBody(BaseModel):
+    """What shall hold for a tenant. A key that is absent stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    entitlement: EntitlementStatus | None = None
+    profile: ProfileName | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.entitlement is None and self.profile is None:
+            raise ValueError("expected entitlement, profile or both")
+        return self
+
+
+class OverrideBody(BaseModel):
+    """An operator's decision for one machine: for how long, why, and whose it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    governor: GovernorName
+    subject: Annotated[str, Field(min_length=1, max_length=128)] = DEFAULT_SUBJECT
+    mode: OverrideMode
+    ttl_s: Annotated[
+        float,
+        Field(
+            gt=0, le=TTL_MAX_S, allow_inf_nan=False, description="Seconds until it ends by itself; one hour if absent."
+        ),
+    ] = TTL_DEFAULT_S
+    status: Annotated[str, Field(max_length=64, description="With force: the status.", examples=["THROTTLE"])] = ""
+    extra_amount: Annotated[
+        str | None, Field(description="With extra_budget: how much more, a decimal string.", examples=["250.00"])
+    ] = None
+    reason: Text
+    by: Who
+
+    def grant(self) -> OverrideGrant:
+        """The same for the service. Raises ProblemError where the mode and its own field do not go together."""
+        _belongs("status", self.status != "", self.mode, "force")
+        _belongs("extra_amount", self.extra_amount is not None, self.mode, "extra_budget")
+        return OverrideGrant(
+            governor=self.governor,
+            subject=self.subject,
+            mode=self.mode,
+            ttl_s=self.ttl_s,
+            by=self.by,
+            reason=self.reason,
+            status=self.status,
+            extra_micros=0 if self.extra_amount is None else _amount(self.extra_amount),
+        )
+
+
+def _belongs(field: str, given: bool, mode: str, to_mode: str) -> None:  # noqa: FBT001 - both are named by the callers
+    if given != (mode == to_mode):
+        detail = f"required with mode {to_mode}" if mode == to_mode else f"goes with mode {to_mode} only"
+        raise ProblemError("invalid-field", detail, field=field)
+
+
+def _amount(text: str) -> int:
+    try:
+        micros = parse_micros(text)
+    except ValueError as error:
+        raise ProblemError("invalid-field", str(error), field="extra_amount") from error
+    if micros <= 0:
+        raise ProblemError("invalid-field", "expected more than 0", field="extra_amount")
+    return micros
+
+
+def tenants_router(service: Service) -> APIRouter:
+    """The routes of operators."""
+    router = APIRouter(tags=["tenants"])
+
+    @router.get("/v1/tenants", responses=answers(TenantsPage, 422), response_class=Response)
+    async def list_tenants(
+        after: Annotated[str, Query(max_length=128, description="The `next` of the page before.")] = "",
+        limit: Limit = 100,
+    ) -> Any:
+        """Known tenants in order of their names, with the state of each machine."""
+        return json_response(service.tenants(after, limit))
+
+    @router.get("/v1/tenants/{tenant}", responses=answers(TenantView, 404, 422), response_class=Response)
+    async def get_tenant(tenant: TenantPath) -> Any:
+        """One tenant: the state of each machine, why, since when, and what it waits for."""
+        view = service.tenant(tenant)
+        if view is None:
+            raise NotFoundError(f"tenant {tenant} is not known")
+        return json_response(view)
+
+    @router.put("/v1/tenants/{tenant}", responses=answers(TenantView, 400, 422, 503), response_class=Response)
+    async def put_tenant(tenant: TenantPath, body: TenantBody) -> Any:
+        """Make a tenant known, or change its entitlement or profile. The change leaves a receipt."""
+        return json_response(await service.put_tenant(tenant, TenantChange(body.entitlement, body.profile)))
+
+    @router.post(
+        "/v1/tenants/{tenant}/overrides",
+        status_code=201,
+        responses=answers(OverrideResult, 400, 404, 422, 503, status=201),
+        response_class=Response,
+    )
+    async def grant_override(tenant: TenantPath, body: OverrideBody) -> Any:
+        """Take a decision out of a machine's hands for a while. Always ends by itself, always leaves a receipt."""
+        result = await service.grant_override(tenant, body.grant())
+        where = f"/v1/tenants/{tenant}/overrides/{result.governor}/{result.subject}"
+        return json_response(result, 201, {"Location": where})
+
+    @router.delete(
+        "/v1/tenants/{tenant}/overrides/{governor}/{subject:path}",
+        responses=answers(OverrideResult, 404, 422, 503),
+        response_class=Response,
+    )
+    async def withdraw_override(
+        tenant: TenantPath,
+        governor: GovernorName,
+        subject: Annotated[str, Path(max_length=128, pattern=SUBJECT_PATTERN)],
+        by: Annotated[str, Query(min_length=1, max_length=256, description="Who withdraws it.")],
+    ) -> Any:
+        """End a machine's override before its time."""
+        return json_response(await service.withdraw_override(tenant, governor, subject, by))
+
+    @router.get("/v1/tenants/{tenant}/receipts", responses=answers(ReceiptsPage, 404, 422), response_class=Response)
+    async def list_receipts(
+        tenant: TenantPath,
+        after: Annotated[int, Query(ge=-1, le=2**53, description="The `next` of the page before.")] = -1,
+        limit: Limit = 100,
+    ) -> Any:
+        """A tenant's receipts, oldest first."""
+        return json_response(await service.receipts(tenant, after, limit))
+
+    return router
+
+
+def receipts_router(service: Service) -> APIRouter:
+    """Receipts by their ids."""
+    router = APIRouter(tags=["receipts"])
+
+    @router.get("/v1/receipts/{receipt_id}", responses=answers(ReceiptView, 404, 422), response_class=Response)
+    async def get_receipt(
+        receipt_id: Annotated[
+            str, Path(pattern=r"^[0-9]{1,4}:[0-9]{1,15}$", description="`partition:index`.", examples=["0:1234"])
+        ],
+    ) -> Any:
+        """One receipt: decoded, and its exact bytes."""
+        partition, _, index = receipt_id.partition(":")
+        return json_response(await service.receipt(int(partition), int(index)))
+
+    return router

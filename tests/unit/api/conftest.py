@@ -1,0 +1,200 @@
+"""A service that remembers what it was asked and answers what the test wants, behind the real API."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+
+from governors.admission import Admitted, Refused
+from governors.api.app import build_api
+from governors.api.service import (
+    Health,
+    NotFoundError,
+    OverrideGrant,
+    OverrideResult,
+    ReceiptsPage,
+    ReceiptView,
+    SignalError,
+    SignalResult,
+    TenantChange,
+    TenantsPage,
+    TenantView,
+    Wait,
+)
+from governors.settings import HttpSettings, Settings
+from governors.supervision.report import State, TreeNode
+from governors.telemetry.metrics import Metrics
+from ingest.signals import Signal
+
+NOW_US = 1_795_341_600_000_000  # 2026-11-22T10:00:00Z
+
+
+@dataclass
+class FakeService:
+    """Decides nothing: every signal is answered as decided, unless the test sets something else."""
+
+    submitted: list[list[Signal]] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
+    answer: Admitted | Refused = field(default_factory=lambda: Admitted("rules"))
+    error: Exception | None = None
+    rejects: SignalError | None = None
+    known: dict[str, TenantView] = field(default_factory=dict)
+    missing_parts: list[str] = field(default_factory=list)
+    down: list[str] = field(default_factory=list)
+    block: asyncio.Event | None = None
+
+    async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
+        self.submitted.append(list(signals))
+        self.waits.append(wait)
+        if self.block is not None:
+            await self.block.wait()
+        self._maybe_raise()
+        return [self._result(index, signal, wait) for index, signal in enumerate(signals)]
+
+    def _result(self, index: int, signal: Signal, wait: Wait) -> SignalResult:
+        return SignalResult(
+            id=signal.id,
+            tenant=signal.tenant,
+            governor="backlog_valve",
+            subject=signal.subject,
+            outcome="rejected" if self.rejects else "decided",
+            decision="none",
+            state="OPEN",
+            previous_state="OPEN",
+            reason="the queue is short",
+            receipt=f"0:{index}",
+            durability=wait,
+            error=self.rejects,
+        )
+
+    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
+        self.asked.append((tenant, klass, user, cost))
+        self._maybe_raise()
+        return self.answer
+
+    def tenant(self, tenant: str) -> TenantView | None:
+        return self.known.get(tenant)
+
+    def tenants(self, after: str, limit: int) -> TenantsPage:
+        names = [name for name in sorted(self.known) if name > after]
+        more = names[limit - 1] if len(names) > limit else None
+        return TenantsPage([self.known[name] for name in names[:limit]], more)
+
+    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
+        self.asked.append((tenant, change))
+        self._maybe_raise()
+        return TenantView(tenant, change.entitlement or "active", change.profile or "standard", "NORMAL", [])
+
+    async def grant_override(self, tenant: str, grant: OverrideGrant) -> OverrideResult:
+        self.asked.append((tenant, grant))
+        self._maybe_raise()
+        return OverrideResult(
+            tenant,
+            grant.governor,
+            grant.subject,
+            "override",
+            "WARN",
+            "STOP",
+            grant.reason,
+            "0:9",
+            "2026-11-22T11:00:00Z",
+        )
+
+    async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
+        self.asked.append((tenant, governor, subject, by))
+        self._maybe_raise()
+        return OverrideResult(tenant, governor, subject, "override", "STOP", "WARN", "withdrawn", "0:10", None)
+
+    async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:
+        self.asked.append((tenant, after, limit))
+        self._maybe_raise()
+        views = [self._receipt(index) for index in range(after + 1, 3)][:limit]
+        return ReceiptsPage(views, views[-1].index if views and views[-1].index < 2 else None)
+
+    async def receipt(self, partition: int, index: int) -> ReceiptView:
+        if partition or index > 2:
+            raise NotFoundError(f"receipt {partition}:{index} is not in the log")
+        return self._receipt(index)
+
+    def _receipt(self, index: int) -> ReceiptView:
+        leaf = b'{"decision":"none","event_id":"e%d"}' % index
+        return ReceiptView(f"0:{index}", index, msgspec.Raw(leaf), leaf, committed=True)
+
+    async def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+        self.asked.append((tenant, every))
+        yield SignalResult(
+            "e1", tenant or "any", "cost_guard", "s", "decided", "warn", "WARN", "NORMAL", "why", "0:7", "committed"
+        )
+
+    def tree(self) -> TreeNode:
+        return TreeNode(
+            "governors", "supervisor", State.RUNNING, children=(TreeNode("ledger", "worker", State.RUNNING),)
+        )
+
+    def health(self) -> Health:
+        return Health("0.1.0", self.down)
+
+    def missing(self) -> list[str]:
+        return self.missing_parts
+
+    def _maybe_raise(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass
+class Api:
+    """The application with its fake service, spoken to without a socket."""
+
+    service: FakeService
+    metrics: Metrics
+    client: httpx.AsyncClient
+    app: Any
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def post(self, body: bytes, content_type: str = "application/json", **params: str) -> httpx.Response:
+        headers = {"content-type": content_type}
+        return await self.client.post("/v1/signals", content=body, headers=headers, params=params)
+
+
+@pytest.fixture
+def http_settings() -> HttpSettings:
+    """A test module with limits of its own has a fixture of this name."""
+    return HttpSettings()
+
+
+@pytest_asyncio.fixture
+async def api(http_settings: HttpSettings) -> AsyncIterator[Api]:
+    service, metrics = FakeService(), Metrics("0.1.0")
+    app = build_api(service, Settings(http=http_settings), metrics, lambda: NOW_US, random.Random(1))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
+        yield Api(service, metrics, client, app)
+
+
+@pytest.fixture
+def wire() -> Callable[..., dict[str, Any]]:
+    """A good signal in its native form, with whatever the test changes."""
+
+    def signal(**changes: Any) -> dict[str, Any]:
+        good = {
+            "id": "s-1",
+            "source": "broker",
+            "tenant": "acme",
+            "kind": "queue.sample",
+            "subject": "orders",
+            "observed_at": "2026-11-22T09:59:58Z",
+            "data": {"depth": 12, "oldest_age_s": 0.5, "in_rate_per_s": 3.0, "done_rate_per_s": 3.5},
+        }
+        return good | changes
+
+    return signal
