@@ -77,10 +77,13 @@ class Backlog:
         taken: list[Any] = []
         size_bytes = 0
         while self._ready and len(taken) < messages_max and size_bytes < PULL_BYTES_MAX:
-            for entry in self._pop_run(messages_max - len(taken)):
+            run = self._pop_run(messages_max - len(taken))
+            room = messages_max - len(taken) - len(run)
+            for entry in run:
                 size_bytes += len(entry.message.data)
                 taken.append(self._lease(entry, now_s))
-                if len(taken) < messages_max and takes_duplicate():
+                if room and takes_duplicate():
+                    room -= 1
                     taken.append(self._lease(entry, now_s))
         return taken
 

@@ -150,11 +150,13 @@ class PullLoop:
         self._paused_until_s = 0.0
         self._failures = 0
         self._seen = False
+        self._is_outage = False
         self._missing_since_s: float | None = None
 
-    async def run(self) -> None:
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Pull until cancelled; then stop pulling, let handed-over batches finish, and give back the rest.
 
+        `started` is called as soon as pulls are under way, broker or no broker: `metrics.connected` knows the rest.
         The stop takes at most about `pull_grace_s` + `drain_s` + `rpc_timeout_s`; a second cancellation cuts it short,
         leaving what was not settled to its leases. Raises SourceRefusedError, after the same stop, where the
         subscription is missing or forbidden. May be run again afterwards.
@@ -164,6 +166,7 @@ class PullLoop:
         pullers = [create_task(self._pull(i), name=f"pull-{i}") for i in range(self._settings.pulls_in_flight)]
         settler = create_task(self._settle(), name="pull-settle")
         keeper = create_task(self._keep_leases(), name="pull-leases")
+        started()
         try:
             done, _ = await asyncio.wait([*pullers, settler, keeper], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -225,6 +228,9 @@ class PullLoop:
         self._seen = True
         self._missing_since_s = None
         self.metrics.connected = True
+        if self._is_outage:
+            self._is_outage = False
+            _LOGGER.warning("%s answers again", self._subscriber.name)
         self.metrics.pulls += 1
         self.metrics.empty_pulls += not messages
 
@@ -233,15 +239,16 @@ class PullLoop:
         self.metrics.pull_errors += 1
         self.metrics.connected = False
         self.metrics.last_error = str(error)
+        if not self._is_outage:  # once for each outage: the metrics count the rest
+            self._is_outage = True
+            _LOGGER.warning("pull failed: %s", error)
         if isinstance(error, SourceUnavailableError):
-            _LOGGER.warning("pull from %s failed, will retry: %s", self._subscriber.name, error)
             return
         now_s = asyncio.get_running_loop().time()
         if self._missing_since_s is None:
             self._missing_since_s = now_s
         if not (error.vanished and self._seen) or now_s - self._missing_since_s > self._settings.vanished_s_max:
             raise error
-        _LOGGER.warning("%s is gone, will look again: %s", self._subscriber.name, error)
 
     async def _back_off(self, failures: int) -> None:
         wait_s = flow.backoff_s(failures, self._settings.backoff_base_s, self._settings.backoff_cap_s, self._rng)
@@ -387,7 +394,8 @@ class PullLoop:
     def _note_failed_ack(self, error: Exception) -> None:
         self.metrics.ack_errors += 1
         self.metrics.last_error = str(error)
-        _LOGGER.warning("acknowledging at %s failed: %s", self._subscriber.name, error)
+        if not self._is_outage:
+            _LOGGER.warning("acknowledging failed: %s", error)
 
     def _lapsed(self, done: list[_Held]) -> bool:
         now_s = asyncio.get_running_loop().time()
@@ -464,7 +472,8 @@ class PullLoop:
     def _note_failed_extension(self, error: Exception) -> None:
         self.metrics.lease_errors += 1
         self.metrics.last_error = str(error)
-        _LOGGER.warning("extending leases at %s failed: %s", self._subscriber.name, error)
+        if not self._is_outage:
+            _LOGGER.warning("extending leases failed: %s", error)
 
     # Stopping
 

@@ -1,0 +1,3 @@
+"""Fixtures that every folder of tests may take."""
+
+pytest_plugins = ("support.emulator",)

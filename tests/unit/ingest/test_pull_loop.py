@@ -1,0 +1,559 @@
+"""The pull loop against a scripted broker, on virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from random import Random
+
+import pytest
+from simulation.loop import simulated
+from support.broker import FORBIDDEN, NAME, UNAVAILABLE, VANISHED, ScriptedBroker, delivery, now_s, until
+
+from ingest.errors import DeadLetterFullError, SourceRefusedError
+from ingest.pull import PullLoop, PullSettings
+from ingest.source import ACK, NACK, Batch, DeadLetter, Delivery, Disposition, Handle
+
+CLOCK_US = 1_795_341_600_000_000
+
+
+class Letters:
+    def __init__(self, failures: int = 0) -> None:
+        self.kept: list[tuple[str, str | None, bytes, str]] = []
+        self.failures = failures
+
+    async def put(self, *, reason: str, tenant: str | None, payload: bytes, error: str, **_: object) -> str:
+        if self.failures:
+            self.failures -= 1
+            raise DeadLetterFullError("no room")
+        self.kept.append((reason, tenant, payload, error))
+        return str(len(self.kept))
+
+
+async def ack_all(batch: Batch) -> Sequence[Disposition]:
+    return [ACK] * len(batch.deliveries)
+
+
+class Gate:
+    """A handler that keeps every batch until the test opens it."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.open = asyncio.Event()
+        self.cancelled = 0
+
+    async def __call__(self, batch: Batch) -> Sequence[Disposition]:
+        self.batches.append(batch)
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [ACK] * len(batch.deliveries)
+
+
+def ids(*batches: list[Delivery]) -> list[str]:
+    return [each.ack_id for batch in batches for each in batch]
+
+
+def make(
+    broker: ScriptedBroker,
+    handle: Handle = ack_all,
+    letters: Letters | None = None,
+    settings: PullSettings | None = None,
+) -> PullLoop:
+    return PullLoop(
+        broker,
+        handle,
+        letters or Letters(),
+        settings or PullSettings(),
+        clock_us=lambda: CLOCK_US,
+        rng=Random(7),
+    )
+
+
+@asynccontextmanager
+async def running(loop: PullLoop) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(loop.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+
+# Acknowledging
+
+
+@simulated
+async def test_nothing_is_acknowledged_before_the_handler_answers() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery() for _ in range(10)]
+    async with running(make(broker, gate)):
+        broker.give(batch)
+        await until(lambda: bool(gate.batches))
+        await asyncio.sleep(20.0)
+        assert broker.ack_requests == []
+        gate.open.set()
+        await until(lambda: len(broker.acked) == 10)
+    assert broker.acked == ids(batch)
+    assert broker.nacked == []
+
+
+@simulated
+async def test_a_batch_comes_whole_with_the_time_of_its_receipt_and_its_size() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    gate.open.set()
+    batch = [delivery(b"12345"), delivery(b"678")]
+    async with running(make(broker, gate)):
+        broker.give(batch)
+        await until(lambda: bool(gate.batches))
+    assert gate.batches == [Batch(batch, CLOCK_US, 8)]
+
+
+@simulated
+async def test_each_delivery_gets_what_the_handler_said_of_it() -> None:
+    broker, letters = ScriptedBroker(), Letters()
+    batch = [delivery(b"good"), delivery(b"later"), delivery(b"never"), delivery(b"good")]
+
+    async def handle(_: Batch) -> Sequence[Disposition]:
+        return [ACK, NACK, DeadLetter("bad_json", "not JSON", "acme"), ACK]
+
+    loop = make(broker, handle, letters)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: len(broker.acked) == 3)
+    assert sorted(broker.acked) == sorted([batch[0].ack_id, batch[2].ack_id, batch[3].ack_id])
+    assert broker.nacked == [batch[1].ack_id]
+    assert letters.kept == [("bad_json", "acme", b"never", "not JSON")]
+    metrics = loop.metrics
+    assert (metrics.received, metrics.acked, metrics.nacked, metrics.dead_lettered) == (4, 3, 1, 1)
+
+
+@simulated
+async def test_a_dead_letter_that_could_not_be_kept_stays_with_the_broker() -> None:
+    broker, letters = ScriptedBroker(), Letters(failures=1)
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        return [DeadLetter("bad_json", "not JSON")] * len(batch.deliveries)
+
+    first, second = [delivery(b"1")], [delivery(b"2")]
+    loop = make(broker, handle, letters)
+    async with running(loop):
+        broker.give(first)
+        await until(lambda: bool(broker.nacked))
+        broker.give(second)
+        await until(lambda: bool(broker.acked))
+    assert broker.nacked == ids(first)
+    assert broker.acked == ids(second)
+    assert loop.metrics.dead_letter_errors == 1
+    assert loop.metrics.handler_errors == 0
+
+
+@simulated
+async def test_a_handler_that_raises_gets_its_batch_again() -> None:
+    broker = ScriptedBroker()
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        raise RuntimeError("a bug")
+
+    batch = [delivery() for _ in range(3)]
+    loop = make(broker, handle)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: len(broker.nacked) == 3)
+    assert broker.nacked == ids(batch)
+    assert broker.acked == []
+    assert loop.metrics.handler_errors == 1
+    assert loop.metrics.held_messages == 0
+
+
+@simulated
+async def test_an_answer_of_the_wrong_length_acknowledges_nothing() -> None:
+    broker = ScriptedBroker()
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        return [ACK]
+
+    batch = [delivery(), delivery()]
+    async with running(make(broker, handle)):
+        broker.give(batch)
+        await until(lambda: len(broker.nacked) == 2)
+    assert broker.acked == []
+
+
+@simulated
+async def test_a_handler_that_keeps_failing_is_asked_less_and_less() -> None:
+    broker = ScriptedBroker()
+    handled_s: list[float] = []
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        handled_s.append(now_s())
+        raise RuntimeError("broken")
+
+    async with running(make(broker, handle, settings=PullSettings(pulls_in_flight=1, backoff_cap_s=10.0))):
+        broker.give(*([delivery()] for _ in range(400)))
+        await asyncio.sleep(300.0)
+    # Capped at 10 s with full jitter: about one in 5 s, and never a burst.
+    assert 30 <= len(handled_s) <= 120
+
+
+@simulated
+async def test_acknowledgements_that_gather_during_a_request_go_together_in_the_next() -> None:
+    broker = ScriptedBroker(ack_takes_s=1.0)
+    batches = [[delivery() for _ in range(100)] for _ in range(21)]
+    async with running(make(broker)):
+        broker.give(*batches)
+        await until(lambda: len(broker.acked) == 2_100)
+    assert sorted(broker.acked) == sorted(ids(*batches))
+    assert len(broker.ack_requests) <= 3
+
+
+@simulated
+async def test_an_acknowledgement_that_fails_is_sent_again() -> None:
+    broker = ScriptedBroker()
+    broker.ack_failures.extend([UNAVAILABLE] * 4)
+    batch = [delivery()]
+    loop = make(broker)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: bool(broker.acked))
+    assert broker.acked == ids(batch)
+    assert loop.metrics.ack_errors == 4
+    assert loop.metrics.acks_given_up == 0
+    waits = [after[0] - before[0] for before, after in pairwise(broker.ack_requests)]
+    assert all(wait_s > 0 for wait_s in waits)
+
+
+@simulated
+async def test_an_acknowledgement_is_given_up_once_its_lease_is_over() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker)
+    async with running(loop):
+        broker.ack_failures.extend([UNAVAILABLE] * 1_000)
+        broker.modify_failures.extend([UNAVAILABLE] * 1_000)
+        broker.give([delivery(), delivery()])
+        await until(lambda: loop.metrics.acks_given_up == 2)
+        assert loop.metrics.held_messages == 0
+        broker.ack_failures.clear()
+        after = [delivery()]
+        broker.give(after)
+        await until(lambda: broker.acked == ids(after))
+
+
+# Bounds
+
+
+@simulated
+async def test_no_more_is_pulled_than_may_be_held() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    loop = make(broker, gate, settings=PullSettings(messages_per_pull=100, messages_max=250, held_s_max=60.0))
+    async with running(loop):
+        broker.give([delivery() for _ in range(1_000)])
+        await until(lambda: loop.metrics.held_messages == 250)
+        await asyncio.sleep(10.0)
+        assert sum(len(batch.deliveries) for batch in gate.batches) == 250
+        gate.open.set()
+        await until(lambda: len(broker.acked) == 1_000)
+
+
+@simulated
+async def test_pulls_in_flight_count_as_held() -> None:
+    broker = ScriptedBroker()
+    async with running(make(broker, settings=PullSettings(pulls_in_flight=4, messages_per_pull=100, messages_max=250))):
+        await asyncio.sleep(1.0)
+        assert [asked for _, asked in broker.pulls] == [100, 100, 50]
+
+
+@simulated
+async def test_no_pull_starts_while_too_many_bytes_are_held() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    loop = make(broker, gate, settings=PullSettings(pulls_in_flight=1, messages_per_pull=10, bytes_max=10_000))
+    async with running(loop):
+        broker.give([delivery(b"x" * 1_000) for _ in range(100)])
+        await until(lambda: loop.metrics.held_bytes >= 10_000)
+        await asyncio.sleep(10.0)
+        assert loop.metrics.held_bytes == 10_000
+        gate.open.set()
+        await until(lambda: len(broker.acked) == 100)
+    # Once the size of messages is known, a pull asks for what fits.
+    assert all(asked <= 10 for _, asked in broker.pulls)
+
+
+@simulated
+async def test_room_counts_as_free_only_when_the_acknowledgement_was_answered() -> None:
+    broker = ScriptedBroker(ack_takes_s=5.0)
+    settings = PullSettings(pulls_in_flight=1, messages_per_pull=10, messages_max=10)
+    async with running(make(broker, settings=settings)):
+        broker.give([delivery() for _ in range(20)])
+        await until(lambda: len(broker.acked) == 20)
+    first_s, second_s = (when for when, _ in broker.pulls[:2])
+    assert second_s - first_s >= 5.0
+
+
+# Trouble with the broker
+
+
+@simulated
+async def test_a_broker_that_is_away_is_asked_again_ever_more_slowly_and_found_when_it_is_back() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker, settings=PullSettings(pulls_in_flight=1, backoff_base_s=0.1, backoff_cap_s=10.0))
+    async with running(loop):
+        broker.give(*[UNAVAILABLE] * 40)
+        await until(lambda: loop.metrics.pull_errors == 40)
+        assert not loop.metrics.connected
+        assert "UNAVAILABLE" in loop.metrics.last_error
+        batch = [delivery()]
+        broker.give(batch)
+        await until(lambda: bool(broker.acked))
+        await until(lambda: loop.metrics.connected)
+    asked_s = [when for when, _ in broker.pulls[:40]]
+    assert asked_s[5] - asked_s[0] < 5.0
+    assert asked_s[39] - asked_s[10] > 60.0
+    assert all(after > before for before, after in pairwise(asked_s))
+
+
+@simulated
+async def test_a_subscription_that_never_was_ends_the_loop_and_names_it() -> None:
+    broker = ScriptedBroker()
+    broker.give(VANISHED)
+    with pytest.raises(SourceRefusedError, match=NAME):
+        await make(broker).run()
+
+
+@simulated
+async def test_a_refusal_ends_the_loop_after_its_batches_are_done() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery()]
+    running_loop = asyncio.create_task(make(broker, gate).run())
+    broker.give(batch)
+    await until(lambda: bool(gate.batches))
+    broker.give(FORBIDDEN)
+    asyncio.get_running_loop().call_later(2.0, gate.open.set)
+    with pytest.raises(SourceRefusedError, match="PERMISSION_DENIED"):
+        await running_loop
+    assert broker.acked == ids(batch)
+
+
+@simulated
+async def test_a_subscription_that_comes_back_in_time_goes_on() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker)
+    async with running(loop):
+        broker.give([delivery()])
+        await until(lambda: len(broker.acked) == 1)
+        broker.give(*[VANISHED] * 12)
+        await until(lambda: loop.metrics.pull_errors == 12)
+        broker.give([delivery()])
+        await until(lambda: len(broker.acked) == 2)
+
+
+@simulated
+async def test_a_subscription_that_stays_away_ends_the_loop() -> None:
+    broker = ScriptedBroker()
+    task = asyncio.create_task(make(broker, settings=PullSettings(vanished_s_max=60.0)).run())
+    broker.give([delivery()])
+    await until(lambda: len(broker.acked) == 1)
+    gone_s = now_s()
+    broker.give(*[VANISHED] * 10_000)
+    with pytest.raises(SourceRefusedError, match="NOT_FOUND"):
+        await task
+    assert 60.0 <= now_s() - gone_s < 90.0
+
+
+@simulated
+async def test_acknowledgements_for_a_vanished_subscription_are_dropped_without_an_end() -> None:
+    broker = ScriptedBroker()
+    broker.ack_failures.append(VANISHED)
+    loop = make(broker)
+    async with running(loop):
+        broker.give([delivery()])
+        await until(lambda: loop.metrics.acks_given_up == 1)
+        broker.give([delivery()])
+        await until(lambda: len(broker.acked) == 1)
+
+
+@simulated
+async def test_a_refused_acknowledgement_ends_the_loop() -> None:
+    broker = ScriptedBroker()
+    broker.ack_failures.append(FORBIDDEN)
+    broker.give([delivery()])
+    with pytest.raises(SourceRefusedError, match="PERMISSION_DENIED"):
+        await make(broker).run()
+
+
+# Leases
+
+
+@simulated
+async def test_a_slow_batch_keeps_its_lease() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery() for _ in range(3)]
+    async with running(make(broker, gate, settings=PullSettings(ack_deadline_s=60, held_s_max=600.0))):
+        broker.give(batch)
+        await until(lambda: bool(gate.batches))
+        received_s = now_s()
+        await asyncio.sleep(300.0)
+        gate.open.set()
+        await until(lambda: len(broker.acked) == 3)
+    leased_s = received_s
+    for extended_s, extended in broker.extended:
+        assert extended == ids(batch)
+        assert extended_s - leased_s < 60.0
+        leased_s = extended_s
+    assert leased_s > received_s + 240.0
+    assert len(broker.extended) <= 10
+
+
+@simulated
+async def test_a_quick_batch_costs_no_extension() -> None:
+    broker = ScriptedBroker()
+    async with running(make(broker)):
+        broker.give([delivery()])
+        await asyncio.sleep(300.0)
+    assert broker.extended == []
+
+
+@simulated
+async def test_an_extension_that_fails_is_tried_again_before_the_lease_is_over() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    broker.modify_failures.extend([UNAVAILABLE] * 3)
+    loop = make(broker, gate, settings=PullSettings(ack_deadline_s=60))
+    async with running(loop):
+        broker.give([delivery()])
+        await until(lambda: bool(gate.batches))
+        received_s = now_s()
+        await until(lambda: bool(broker.extended))
+        assert now_s() - received_s < 60.0
+        gate.open.set()
+    assert loop.metrics.lease_errors == 3
+
+
+@simulated
+async def test_a_handler_that_hangs_is_cancelled_and_its_batch_given_back() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery()]
+    loop = make(broker, gate, settings=PullSettings(held_s_max=120.0))
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: broker.nacked == ids(batch))
+        assert gate.cancelled == 1
+        assert loop.metrics.held_too_long == 1
+        assert loop.metrics.held_messages == 0
+
+
+# Stopping
+
+
+@simulated
+async def test_a_stop_waits_for_handed_over_batches_and_acknowledges_them() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery()]
+    task = asyncio.create_task(make(broker, gate, settings=PullSettings(drain_s=4.0)).run())
+    broker.give(batch)
+    await until(lambda: bool(gate.batches))
+    task.cancel()
+    await asyncio.sleep(1.0)
+    pulls = len(broker.pulls)
+    broker.give([delivery()])
+    await asyncio.sleep(1.0)
+    assert not task.done()
+    assert len(broker.pulls) == pulls
+    gate.open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert broker.acked == ids(batch)
+    assert gate.cancelled == 0
+
+
+@simulated
+async def test_a_stop_gives_back_what_is_not_done_by_its_deadline() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery(), delivery()]
+    task = asyncio.create_task(make(broker, gate, settings=PullSettings(drain_s=4.0)).run())
+    broker.give(batch)
+    await until(lambda: bool(gate.batches))
+    asked_s = now_s()
+    task.cancel()
+    await asyncio.wait([task])
+    assert 4.0 <= now_s() - asked_s < 6.0
+    assert broker.nacked == ids(batch)
+    assert broker.acked == []
+
+
+@simulated
+async def test_what_a_pull_in_flight_brings_after_the_stop_is_given_back_unseen() -> None:
+    broker, gate = ScriptedBroker(pull_takes_s=0.3), Gate()
+    batch = [delivery()]
+    broker.give(batch)
+    task = asyncio.create_task(make(broker, gate, settings=PullSettings(pulls_in_flight=1, pull_grace_s=0.5)).run())
+    await until(lambda: bool(broker.pulls))
+    task.cancel()
+    await asyncio.wait([task])
+    assert broker.nacked == ids(batch)
+    assert gate.batches == []
+
+
+@simulated
+async def test_a_second_cancellation_stops_at_once() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    task = asyncio.create_task(make(broker, gate, settings=PullSettings(drain_s=1_000.0)).run())
+    broker.give([delivery()])
+    await until(lambda: bool(gate.batches))
+    task.cancel()
+    await asyncio.sleep(10.0)
+    asked_s = now_s()
+    task.cancel()
+    await asyncio.wait([task])
+    assert now_s() - asked_s < 1.0
+    assert gate.cancelled == 1
+
+
+@simulated
+async def test_a_stop_during_an_outage_ends_within_its_deadlines() -> None:
+    broker = ScriptedBroker()
+    broker.ack_failures.extend([UNAVAILABLE] * 1_000)
+    loop = make(broker)
+    task = asyncio.create_task(loop.run())
+    broker.give([delivery()])
+    await until(lambda: loop.metrics.ack_errors > 8)
+    asked_s = now_s()
+    task.cancel()
+    await asyncio.wait([task])
+    assert now_s() - asked_s < 20.0
+
+
+@simulated
+async def test_a_loop_can_run_again_after_its_end() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker)
+    for number in (1, 2):
+        async with running(loop):
+            broker.give([delivery()])
+            await until(lambda number=number: len(broker.acked) == number)  # type: ignore[misc] # a default is typed
+
+
+@simulated
+async def test_started_is_said_without_waiting_for_the_broker() -> None:
+    broker = ScriptedBroker()
+    broker.give(*[UNAVAILABLE] * 1_000)
+    started = asyncio.Event()
+    task = asyncio.create_task(make(broker).run(started.set))
+    await asyncio.wait_for(started.wait(), 0.01)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@simulated
+async def test_batches_are_counted_by_size() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker)
+    async with running(loop):
+        broker.give([delivery()], [delivery() for _ in range(10)], [delivery() for _ in range(11)])
+        await until(lambda: len(broker.acked) == 22)
+        broker.give([delivery(attempt=2) for _ in range(1_000)])
+        await until(lambda: len(broker.acked) == 1_022)
+    assert loop.metrics.batches_by_size == [1, 1, 1, 0, 0, 0, 1, 0]
+    assert loop.metrics.redelivered == 1_000
