@@ -154,7 +154,13 @@ def answers(body: type[Struct] | dict[str, Any], *problems: int, status: int = 2
     responses: dict[int | str, dict[str, Any]] = {
         status: {"description": description, "content": {"application/json": media}}
     }
-    for problem in problems:
+    return responses | problem_answers(*problems)
+
+
+def problem_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` for problems alone."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for problem in statuses:
         responses[problem] = {
             "description": " · ".join(name for name, kind in TYPES.items() if kind.status == problem),
             "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REF}Problem"}, "example": _problem_example(problem)}},

@@ -51,7 +51,8 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "not-ready": ProblemType(503, "The service is not ready"),
     "not-healthy": ProblemType(503, "A part of the service is gone for good"),
 }
-_BY_STATUS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "body-too-large"}
+# FastAPI answers 400 where it cannot read a body, and only there.
+_BY_STATUS: Final = {400: "unreadable-body", 404: "not-found", 405: "method-not-allowed", 413: "body-too-large"}
 _BODY_REASONS: Final = {"batch_too_large": "batch-too-large", "unsupported_media_type": "unsupported-media-type"}
 _BODY_STATUSES: Final = {413: "body-too-large", 415: "unsupported-media-type"}
 
@@ -135,9 +136,11 @@ def _of_validation(error: RequestValidationError) -> ProblemError:
     first = error.errors()[0]
     where, *path = (str(part) for part in first["loc"])
     message = str(first["msg"])
-    if first["type"] == "json_invalid" or (where == "body" and not path):
+    if first["type"] == "value_error":
+        message = message.removeprefix("Value error, ")  # our own words, from a model's validator
+    elif first["type"] == "json_invalid" or (where == "body" and not path):
         return ProblemError("unreadable-body", f"expected one JSON object as application/json: {message}")
-    return ProblemError("invalid-field", message, field=".".join(path))
+    return ProblemError("invalid-field", message, field=".".join(path) or None)
 
 
 def _encode(document: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
+from governors.api.documents import problem_answers
 from governors.api.service import Service, SignalResult
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -22,7 +23,10 @@ def stream_router(service: Service) -> APIRouter:
 
     @router.get(
         "/v1/stream",
-        responses={200: {"description": "An event for each decision.", "content": {MEDIA_TYPE: {}}}},
+        responses={
+            200: {"description": "An event for each decision.", "content": {MEDIA_TYPE: {}}},
+            **problem_answers(422, 503),
+        },
         response_class=StreamingResponse,
     )
     async def stream(

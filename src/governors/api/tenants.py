@@ -27,16 +27,18 @@ from ingest.signals import DEFAULT_SUBJECT, parse_micros
 PAGE_MAX: Final = 1_000
 TTL_DEFAULT_S: Final = 3_600.0
 TTL_MAX_S: Final = 30 * 86_400.0
-# One segment of a path, so that a tenant's name never runs into what follows it.
-TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$"
 # What ingest.signals.NAME_PATTERN says, in the dialect of pydantic.
 SUBJECT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+# One segment of a path, so that a tenant's name never runs into what follows it.
+TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$"
 GovernorName = Literal["cost_guard", "rollback_guard", "backlog_valve"]
 
 TenantPath = Annotated[str, Path(max_length=128, pattern=TENANT_PATTERN, description="The tenant's name.")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Most entries in the page.")]
-Who = Annotated[str, Field(min_length=1, max_length=256, examples=["alice@example.com"])]
-Text = Annotated[str, Field(min_length=1, max_length=256)]
+# They end up in receipts, which people read in a terminal: no control characters, no change of direction.
+PLAIN_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
+Who = Annotated[str, Field(min_length=1, max_length=256, pattern=PLAIN_PATTERN, examples=["alice@example.com"])]
+Text = Annotated[str, Field(min_length=1, max_length=256, pattern=PLAIN_PATTERN)]
 ProfileName = Annotated[str, Field(min_length=1, max_length=128, examples=["premium"])]
 
 
@@ -61,7 +63,7 @@ class OverrideBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     governor: GovernorName
-    subject: Annotated[str, Field(min_length=1, max_length=128)] = DEFAULT_SUBJECT
+    subject: Annotated[str, Field(max_length=128, pattern=SUBJECT_PATTERN)] = DEFAULT_SUBJECT
     mode: OverrideMode
     ttl_s: Annotated[
         float,
@@ -154,7 +156,7 @@ def tenants_router(service: Service) -> APIRouter:
         tenant: TenantPath,
         governor: GovernorName,
         subject: Annotated[str, Path(max_length=128, pattern=SUBJECT_PATTERN)],
-        by: Annotated[str, Query(min_length=1, max_length=256, description="Who withdraws it.")],
+        by: Annotated[str, Query(min_length=1, max_length=256, pattern=PLAIN_PATTERN, description="Who withdraws it.")],
     ) -> Any:
         """End a machine's override before its time."""
         return json_response(await service.withdraw_override(tenant, governor, subject, by))

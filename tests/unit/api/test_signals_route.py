@@ -1,6 +1,5 @@
 """`POST /v1/signals`: what is answered, what is refused, and that nobody suffers for a neighbour."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -20,7 +19,7 @@ PROBLEM = "application/problem+json"
 
 @pytest.fixture
 def http_settings() -> HttpSettings:
-    return HttpSettings(body_bytes_max=BODY_BYTES_MAX, batch_max=20, request_timeout_s=0.2)
+    return HttpSettings(body_bytes_max=BODY_BYTES_MAX, batch_max=20)
 
 
 def problem(response: httpx.Response, status: int, name: str) -> dict[str, Any]:
@@ -235,27 +234,6 @@ async def test_a_body_that_says_it_is_too_large_is_not_read_at_all(api: Any) -> 
     response = await api.client.post("/v1/signals", content=body(), headers=headers)
     problem(response, 413, "body-too-large")
     assert read == 0
-
-
-async def test_a_body_that_does_not_arrive_in_time_is_the_senders_problem(api: Any) -> None:
-    async def stuck() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.Event().wait()
-
-    headers = {"content-type": "application/json"}
-    response = await api.client.post("/v1/signals", content=stuck(), headers=headers)
-    problem(response, 408, "request-timeout")
-    assert api.count("governors_http_requests_total", route="/v1/signals", method="POST", status="408") == 1
-
-
-async def test_an_answer_that_does_not_come_in_time_is_unknown_and_says_that_sending_again_is_safe(
-    api: Any, wire: Wire
-) -> None:
-    api.service.block = asyncio.Event()
-    response = await api.post(json.dumps(wire()).encode())
-    document = problem(response, 503, "outcome-unknown")
-    assert "same ids" in document["detail"]
-    assert int(response.headers["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize(
