@@ -1,0 +1,84 @@
+"""A real `governors serve` process, started as a user would start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+START_S = 60.0
+STOP_S = 60.0
+
+
+class ServiceProcess:
+    """Starts on a free port and waits for the ready line; `url` is where it listens."""
+
+    def __init__(self, data_dir: Path, *args: str, env: dict[str, str] | None = None, entry: str | None = None) -> None:
+        self.data_dir = data_dir
+        command = [sys.executable, "-c", entry] if entry else [sys.executable, "-m", "governors"]
+        self._process = subprocess.Popen(
+            [*command, "serve", "--data-dir", str(data_dir), "--port", "0", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            text=True,
+        )
+        self.log: deque[str] = deque(maxlen=2_000)
+        self._ready = threading.Event()
+        self._ready_line: dict[str, Any] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(START_S) or not self._ready_line:
+            self.kill()
+            raise AssertionError("the service did not get ready:\n" + "\n".join(self.log))
+
+    @property
+    def url(self) -> str:
+        return str(self._ready_line["url"])
+
+    @property
+    def receipts_at_start(self) -> int:
+        return int(self._ready_line["receipts"])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it gets a chance."""
+        self._process.kill()
+        self._process.wait(STOP_S)
+        self._reader.join(STOP_S)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(STOP_S)
+        self._reader.join(STOP_S)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self.kill()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self.log.append(line.rstrip("\n"))
+                if not self._ready_line and '"ready"' in line:
+                    entry = json.loads(line)
+                    if entry.get("event") == "ready":
+                        self._ready_line = entry
+                        self._ready.set()
+        self._ready.set()
