@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from governors.machines.cost_policy import INTERVALS, CostPolicy
 from governors.machines.cost_rules import SECOND_US
-from governors.machines.cost_state import FULL_PPM, Budget, CostState, CostStatus, Trend, within_receipt
+from governors.machines.cost_state import FULL_PPM, RECOVERING, STOP, THROTTLE, Budget, CostState, Trend, within_receipt
 from governors.numerics.periods import interval_between, next_longer, period_at, utc_anchor_us
 from governors.numerics.spend import demand_rate
 from ingest.signals import MICROS_MAX, BudgetSet, CostDelta, CostSnapshot
 
 RATES_MAX: Final = 8
-_ADMITTING: Final = frozenset({CostStatus.THROTTLE, CostStatus.RECOVERING})
+_ADMITTING: Final = frozenset({THROTTLE, RECOVERING})
 
 
 class Cause(NamedTuple):
@@ -169,7 +169,7 @@ def follow(state: CostState, cost_micros: int, policy: CostPolicy, now_us: int) 
     over_us = now_us - trend.mark_us
     if over_us < policy.bucket_s * SECOND_US:
         return trend
-    if not trend.mark_us or state.status is CostStatus.STOP:
+    if not trend.mark_us or state.status is STOP:
         return Trend(now_us, cost_micros, trend.rates_per_h)
     admitted_ppm = state.fraction_ppm if state.status in _ADMITTING else FULL_PPM
     rate = within_receipt(demand_rate(cost_micros - trend.mark_micros, over_us, admitted_ppm))

@@ -19,15 +19,23 @@ from typing import Final
 
 from governors.fsm.table import Evidence, Row, Table, Verdict
 from governors.machines import cost_booking as book
-from governors.machines.cost_judge import NORMAL, RECOVERING, STOP, THROTTLE, WARN, CostVerdict, judge
+from governors.machines.cost_judge import CostVerdict, judge
 from governors.machines.cost_policy import CostPolicy
 from governors.machines.cost_rules import NOTICE_HIGH, NOTICE_LIMIT, NOTICE_PACE, RULES, SECOND_US
-from governors.machines.cost_state import CostState, CostStatus
+from governors.machines.cost_state import (
+    FULL_PPM,
+    NORMAL,
+    RECOVERING,
+    STOP,
+    THROTTLE,
+    UNBUDGETED,
+    WARN,
+    CostState,
+    CostStatus,
+)
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Timeout
-from governors.machines.governor import ADMIT_ALL, FULL_PPM, AdmitRule, Effect, Governor
+from governors.machines.governor import ADMIT_ALL, AdmitRule, Effect, Governor
 from ingest.signals import BudgetSet, CostDelta, CostSnapshot
-
-UNBUDGETED: Final = CostStatus.UNBUDGETED
 
 # The handlers: refuse what cannot count, book the rest, judge the books.
 
@@ -40,7 +48,7 @@ def on_snapshot(state: CostState, event: Event, policy: CostPolicy, now_us: int)
         return refusal
     if snapshot.interval_end is not None and snapshot.interval_end <= snapshot.interval_start:
         return Verdict(state, "refuse", "cost.refused_period", {}, refused=True)
-    if refusal := _refuse_future(state, snapshot.interval_start, policy, now_us):
+    if snapshot.interval_start > now_us and (refusal := _refuse_future(state, snapshot.interval_start, policy, now_us)):
         return refusal
     return judge(book.book_snapshot(state, snapshot, event.observed_us, policy, now_us), policy, now_us)
 
@@ -53,7 +61,7 @@ def on_delta(state: CostState, event: Event, policy: CostPolicy, now_us: int) ->
     if delta.currency != currency and currency:
         evidence: Evidence = {"currency": delta.currency, "budget_currency": currency}
         return Verdict(state, "refuse", "cost.refused_currency", evidence, refused=True)
-    if refusal := _refuse_future(state, delta.usage_at, policy, now_us):
+    if delta.usage_at > now_us and (refusal := _refuse_future(state, delta.usage_at, policy, now_us)):
         return refusal
     return judge(book.book_delta(state, delta, policy, now_us), policy, now_us)
 
@@ -110,6 +118,8 @@ def on_action_result(state: CostState, _event: Event, _policy: CostPolicy, _now_
 def _refuse_money(state: CostState, currency: str, budget_micros: int) -> CostVerdict | None:
     evidence: Evidence
     budget = state.budget
+    if currency == budget.currency and budget_micros > 0:
+        return None
     if budget.amount_micros and currency != budget.currency:
         evidence = {"currency": currency, "budget_currency": budget.currency}
         return Verdict(state, "refuse", "cost.refused_currency", evidence, refused=True)

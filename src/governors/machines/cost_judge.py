@@ -21,13 +21,17 @@ from governors.machines.cost_rules import (
     step_fraction,
     target_fraction,
 )
-from governors.machines.cost_state import FULL_PPM, CostState, CostStatus
-
-NORMAL: Final = CostStatus.NORMAL
-WARN: Final = CostStatus.WARN
-THROTTLE: Final = CostStatus.THROTTLE
-STOP: Final = CostStatus.STOP
-RECOVERING: Final = CostStatus.RECOVERING
+from governors.machines.cost_state import (
+    FULL_PPM,
+    NORMAL,
+    RECOVERING,
+    STOP,
+    THROTTLE,
+    UNBUDGETED,
+    WARN,
+    CostState,
+    CostStatus,
+)
 
 CostVerdict = Verdict[CostState]
 
@@ -58,7 +62,7 @@ def _judge_warn(state: CostState, now: Reading, policy: CostPolicy, now_us: int,
             return _warn(state, now, policy, "warn", now.rule)
         return _quiet(replace(state, calm_since_us=0) if state.calm_since_us else state, now, cause)
     if cause.fresh:
-        return _normal(state, now, cause.decision, cause.rule)
+        return _normal(state, now, _word(cause), cause.rule)
     return _wait_for_calm(state, now, policy, now_us, cause)
 
 
@@ -68,7 +72,7 @@ def _judge_throttle(state: CostState, now: Reading, policy: CostPolicy, now_us: 
     if cause.fresh and now.natural is not THROTTLE:
         if state.fraction_ppm < FULL_PPM:
             return _recover(state, now, policy, now_us, cause, state.fraction_ppm)
-        return _open(state, now, policy, cause.decision, cause.rule)
+        return _open(state, now, policy, _word(cause), cause.rule)
     if now_us >= state.step_due_us:
         target_ppm = target_fraction(state, now, now_us)
         fraction_ppm = step_fraction(state.fraction_ppm, target_ppm, policy)
@@ -108,7 +112,7 @@ def _judge_recovering(state: CostState, now: Reading, policy: CostPolicy, now_us
 
 _Judge = Callable[[CostState, Reading, CostPolicy, int, Cause], CostVerdict]
 _JUDGES: Final[dict[CostStatus, _Judge]] = {
-    CostStatus.UNBUDGETED: _judge_open,
+    UNBUDGETED: _judge_open,
     NORMAL: _judge_open,
     WARN: _judge_warn,
     THROTTLE: _judge_throttle,
@@ -122,6 +126,11 @@ _JUDGES: Final[dict[CostStatus, _Judge]] = {
 
 def _quiet(state: CostState, now: Reading, cause: Cause) -> CostVerdict:
     return Verdict(state, cause.decision, cause.rule or now.rule, _evidence(state, now))
+
+
+def _word(cause: Cause) -> str:
+    """What a cause is called once it has cleared something."""
+    return "clear" if cause.decision == "none" else cause.decision
 
 
 def _tighten(state: CostState, now: Reading, policy: CostPolicy, now_us: int, from_ppm: int) -> CostVerdict:

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from governors.machines.cost_policy import CostPolicy
-from governors.machines.cost_state import FULL_PPM, CostState, CostStatus, within_receipt
+from governors.machines.cost_state import FULL_PPM, NORMAL, STOP, THROTTLE, WARN, CostState, CostStatus, within_receipt
 from governors.numerics.periods import HOUR_US
 from governors.numerics.spend import bearable_fraction, linear_pace, median, next_fraction
 from ingest.signals import MICROS_MAX
@@ -102,21 +102,21 @@ def read(state: CostState, policy: CostPolicy, now_us: int) -> Reading:
     if used_ppm >= policy.warn_ppm and state.snapshot_micros > state.metered_micros:
         lag = _unreported(state, policy, now_us)
 
-    natural, rule, limit_ppm = CostStatus.NORMAL, "cost.within", policy.warn_ppm
+    natural, rule, limit_ppm = NORMAL, "cost.within", policy.warn_ppm
     if used_ppm >= policy.stop_ppm:
-        natural, rule, limit_ppm = CostStatus.STOP, "cost.stop", policy.stop_ppm
+        natural, rule, limit_ppm = STOP, "cost.stop", policy.stop_ppm
     elif lag and cost + lag >= budget and policy.lag_margin_stops:
-        natural, rule, limit_ppm = CostStatus.STOP, "cost.lag_margin", policy.stop_ppm
+        natural, rule, limit_ppm = STOP, "cost.lag_margin", policy.stop_ppm
     elif used_ppm >= policy.throttle_ppm:
-        natural, rule, limit_ppm = CostStatus.THROTTLE, "cost.throttle", policy.throttle_ppm
+        natural, rule, limit_ppm = THROTTLE, "cost.throttle", policy.throttle_ppm
     elif lag and cost + lag >= budget:
-        natural, rule, limit_ppm = CostStatus.THROTTLE, "cost.lag_margin", policy.stop_ppm
+        natural, rule, limit_ppm = THROTTLE, "cost.lag_margin", policy.stop_ppm
     elif used_ppm >= policy.warn_ppm:
-        natural, rule = CostStatus.WARN, "cost.warn"
+        natural, rule = WARN, "cost.warn"
         if used_ppm >= policy.warn_high_ppm:
             limit_ppm = policy.warn_high_ppm
     elif forecast * FULL_PPM >= budget * policy.pace_overrun_ppm:
-        natural, limit_ppm = CostStatus.WARN, policy.pace_overrun_ppm
+        natural, limit_ppm = WARN, policy.pace_overrun_ppm
         rule = "cost.pace" if forecast == pace else "cost.feed_forecast"
     return Reading(natural, rule, limit_ppm, cost, budget, used_ppm, forecast, lag)
 
@@ -132,7 +132,7 @@ def is_calm(reading: Reading, policy: CostPolicy, clear_ppm: int) -> bool:
     """Under the clearing limit, with no overrun in sight by a margin."""
     return (
         reading.used_ppm < clear_ppm
-        and reading.natural not in (CostStatus.THROTTLE, CostStatus.STOP)
+        and reading.natural not in (THROTTLE, STOP)
         and reading.forecast_micros * FULL_PPM < reading.budget_micros * policy.pace_clear_ppm
     )
 

@@ -22,6 +22,15 @@ class CostStatus(StrEnum):
     RECOVERING = "RECOVERING"
 
 
+# By plain names: a look-up through the enumeration costs more than the comparison it serves.
+UNBUDGETED: Final = CostStatus.UNBUDGETED
+NORMAL: Final = CostStatus.NORMAL
+WARN: Final = CostStatus.WARN
+THROTTLE: Final = CostStatus.THROTTLE
+STOP: Final = CostStatus.STOP
+RECOVERING: Final = CostStatus.RECOVERING
+
+
 class Budget(Struct, frozen=True, gc=False, array_like=True):
     """What may be spent in each period. An `amount_micros` of 0 means that no budget was set yet.
 

@@ -519,6 +519,14 @@ def test_a_release_leads_out_of_throttle_only_under_its_limit() -> None:
     assert guard.override("release").state.status is RECOVERING
 
 
+def test_a_release_clears_a_warning_that_the_numbers_no_longer_call_for() -> None:
+    guard = Guard()
+    guard.snapshot("500")
+    guard.snapshot("440")
+    verdict = guard.override("release")
+    assert (guard.status, verdict.decision, verdict.rule) == (NORMAL, "clear", "cost.released")
+
+
 @pytest.mark.parametrize("mode", ["hold", "force", "approve", "veto"])
 def test_overrides_that_mask_leave_the_core_as_it_is(mode: str) -> None:
     guard = stopped()
