@@ -94,7 +94,7 @@ def _judge_stop(state: CostState, now: Reading, policy: CostPolicy, now_us: int,
         return _quiet(state, now, cause)
     if cause.fresh:
         return _recover(state, now, policy, now_us, cause, policy.recover_start_ppm)
-    return Verdict(state, "none", cause.rule or "cost.stopped", _evidence(state, now))
+    return Verdict(state, cause.decision, cause.rule or "cost.stopped", _evidence(state, now))
 
 
 def _judge_recovering(state: CostState, now: Reading, policy: CostPolicy, now_us: int, cause: Cause) -> CostVerdict:

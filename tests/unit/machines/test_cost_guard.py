@@ -442,8 +442,8 @@ def test_the_same_or_a_smaller_budget_does_not_lead_out_of_stop() -> None:
     guard = stopped()
     guard.snapshot("100")
     guard.budget("1000")
-    guard.budget("900")
-    assert guard.status is STOP
+    verdict = guard.budget("900")
+    assert (guard.status, verdict.decision, verdict.rule) == (STOP, "budget", "cost.budget_set")
 
 
 def test_a_raise_that_is_not_enough_does_not_lead_out_of_stop() -> None:
