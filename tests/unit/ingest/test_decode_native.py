@@ -105,6 +105,12 @@ def test_extra_is_the_senders_own() -> None:
     assert decode_native(wire(extra={}), RECEIVED_US).extra == {}
 
 
+def test_a_long_integer_in_extra_is_taken_with_escapes_beside_it_or_without() -> None:
+    for text in ("plain", "esc\n"):
+        extra = {"n": 10**400, "t": text}
+        assert decode_native(wire(extra=extra), RECEIVED_US).extra == extra
+
+
 @pytest.mark.parametrize("extra", [None, {"trace": "00-ab", "tags": ["a", {"b": None}], "n": {}}])
 @pytest.mark.parametrize("options", [{}, OPTIONAL])
 @pytest.mark.parametrize("kind", DATA)
