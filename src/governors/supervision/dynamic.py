@@ -90,7 +90,6 @@ class DynamicSupervisor:
         self._on_given_up = on_given_up
         self._on_event = on_event
         self._now: Callable[[], float] = lambda: 0.0  # the loop's clock, once there is a loop
-        self._runner: asyncio.Task[Any] | None = None
         self._state = State.STOPPED
         self._since_s = 0.0
         self._members: dict[str, _Member] = {}
@@ -119,7 +118,6 @@ class DynamicSupervisor:
             raise SupervisionError(f"supervisor {self.name!r} is running already")
         loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._runner = asyncio.current_task()
         self._fatal: asyncio.Future[None] = loop.create_future()
         self._enter(State.RUNNING)
         try:
@@ -129,7 +127,6 @@ class DynamicSupervisor:
             self._enter(State.STOPPING)
             interrupted = await self._stop_all()
             self._enter(State.STOPPED)
-            self._runner = None
             if interrupted is not None:
                 raise interrupted
 
@@ -139,7 +136,7 @@ class DynamicSupervisor:
         Raises NotRunningError before `run` has begun and once it ends, AlreadyStartedError while a child of that name
         is there, and what `life()` raises at once.
         """
-        if self._is_ending():
+        if self._state is not State.RUNNING:
             raise NotRunningError(f"supervisor {self.name!r} is {self._state}: it starts no child {name!r}")
         if name in self._members:
             raise AlreadyStartedError(f"supervisor {self.name!r} has a child {name!r} already")
@@ -201,9 +198,6 @@ class DynamicSupervisor:
             self._remove(member)
             if not self._fatal.done():
                 self._fatal.set_exception(error)
-        elif self._is_ending():
-            # All tasks were cancelled at once, as `asyncio.run` does at its end: a new one would be nobody's.
-            self._remove(member)
         else:
             self._restart(member, error)
 
@@ -261,9 +255,6 @@ class DynamicSupervisor:
     def _remove(self, member: _Member) -> None:
         del self._members[member.name]
         self._troubled.pop(member.name, None)
-
-    def _is_ending(self) -> bool:
-        return self._state is not State.RUNNING or self._runner is None or self._runner.cancelling() > 0
 
     def _enter(self, state: State) -> None:
         self._state = state

@@ -157,6 +157,7 @@ class Supervisor:
             self._enter(State.STOPPING)
             interrupted = await self._stop_all()
             self._enter(outcome)
+            self._mailbox.clear()
             self._running = False
             if interrupted is not None:
                 raise interrupted
@@ -288,8 +289,6 @@ class Supervisor:
                 reason, error = exit_of(task, asked=True)
                 report = None if error is None else describe(error)
                 self._emit(EventKind.ABANDONED_ENDED, abandoned.name, reason, report)
-        elif slot.state is State.STOPPING:
-            pass  # `_terminate` waits for it, and it is no crash
         elif slot.started is not None and not slot.started.done():
             slot.started.set_result(False)
         else:

@@ -119,11 +119,12 @@ async def test_a_given_up_child_can_be_started_anew_with_a_whole_budget() -> Non
         await settle()
         await stage.crash("acme")
         await stage.crash("acme")
-        assert "acme" not in supervisor
+        assert by_name(supervisor.tree())["acme"].state is State.GIVEN_UP
         start(supervisor, stage, "acme")
         await settle()
+        assert supervisor.tree().children == ()
         assert await stage.crash("acme") == ["!acme", "+acme"]
-        assert by_name(supervisor.tree())["acme"].state is State.RUNNING
+        assert [node.state for node in supervisor.tree().children] == [State.RUNNING]
 
 
 @simulated
@@ -320,6 +321,21 @@ async def test_a_child_that_ignores_its_end_is_abandoned_after_the_deadline_and_
 
 
 @simulated
+async def test_two_who_end_the_same_stubborn_child_abandon_it_once() -> None:
+    stage = Stage()
+    release = asyncio.Event()
+    supervisor = DynamicSupervisor("tenants", shutdown_s=2.0, on_event=stage.events.append)
+    async with running(supervisor):
+        supervisor.start_child("acme", stubborn(release))
+        await settle()
+        ended = await asyncio.gather(supervisor.terminate_child("acme"), supervisor.terminate_child("acme"))
+        assert list(ended) == [True, True]
+        assert [event.kind for event in stage.events] == [EventKind.STARTED, EventKind.ABANDONED]
+        release.set()
+        await settle()
+
+
+@simulated
 async def test_who_is_cancelled_while_ending_a_child_still_sees_it_out() -> None:
     stage = Stage()
     release = asyncio.Event()
@@ -450,6 +466,18 @@ async def test_the_tree_counts_all_and_shows_a_bounded_number_of_the_troubled_ne
 
 
 @simulated
+async def test_who_was_restarted_last_is_shown_first() -> None:
+    stage = Stage()
+    supervisor = DynamicSupervisor("tenants", intensity=5)
+    async with running(supervisor):
+        start(supervisor, stage, "acme", "globex", "initech")
+        await settle()
+        await stage.crash("acme", "globex", "initech")
+        await stage.crash("acme")
+        assert [node.name for node in supervisor.tree().children] == ["acme", "initech", "globex"]
+
+
+@simulated
 async def test_no_more_than_a_bounded_number_of_given_up_children_is_remembered() -> None:
     async def crash() -> None:
         raise CrashError
@@ -498,6 +526,31 @@ def test_a_child_that_wants_the_process_to_end_ends_the_supervisor() -> None:
     with pytest.raises(SystemExit):
         loop.run_until_complete(task)
     assert stage.script == ["+acme", "+globex", "!acme", "-globex"]
+    loop.close()
+
+
+def test_two_children_that_want_the_process_to_end_end_the_supervisor_once() -> None:
+    loop = asyncio.new_event_loop()
+    unheard: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    stage = Stage()
+    supervisor = DynamicSupervisor("tenants", intensity=10)
+
+    async def begin() -> asyncio.Task[None]:
+        task = asyncio.create_task(supervisor.run(be_started))
+        await asyncio.sleep(0)
+        start(supervisor, stage, "acme", "globex")
+        await asyncio.sleep(0.01)
+        stage.tell("acme", SystemExit(3))
+        stage.tell("globex", SystemExit(3))
+        return task
+
+    task = loop.run_until_complete(begin())
+    while not task.done():
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(task)
+    assert sorted(stage.script) == ["!acme", "!globex", "+acme", "+globex"]
+    assert unheard == []
     loop.close()
 
 

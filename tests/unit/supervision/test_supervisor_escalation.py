@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from simulation.loop import simulated
-from simulation.stage import CrashError, Stage, be_started, by_name, settle
+from simulation.stage import CrashError, Stage, be_started, by_name, stop
 
-from governors.supervision.child import ONE_FOR_ALL, REST_FOR_ONE, TEMPORARY, TRANSIENT, Restart
+from governors.supervision.child import ONE_FOR_ALL, REST_FOR_ONE, TEMPORARY, TRANSIENT, Child, Restart, Started
 from governors.supervision.errors import ChildStartError, IntensityExceededError
 from governors.supervision.report import EventKind, State
 from governors.supervision.supervisor import Supervisor
@@ -165,15 +165,23 @@ async def test_giving_up_is_told_with_the_error_that_led_to_it() -> None:
 
 
 @simulated
-async def test_cancelling_a_supervisor_while_it_gives_up_changes_nothing_about_the_order() -> None:
+async def test_a_supervisor_cancelled_while_it_gives_up_stops_in_order_and_obeys() -> None:
+    """Whoever cancelled it (a timeout, its parent) is owed a CancelledError; the reason to give up was told already."""
     stage = Stage()
-    supervisor = Supervisor("root", children=[stage.child(name) for name in "abc"], intensity=0)
+
+    async def flush_slowly(started: Started) -> None:
+        started()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(3.0)
+            stage.script.append("flushed")
+
+    children = [stage.child("a"), Child("slow", flush_slowly), stage.child("c")]
+    supervisor = Supervisor("root", children=children, intensity=0)
     async with stage.play(supervisor) as task:
-        stage.tell("b", CrashError("b"))
-        while task.cancelling() == 0:
-            await asyncio.sleep(0)
-            if "!b" in stage.script:
-                task.cancel()
-        await settle()
-        assert stage.script == ["+a", "+b", "+c", "!b", "-c", "-a"]
-        assert task.done()
+        assert await stage.crash("c") == ["!c"]
+        await asyncio.sleep(1.0)
+        assert isinstance(await stop(task), asyncio.CancelledError)
+    assert stage.script == ["+a", "+c", "!c", "flushed", "-a"]
+    assert supervisor.tree().state is State.GIVEN_UP

@@ -176,6 +176,23 @@ def test_a_child_that_wants_the_process_to_end_is_not_restarted(signal: BaseExce
     loop.close()
 
 
+def test_a_child_that_wants_the_process_to_end_while_it_starts_is_obeyed_too() -> None:
+    loop = asyncio.new_event_loop()
+    stage = Stage()
+
+    async def refuse(started: Started) -> None:
+        raise SystemExit(3)
+
+    supervisor = Supervisor("root", children=[stage.child("a"), Child("b", refuse)])
+    task = loop.create_task(supervisor.run(lambda: None))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(task)
+    assert stage.script == ["+a", "-a"]
+    assert not asyncio.all_tasks(loop)
+    loop.close()
+
+
 def test_asyncio_run_that_ends_by_an_interrupt_leaves_no_child_behind() -> None:
     """`asyncio.run` cancels every task at once then, in no order: nobody may be restarted into that."""
     stage = Stage()

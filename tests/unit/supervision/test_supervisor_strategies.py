@@ -4,10 +4,10 @@ import asyncio
 from contextlib import suppress
 
 from simulation.loop import simulated
-from simulation.stage import Stage, be_started, by_name, settle, stop
+from simulation.stage import CrashError, Stage, be_started, by_name, settle, stop
 
 from governors.supervision.child import ONE_FOR_ALL, ONE_FOR_ONE, REST_FOR_ONE, TRANSIENT, Child, Started, Strategy
-from governors.supervision.report import State
+from governors.supervision.report import EventKind, ExitReason, State
 from governors.supervision.supervisor import Supervisor
 
 
@@ -74,6 +74,19 @@ async def test_all_children_crashing_at_once_are_one_restart_under_one_for_all()
         assert await stage.crash("a", "b", "c", "d") == ["!a", "!b", "!c", "!d", "+a", "+b", "+c", "+d"]
         assert not task.done()
         assert all(node.last_error is not None for node in supervisor.tree().children)
+
+
+@simulated
+async def test_a_sibling_cancelled_by_a_stranger_and_swept_up_is_not_told_of_as_an_orderly_end() -> None:
+    stage = Stage()
+    children = [stage.child("a"), stage.child("b")]
+    supervisor = Supervisor("root", ONE_FOR_ALL, children=children, on_event=stage.events.append)
+    async with stage.play(supervisor):
+        stage.tell("a", CrashError("a"))
+        stage.tasks["b"].cancel()
+        await settle()
+        exits = [(event.child, event.reason) for event in stage.events if event.kind is EventKind.EXITED]
+        assert exits == [("a", ExitReason.ERROR), ("b", ExitReason.CANCELLED)]
 
 
 @simulated
