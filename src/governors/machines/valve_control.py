@@ -135,8 +135,8 @@ def first_limit_milli(sensor: Sensor, control: Control, policy: ValvePolicy) -> 
 
 
 def planned_us(promised_us: int) -> int:
-    """A promise is planned to be kept a fifth early: steps are coarse, and capacity is an estimate."""
-    return promised_us * 4 // 5
+    """A promise is planned to be kept a tenth early: steps are coarse, and capacity is an estimate."""
+    return promised_us * 9 // 10
 
 
 def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: int) -> Limit:
@@ -144,7 +144,8 @@ def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: 
     whole_us = planned_us(control.promise_us)
     left_us = max(control.due_us - control.promise_us + whole_us - now_us, 0)
     planned = planned_depth(control.promised_depth, goal_depth(control, policy), left_us, whole_us)
-    left_us = max(left_us, 2 * interval_us(policy))
+    # One interval is the soonest that a limit can act in; with no promise to keep there is time for a gentler one.
+    left_us = max(left_us, (1 if control.due_us else 2) * interval_us(policy))
     error = error_ppm(planned, backlog(sensor), control.high_depth)
     integral = control.integral_ppm
     # A limit that takes nothing from anybody says nothing of what it could be raised to.
@@ -154,7 +155,7 @@ def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: 
     capacity = sensor.done_milli
     rate = admissible_rate_milli(capacity, excess(sensor, control, policy), left_us) + capacity * trim // FULL_PPM
     evidence: Evidence = {"left_ms": left_us // 1000, "planned_depth": planned, "trim_ppm": trim}
-    return Limit(rate, integral, evidence)
+    return Limit(min(rate, NUMBER_MAX), integral, evidence)
 
 
 def floor_milli(sensor: Sensor, policy: ValvePolicy) -> int:

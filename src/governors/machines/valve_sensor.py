@@ -49,7 +49,7 @@ def sense(sensor: Sensor, event: Event, policy: ValvePolicy, now_us: int, *, is_
 
     While open, a wait under the target begins the interval anew, so that it always is the unbroken run above the
     target, and the estimate of capacity follows the completion rate up and down. While restricted it follows only
-    what a standing queue proves: without one the completion rate is our own limit looking back at us.
+    what a standing queue proves, as long as it moves: else the completion rate is our own limit looking back at us.
     """
     body = event.body
     at_us = max(sensor.at_us, min(event.observed_us, now_us))
@@ -75,19 +75,20 @@ def _sense_queue(sensor: Sensor, sample: QueueSample, policy: ValvePolicy, at_us
         stuck = min(stuck, depth)
 
     capacity = sensor.done_milli
-    if stuck:
+    if depth == stuck:
+        wait_ms = 0
+    elif stuck and (pace := capacity or sensor.good_milli):
         # The oldest message is a stuck one and its age says nothing: the rest waits as long as it takes to be served.
-        moving = depth - stuck
-        wait_ms = min(moving * 1_000_000 // capacity, WAIT_MS_MAX) if moving and capacity else 0
+        wait_ms = min((depth - stuck) * 1_000_000 // pace, WAIT_MS_MAX)
     else:
-        wait_ms = int(min(sample.oldest_age_s * 1000.0, WAIT_MS_MAX)) if depth else 0
+        wait_ms = int(min(sample.oldest_age_s * 1000.0, WAIT_MS_MAX))
 
     if not sensor.rated_us:
         in_average, capacity = in_milli, done_milli
     else:
         elapsed_us, memory_us = at_us - sensor.rated_us, policy.interval_ms * 500
         in_average = moving_average(sensor.in_milli, in_milli, elapsed_us, memory_us)
-        if is_open or done_milli > capacity or 2 * wait_ms >= policy.target_ms:
+        if is_open or done_milli > capacity or (2 * wait_ms >= policy.target_ms and not still_us):
             capacity = moving_average(capacity, done_milli, elapsed_us, memory_us)
 
     good, interval = sensor.good_milli, sensor.interval
