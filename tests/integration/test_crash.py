@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from support.service import ServiceProcess
 
 from ledger.fsck import verify_log
-from support.service import ServiceProcess
+from ledger.identity import partition_folder
+from ledger.recovery import recover
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "50"))
 TENANTS = 20
@@ -97,10 +99,7 @@ async def load(url: str, sent: Sent, rng: random.Random, process: ServiceProcess
 
 
 def read_leaves(data_dir: Path) -> list[dict[str, Any]]:
-    """Every receipt of the log, read by its documented format through the offline reader of the command line."""
-    from ledger.recovery import recover
-    from ledger.identity import partition_folder
-
+    """Every receipt of the log."""
     found: list[dict[str, Any]] = []
     origin = (data_dir / "ledger" / "origin").read_text().strip() + "/0"
     recover(
@@ -113,12 +112,12 @@ def read_leaves(data_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_fifty_kills_lose_nothing_that_was_answered(tmp_path: Path) -> None:
+def test_fifty_kills_lose_nothing_that_was_answered(tmp_path: Path) -> None:
     rng = random.Random(20261122)
     sent = Sent()
     for _ in range(KILLS):
         with ServiceProcess(tmp_path) as process:
-            await load(process.url, sent, rng, process, kill_after=rng.randrange(1, 1_500))
+            asyncio.run(load(process.url, sent, rng, process, kill_after=rng.randrange(1, 1_500)))
 
     with ServiceProcess(tmp_path) as process, httpx.Client(base_url=process.url) as client:
         machines = {
@@ -129,7 +128,7 @@ async def test_fifty_kills_lose_nothing_that_was_answered(tmp_path: Path) -> Non
         # The states of all machines are those of their last receipts.
         for tenant in {name for name, _, _ in machines}:
             last: dict[tuple[str, str], dict[str, Any]] = {}
-            after = -1
+            after: int | None = -1
             while after is not None:
                 page = client.get(f"/v1/tenants/{tenant}/receipts", params={"after": after, "limit": 1000}).json()
                 for entry in page["receipts"]:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from governors import app as service
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
 from ledger.errors import LedgerError
@@ -25,6 +24,9 @@ def serve(
 
     Example: governors serve --data-dir ./data --port 8080
     """
+    # Other commands start without a web server and what it needs.
+    from governors import app as service  # noqa: PLC0415
+
     effective = load_settings(config, {"data_dir": data_dir, "http.host": host, "http.port": port})
     try:
         asyncio.run(service.serve(effective))

@@ -167,10 +167,14 @@ class Registry:
         """Passivate tenants that have been idle for long."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            before_us = self._shared.clock_us() - self._idle_passivate_us
-            for tenant in list(self._active.values()):
-                if not tenant.mailbox and tenant.idle_since_us < before_us:
-                    tenant.retire()
+            self.passivate_idle()
+
+    def passivate_idle(self) -> None:
+        """Let every tenant end that has had nothing to do for long."""
+        before_us = self._shared.clock_us() - self._idle_passivate_us
+        for tenant in list(self._active.values()):
+            if not tenant.mailbox and tenant.idle_since_us < before_us:
+                tenant.retire()
 
     # Activation
 
