@@ -198,6 +198,8 @@ def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted)
     if state.override is not None:
         core = _step(_instead(turn, OverrideEnded(by=granted.by)), core).state
     verdict = _step(turn, core)
+    if verdict.refused:
+        return _unmoved(turn, state, "rejected", verdict.decision, verdict.rule, verdict.evidence)
     evidence: Evidence = {
         **verdict.evidence,
         "by": granted.by,
