@@ -541,11 +541,11 @@ def test_two_children_that_want_the_process_to_end_end_the_supervisor_once() -> 
         await asyncio.sleep(0)
         start(supervisor, stage, "acme", "globex")
         await asyncio.sleep(0.01)
-        stage.tell("acme", SystemExit(3))
-        stage.tell("globex", SystemExit(3))
         return task
 
     task = loop.run_until_complete(begin())
+    stage.tell("acme", SystemExit(3))
+    stage.tell("globex", SystemExit(3))
     while not task.done():
         with pytest.raises(SystemExit):
             loop.run_until_complete(task)
