@@ -22,7 +22,10 @@ class RollbackPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The same for requests over the latency objective."""
 
     hold_e: Annotated[int, Meta(ge=2, le=1_000_000)] = 10
-    """E-value at which the rollout is paused: 10 to 1 against the deploy. A pause costs minutes, so it may err more."""
+    """E-value at which the rollout is paused: 10 to 1 against the deploy. A pause costs minutes, so it may err more.
+
+    A rollback at the end of a hold, or because the canary burns the error budget too, has these odds alone as its
+    guarantee, not alpha. It asks for more than they say: evidence that lasts, or a service that is failing."""
 
     tolerated_ratio_milli: Ratio = 1_250
     """A canary this much worse than the baseline is still good: 1.25, as Kayenta tolerates 25 %."""
