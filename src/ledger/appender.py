@@ -355,7 +355,7 @@ class Ledger:
 
         Raises LedgerFailedError after an I/O error: end the process.
         """
-        if self._loop is not None:
+        if self._loop is not None or self._stopped is not None:
             raise LedgerClosedError("a ledger runs once; open it anew")
         self._loop = asyncio.get_running_loop()
         try:
@@ -370,6 +370,16 @@ class Ledger:
             raise self._fail(error) from error
         finally:
             await self._release()
+
+    def close(self) -> None:
+        """Let go of a ledger whose `run` never began, because a start was cancelled, say; otherwise `run` does it.
+
+        What was appended is forgotten: nobody can have been told of it.
+        """
+        if self._loop is None and self._stopped is None:
+            self._fail(LedgerClosedError("closed before it ran"))
+            self._writing.shutdown(wait=False)
+            self._let_go()
 
     async def _drain(self) -> None:
         """Write everything and seal: after this a start finds nothing to repair."""

@@ -6,6 +6,7 @@ process ends.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -65,7 +66,12 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     open(tmp, O_TRUNC), write, fsync(tmp), rename(tmp, path), fsync(folder). A crash leaves the old file or the new.
     """
     tmp = path.with_name(path.name + TMP_SUFFIX)
-    _write_new(tmp, data, mode, os.O_TRUNC)
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     tmp.rename(path)
     fsync_folder(path.parent)
 
@@ -73,17 +79,20 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
 def create_once(path: Path, data: bytes, mode: int) -> bool:
     """Create `path` unless it exists; false if it does. Of several that try at once, one creates it.
 
-    open(tmp, O_EXCL), write, fsync(tmp), link(tmp, path), unlink(tmp), fsync(folder). A crash leaves the whole file
-    or none, and perhaps a `.tmp` of this process.
+    open(unique tmp, O_EXCL), fchmod, write, fsync(tmp), link(tmp, path), unlink(tmp), fsync(folder). A crash leaves
+    the whole file or none, and perhaps a `.tmp`.
     """
-    tmp = path.with_name(f"{path.name}.{os.getpid()}{TMP_SUFFIX}")
-    _write_new(tmp, data, mode, os.O_TRUNC)
+    fd, tmp = tempfile.mkstemp(prefix=f"{path.name}.", suffix=TMP_SUFFIX, dir=path.parent)
     try:
+        os.fchmod(fd, mode)
+        _write_all(fd, data)
+        os.fsync(fd)
         os.link(tmp, path)
     except FileExistsError:
         return False
     finally:
-        tmp.unlink()
+        os.close(fd)
+        Path(tmp).unlink()
         fsync_folder(path.parent)
     return True
 
@@ -111,15 +120,6 @@ def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_new(path: Path, data: bytes, mode: int, flags: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode)
-    try:
-        _write_all(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)

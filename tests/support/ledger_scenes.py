@@ -131,6 +131,7 @@ async def running(data_dir: Path, **options: Any) -> AsyncIterator[Ledger]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        ledger.close()
 
 
 async def write_log(data_dir: Path, batches: list[int], *, tenants: int = 2, **options: Any) -> None:

@@ -1,0 +1,107 @@
+"""What reaches the disk and in which order: the system calls are recorded as they are made."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger import durable
+from ledger.durable import AppendFile
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    made: list[str] = []
+
+    def spy(owner: Any, name: str, describe: Callable[..., str]) -> None:
+        real = getattr(owner, name)
+
+        def spied(*args: Any, **options: Any) -> Any:
+            made.append(describe(*args))
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, spied)
+
+    def name_of(fd: int) -> str:
+        return Path(f"/proc/self/fd/{fd}").readlink().name
+
+    spy(os, "fsync", lambda fd: f"fsync {name_of(fd)}")
+    spy(os, "fdatasync", lambda fd: f"fdatasync {name_of(fd)}")
+    spy(os, "write", lambda fd, _: f"write {name_of(fd)}")
+    spy(os, "ftruncate", lambda fd, _: f"ftruncate {name_of(fd)}")
+    spy(os, "link", lambda _, target: f"link {Path(target).name}")
+    spy(Path, "rename", lambda source, target: f"rename {source.name} {target.name}")
+    return made
+
+
+def test_a_file_gets_its_name_only_when_its_head_is_durable(tmp_path: Path, calls: list[str]) -> None:
+    file = AppendFile.create(tmp_path / "a", b"head")
+    assert calls == ["write a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"]
+    calls.clear()
+    file.append(b"more")
+    assert calls == ["write a", "fdatasync a"]
+    calls.clear()
+    file.rename(tmp_path / "b")
+    assert calls == ["rename a b", f"fsync {tmp_path.name}"]
+    file.close()
+    assert (tmp_path / "b").read_bytes() == b"headmore"
+
+
+def test_a_file_that_exists_is_never_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"kept")
+    with pytest.raises(FileExistsError):
+        AppendFile.create(tmp_path / "a", b"head")
+    assert (tmp_path / "a").read_bytes() == b"kept"
+
+
+def test_replacing_leaves_the_old_file_or_the_new(tmp_path: Path, calls: list[str]) -> None:
+    durable.replace(tmp_path / "a", b"one")
+    durable.replace(tmp_path / "a", b"two")
+    assert calls == ["write a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"] * 2
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"two")]
+
+
+def test_what_is_created_once_keeps_its_first_content(tmp_path: Path, calls: list[str]) -> None:
+    assert durable.create_once(tmp_path / "a", b"one", 0o600)
+    assert calls[1:] == [calls[0].replace("write", "fsync"), "link a", f"fsync {tmp_path.name}"]
+    assert not durable.create_once(tmp_path / "a", b"two", 0o600)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"one")]
+
+
+def test_cutting_is_durable(tmp_path: Path, calls: list[str]) -> None:
+    (tmp_path / "a").write_bytes(b"123456")
+    durable.truncate(tmp_path / "a", 4)
+    assert calls == ["ftruncate a", "fsync a"]
+    assert (tmp_path / "a").read_bytes() == b"1234"
+
+
+def test_each_new_folder_is_made_durable_in_the_one_above(tmp_path: Path, calls: list[str]) -> None:
+    durable.make_folder(tmp_path / "a" / "b")
+    durable.make_folder(tmp_path / "a" / "b")
+    assert calls == [f"fsync {tmp_path.name}", "fsync a"]
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = AppendFile.create(tmp_path / "a", b"")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
+    file.append(b"0123456789")
+    file.close()
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_a_failed_fdatasync_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = AppendFile.create(tmp_path / "a", b"")
+    attempts: list[int] = []
+
+    def fail(fd: int) -> None:
+        attempts.append(fd)
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError, match="input/output"):
+        file.append(b"x")
+    assert len(attempts) == 1
+    file.close()
