@@ -36,7 +36,7 @@ _PROBLEMS: Final[Mapping[str, Problem]] = MappingProxyType({"cost_guard": "quota
 HOUR_US: Final = 3_600 * SECOND_US
 HASH_BITS: Final = 64
 # Multiples of the golden ratio spread evenly: jitter for callers that have no hash of their own.
-_GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
+_GOLDEN: Final = 0x9E37_79B9
 
 # Tokens are held in billionths: thousandths a second times microseconds.
 TOKEN: Final = 1_000_000_000
