@@ -1,3 +1,6 @@
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import ROUND_HALF_EVEN, Decimal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +61,28 @@ def test_amounts_survive_the_wire(micros: int) -> None:
 @given(st.integers(0, INTEGER_MAX))
 def test_times_survive_the_wire(epoch_us: int) -> None:
     assert parse_time(format_time(epoch_us)) == epoch_us
+
+
+@given(st.from_regex(r"-?[0-9]{1,9}(\.[0-9]{1,18})?", fullmatch=True))
+def test_amounts_are_what_exact_decimal_arithmetic_says(text: str) -> None:
+    expected = Decimal(text).quantize(Decimal("0.000001"), rounding=ROUND_HALF_EVEN) * 1_000_000
+    assert parse_micros(text) == expected
+
+
+@given(st.text("0123456789.-+eE_ ٠²\n", max_size=12))
+def test_an_amount_is_read_as_a_decimal_or_not_at_all(text: str) -> None:
+    try:
+        micros = parse_micros(text)
+    except ValueError:
+        return
+    assert micros == (Decimal(text) * 1_000_000).to_integral_value(ROUND_HALF_EVEN)
+
+
+@given(
+    st.datetimes(datetime(1971, 1, 1), datetime(2254, 1, 1)),  # noqa: DTZ001 - the offset is drawn beside it
+    st.integers(-1439, 1439),
+)
+def test_times_are_what_exact_date_arithmetic_says(wall: datetime, offset_min: int) -> None:
+    time = wall.replace(tzinfo=timezone(timedelta(minutes=offset_min)))
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    assert parse_time(time.isoformat()) == since // timedelta(microseconds=1)

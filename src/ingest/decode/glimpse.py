@@ -8,7 +8,6 @@ from ingest.decode.cloudevents import tenant_of_source
 from ingest.decode.strict import JsonObject, has_unsafe_characters, parse_lenient
 from ingest.signals import is_tenant
 
-
 GLIMPSE_BYTES_MAX: Final = 131_072  # what is far too large was refused unread, and is not read now
 
 
