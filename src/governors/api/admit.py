@@ -87,4 +87,18 @@ def refusal(tenant: str, refused: Refused) -> ProblemError:
         quota = refused.rate_milli_per_s * QUOTA_WINDOW_S // 1_000
         headers["RateLimit-Policy"] = f'"{refused.policy}";q={quota};w={QUOTA_WINDOW_S};{partition}'
     members = {"violated-policies": [refused.policy], "reason": refused.reason}
-    return ProblemError(refused.type, refused.detail or refused.reason, headers=headers, members=members)
+    return ProblemError(refused.type, _sentence(tenant, refused), headers=headers, members=members)
+
+
+def _sentence(tenant: str, refused: Refused) -> str:
+    match refused.reason:
+        case "fraction":
+            return f"{(refused.fraction_ppm or 0) / 10_000:g} % of {tenant}'s requests pass now, and not this one"
+        case "rate":
+            return f"{(refused.rate_milli_per_s or 0) / 1_000:g} a second of {tenant}'s requests pass now"
+        case "critical_only":
+            return f"only {tenant}'s requests of class critical pass now"
+        case "not_active":
+            return f"tenant {tenant} is {refused.detail or 'not active'}"
+        case "unknown_tenant":
+            return f"tenant {tenant} is not known"

@@ -49,6 +49,7 @@ async def test_a_refusal_without_a_rate_names_no_quota(api: Any) -> None:
     assert "ratelimit-policy" not in response.headers
     assert response.headers["ratelimit"].startswith('"cost_guard/prod";r=0;t=30')
     assert response.json()["type"] == "urn:governors:problem:quota-exceeded"
+    assert response.json()["detail"] == "40 % of acme's requests pass now, and not this one"
 
 
 @pytest.mark.parametrize("kind", get_args(Refused.__annotations__["type"]))

@@ -1,6 +1,7 @@
 """`POST /v1/signals`: what is answered, what is refused, and that nobody suffers for a neighbour."""
 
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -281,3 +282,37 @@ async def test_a_method_that_the_route_lacks_is_a_problem_that_names_the_right_o
     response = await api.client.get("/v1/signals")
     problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "POST"
+
+
+async def test_no_body_whatever_makes_the_service_fail(api: Any, wire: Wire) -> None:
+    rng = random.Random(20261122)
+    good = json.dumps([wire(id="a"), wire(id="b", extra={"note": "x"}), wire(kind="alert")]).encode()
+    types = ["application/json", "application/x-ndjson", "application/cloudevents+json"]
+    types.append("application/cloudevents-batch+json")
+    tokens = [
+        b"\\ud800",
+        b"NaN",
+        b"1e999",
+        b"null",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"',
+        b"\xff",
+        b"\x00",
+        b"9" * 400,
+        b",",
+        b"\n",
+    ]
+    statuses = set()
+    for _ in range(400):
+        body = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(body))
+            body[at : at + rng.randint(0, 6)] = rng.choice(tokens)
+        response = await api.post(bytes(body), rng.choice(types))
+        statuses.add(response.status_code)
+        assert response.status_code < 500, body
+        response.json()
+    assert statuses >= {200, 400}
