@@ -28,7 +28,6 @@ async def test_a_refusal_by_rate_tells_the_quota_and_when_to_come_back(api: Any)
         "backlog_valve/orders",
         "rate",
         rate_milli_per_s=2_500,
-        detail="busy",
     )
     response = await api.client.get("/v1/admit?tenant=t1")
     assert response.status_code == 429
@@ -39,7 +38,13 @@ async def test_a_refusal_by_rate_tells_the_quota_and_when_to_come_back(api: Any)
     document = response.json()
     assert document["type"] == "urn:governors:problem:temporary-reduced-capacity"
     assert document["violated-policies"] == ["backlog_valve/orders"]
-    assert document["detail"] == "busy"
+    assert document["detail"] == "2.5 a second of t1's requests pass now"
+
+
+async def test_a_tenant_that_is_not_active_is_told_what_it_is(api: Any) -> None:
+    api.service.answer = Refused("tenant-not-active", 300, "tenant", "not_active", detail="suspended")
+    response = await api.client.get("/v1/admit?tenant=acme")
+    assert response.json()["detail"] == "tenant acme is suspended"
 
 
 async def test_a_refusal_without_a_rate_names_no_quota(api: Any) -> None:
