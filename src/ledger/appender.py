@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from msgspec import Struct
 
 from ledger import durable
-from ledger.errors import LedgerClosedError, LedgerFailedError, PushbackError, ReceiptNotFoundError
+from ledger.errors import LedgerClosedError, LedgerFailedError, PushbackError, ReceiptInvalidError, ReceiptNotFoundError
 from ledger.format import canonical, chain
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.format.segment import FRAME_HEAD_BYTES, Kind, frame_head
@@ -35,6 +35,7 @@ from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
 from ledger.writer import CreateFile, CutBatch, SegmentWriter
 
 KEY_BYTES: Final = chain.KEY_BYTES
+STATE_KEY_CHARS_MAX: Final = 16_000  # four bytes each at most, and a frame has room for 65,535
 _KEYS_AT_ONCE: Final = 256
 _TREE_STEP_MASK: Final = 0xFF  # leaf hashes enter the tree 256 at a time: level by level is cheaper, and no cut is long
 _TENANTS_CACHED_MAX: Final = 131_072
@@ -301,10 +302,13 @@ class Ledger:
         """Keep `value` as the latest state under `key`; it goes into the same batch as the receipts before it.
 
         Call it before giving up the event loop after `append`: a cut takes receipts and states together. The value
-        is encoded at the cut, so it must not change until then.
+        is encoded at the cut, so it must not change until then. Raises ReceiptInvalidError for a key that is too
+        long, LedgerClosedError.
         """
         if self._stopped is not None:
             raise LedgerClosedError(self._stopped)
+        if len(key) > STATE_KEY_CHARS_MAX:
+            raise ReceiptInvalidError(f"the state key {key[:64]!r}… has {len(key)} characters")
         self._gathering.states[key] = value
         self._work.set()
 
@@ -458,7 +462,10 @@ class Ledger:
 
     def _open_chain(self, tenant: str) -> Chain:
         """The tenant's chain, begun if it has none."""
-        found = self._known_chain(tenant)
+        try:
+            found = self._known_chain(tenant)
+        except UnicodeEncodeError as error:
+            raise ReceiptInvalidError(f"the tenant's name {tenant!r} holds a lone surrogate") from error
         if found is None:
             pseudonym = chain.pseudonym(self._key, tenant)
             found = self._index.chains[pseudonym] = Chain(pseudonym, chain.genesis(self.origin, pseudonym))

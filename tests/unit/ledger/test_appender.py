@@ -246,6 +246,11 @@ async def test_a_refused_receipt_changes_nothing(tmp_path: Path) -> None:
             ledger.append(draft(1, ts_us=2**53))
         with pytest.raises(ReceiptInvalidError):
             ledger.append(draft(1, event_id="x" * 65_536))
+        with pytest.raises(ReceiptInvalidError):
+            ledger.append(draft(1, tenant="\ud800"))
+        with pytest.raises(ReceiptInvalidError):
+            ledger.put_state("x" * 16_001, 1)
+        ledger.put_state("\U0001f600" * 16_000, 1)
         assert ledger.size == 1
         assert ledger.append(draft(1)) == 1
         await ledger.wait_local(1)
