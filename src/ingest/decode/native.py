@@ -11,7 +11,7 @@ from msgspec import Raw, Struct, json
 from ingest.decode.data import READERS, check_past, check_texts, read_observed, strings_in_optional
 from ingest.decode.limits import DEFAULT_LIMITS, DecodeLimits
 from ingest.decode.rejection import DECODE_ERRORS, rejection, too_large, unknown_kind
-from ingest.decode.strict import BACKSLASH, DELETE, find_flaw
+from ingest.decode.strict import BACKSLASH, DELETE, check_names
 from ingest.errors import Reason, SignalRejectedError
 from ingest.signals import (
     DEFAULT_SUBJECT,
@@ -93,14 +93,16 @@ def decode_native(payload: bytes, received_us: int, limits: DecodeLimits = DEFAU
         extra, extra_strings = _read_extra(envelope.extra, limits)
         strings += extra_strings
 
+    quotes = payload.count(b'"')
     escaped = BACKSLASH in payload
     if escaped or DELETE in payload or not payload.isascii():
         check_texts({"id": envelope.id, "source": envelope.source}, data, "data")
+        quotes -= payload.count(b'\\"')
     # Of a name given twice msgspec takes the last, and readers would differ on what the signal says. A repeated name
-    # adds a string to those known, and where nothing is escaped their quotes can be counted. A different count need
-    # not mean harm (an optional field may be null), so then the slow reader looks.
-    if (escaped or payload.count(b'"') != 2 * strings) and (flaw := find_flaw(payload)) is not None:
-        raise flaw
+    # adds a string to those known, which shows in the quotes, unless escaped backslashes hide what a quote is. Another
+    # count need not mean harm (an optional field may be null), so then the slow reader looks.
+    if quotes != 2 * strings or (escaped and b"\\\\" in payload):
+        check_names(payload)
     return Signal(
         envelope.id,
         envelope.source,

@@ -23,8 +23,21 @@ DELETE: Final = 0x7F
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
+class _RepeatedNameError(ValueError):
+    pass
+
+
+def _require_unique_names(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        raise _RepeatedNameError
+
+
 class JsonObject(list[tuple[str, Any]]):
     """An object as its pairs, in order, repeated names and all."""
+
+
+_lenient = json.JSONDecoder(object_pairs_hook=JsonObject, parse_int=lambda _digits: 0)
+_attentive = json.JSONDecoder(object_pairs_hook=_require_unique_names)
 
 
 def parse_lenient(payload: bytes) -> Any:
@@ -33,7 +46,16 @@ def parse_lenient(payload: bytes) -> Any:
     Objects come as JsonObject, and every integer as 0: none is looked at here, and one may have thousands of digits.
     Raises ValueError (which includes UnicodeDecodeError) and RecursionError.
     """
-    return json.loads(payload.decode(), object_pairs_hook=JsonObject, parse_int=lambda _digits: 0)
+    return _lenient.decode(payload.decode())
+
+
+def check_names(payload: bytes) -> None:
+    """Refuse a payload in which an object has a name twice. Raises SignalRejectedError."""
+    try:
+        _attentive.decode(payload.decode())
+    except (ValueError, RecursionError):
+        if (flaw := find_flaw(payload)) is not None:
+            raise flaw from None
 
 
 def find_flaw(payload: bytes) -> SignalRejectedError | None:

@@ -120,9 +120,18 @@ def test_no_second_look_is_needed_at_a_plain_signal(
     def look(payload: bytes) -> None:
         pytest.fail(f"the slow reader was asked about {payload!r}")
 
-    monkeypatch.setattr(native, "find_flaw", look)
+    monkeypatch.setattr(native, "check_names", look)
     envelope = {} if extra is None else {"extra": extra}
     assert decode_native(wire(kind, options.get(kind), **envelope), RECEIVED_US).kind == kind
+
+
+def test_no_second_look_is_needed_where_characters_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "check_names", lambda _payload: pytest.fail("the slow reader was asked"))
+    payload = wire("alert", {"name": 'say "no" \u2192 caf\u00e9'}, source="a+b").replace(b"a+b", b"a\\/b")
+    payload = payload.replace("→".encode(), b"\\u2192")
+    signal = decode_native(payload, RECEIVED_US)
+    assert getattr(signal.data, "name", None) == 'say "no" \u2192 caf\u00e9'
+    assert signal.source == "a/b"
 
 
 @pytest.mark.parametrize("kind", OPTIONAL)
@@ -305,6 +314,15 @@ def test_a_bad_signal_is_rejected_with_its_reason_and_field(payload: bytes, reas
 
 
 DUPLICATES: dict[str, tuple[bytes, str]] = {
+    "beside an escaped quote": (wire(source='a"b')[:-1] + b', "tenant": "evil"}', "tenant"),
+    "made up for by escaped quotes": (
+        wire(source='a"b"')[:-1] + b', "extra": {"a": 1, "a": 2}}',
+        "extra.a",
+    ),
+    "hidden behind escaped backslashes": (
+        wire(source="a\\")[:-1] + b', "extra": {"a": "\\\\", "a": "\\\\"}}',
+        "extra.a",
+    ),
     "the same tenant twice": (wire()[:-1] + b', "tenant": "acme"}', "tenant"),
     "another tenant": (wire()[:-1] + b', "tenant": "evil"}', "tenant"),
     "another tenant before": (b'{"tenant": "evil", ' + wire()[1:], "tenant"),
