@@ -92,6 +92,7 @@ def cloud_logging_entry(_logger: Any, _method: str, event: EventDict) -> EventDi
     """A record as Cloud Logging's `severity`, `message`, `time`, and the special fields that apply."""
     record: logging.LogRecord = event.pop("_record")
     event.pop("_from_structlog", None)
+    event.pop("color_message", None)  # uvicorn's message once more, with a terminal's colours
     entry: dict[str, Any] = {
         "severity": record.levelname,
         "message": str(event.pop("event", "")),

@@ -46,11 +46,13 @@ def test_an_entry_has_cloud_loggings_field_names() -> None:
 def test_the_standard_librarys_entries_look_the_same() -> None:
     out = io.StringIO()
     configure_logging("info", "json", out)
-    logging.getLogger("uvicorn.error").info("Started server process [%d]", 42)
+    extra = {"color_message": "Started server process [\x1b[36m%d\x1b[0m]"}
+    logging.getLogger("uvicorn.error").info("Started server process [%d]", 42, extra=extra)
     logging.getLogger("google.cloud.pubsub").warning("slow", extra={"tenant": "acme"})
     started, slow = entries(out)
     assert started["message"] == "Started server process [42]"
     assert started["severity"] == "INFO"
+    assert "color_message" not in started
     assert slow["severity"] == "WARNING"
     assert slow[LABELS] == {"tenant": "acme"}
 
