@@ -210,6 +210,9 @@ class PullLoop:
             if (pause_s := self._paused_until_s - now_s()) > 0:
                 await asyncio.sleep(pause_s)
                 continue
+            if self._failures and (self._held or self._in_call):
+                await self._wait_for_room()  # one batch at a time finds out whether the trouble is over
+                continue
             size = flow.pull_size(
                 per_pull_max=self._settings.messages_per_pull,
                 messages_max=self._settings.messages_max,
@@ -221,8 +224,11 @@ class PullLoop:
             if size:
                 self._asked_messages += size
                 return size
-            self._room.clear()
-            await self._room.wait()
+            await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     def _note_answered_pull(self, messages: int) -> None:
         self._seen = True

@@ -193,11 +193,45 @@ async def test_a_handler_that_keeps_failing_is_asked_less_and_less() -> None:
         handled_s.append(now_s())
         raise RuntimeError("broken")
 
-    async with running(make(broker, handle, settings=PullSettings(pulls_in_flight=1, backoff_cap_s=10.0))):
+    async with running(make(broker, handle, settings=PullSettings(pulls_in_flight=4, backoff_cap_s=10.0))):
         broker.give(*([delivery()] for _ in range(400)))
         await asyncio.sleep(300.0)
     # Capped at 10 s with full jitter: about one in 5 s, and never a burst.
     assert 30 <= len(handled_s) <= 120
+
+
+@simulated
+async def test_dead_letters_that_cannot_be_kept_slow_the_pulling_down() -> None:
+    broker, letters = ScriptedBroker(), Letters(failures=1_000)
+    handled_s: list[float] = []
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        handled_s.append(now_s())
+        return [DeadLetter("bad_json", "not JSON")] * len(batch.deliveries)
+
+    async with running(make(broker, handle, letters, PullSettings(pulls_in_flight=4, backoff_cap_s=10.0))):
+        broker.give(*([delivery()] for _ in range(400)))
+        await asyncio.sleep(300.0)
+    assert 30 <= len(handled_s) <= 120
+
+
+@simulated
+async def test_a_handler_that_recovered_has_its_failures_forgotten() -> None:
+    broker = ScriptedBroker()
+    outcomes = iter([False] * 20 + [True] + [False] + [True])
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        if not next(outcomes):
+            raise RuntimeError("broken now and then")
+        return [ACK] * len(batch.deliveries)
+
+    async with running(make(broker, handle, settings=PullSettings(backoff_base_s=0.1))):
+        broker.give(*([delivery()] for _ in range(21)))
+        await until(lambda: len(broker.acked) == 1)
+        well_s = now_s()
+        broker.give([delivery()], [delivery()])
+        await until(lambda: len(broker.acked) == 2)
+        assert now_s() - well_s < 0.2
 
 
 @simulated
@@ -351,6 +385,19 @@ async def test_a_subscription_that_comes_back_in_time_goes_on() -> None:
 
 
 @simulated
+async def test_each_absence_of_a_subscription_has_its_own_time() -> None:
+    broker = ScriptedBroker()
+    loop = make(broker, settings=PullSettings(vanished_s_max=60.0))
+    async with running(loop):
+        for absences in range(1, 5):
+            broker.give([delivery()])
+            await until(lambda absences=absences: len(broker.acked) == absences)  # type: ignore[misc] # it is typed
+            broker.give(VANISHED)
+            await asyncio.sleep(50.0)
+        assert loop.metrics.pull_errors == 4
+
+
+@simulated
 async def test_a_subscription_that_stays_away_ends_the_loop() -> None:
     broker = ScriptedBroker()
     task = asyncio.create_task(make(broker, settings=PullSettings(vanished_s_max=60.0)).run())
@@ -494,6 +541,20 @@ async def test_what_a_pull_in_flight_brings_after_the_stop_is_given_back_unseen(
     await asyncio.wait([task])
     assert broker.nacked == ids(batch)
     assert gate.batches == []
+
+
+@simulated
+async def test_room_that_comes_free_during_a_stop_starts_no_pull() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    settings = PullSettings(pulls_in_flight=1, messages_per_pull=1, messages_max=1, pull_grace_s=0.5)
+    broker.give([delivery(), delivery()])
+    task = asyncio.create_task(make(broker, gate, settings=settings).run())
+    await until(lambda: bool(gate.batches))
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.1, gate.open.set)
+    await asyncio.wait([task])
+    assert len(broker.pulls) == 1
+    assert len(broker.acked) == 1
 
 
 @simulated
