@@ -48,8 +48,8 @@ _sha256 = hashlib.sha256
 class Limits:
     """Bounds of memory and of files."""
 
-    batch_bytes: int = 4 << 20
-    """A batch is cut soon after it has this many bytes, …"""
+    batch_bytes: int = 1 << 20
+    """A batch is cut soon after it has this many bytes (a slow disk writes them in 10 ms), …"""
     batch_receipts: int = 10_000
     """… or this many receipts: what one fdatasync makes everybody in it wait for."""
     segment_bytes: int = 16 << 20
