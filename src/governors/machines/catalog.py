@@ -1,7 +1,6 @@
 """The three governors by name and by the signals they take, and the sentences of all their rules."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from governors.machines.backlog_valve import BACKLOG_VALVE
@@ -11,10 +10,8 @@ from governors.machines.overlays import OVERLAY_RULES
 from governors.machines.rollback_guard import ROLLBACK_GUARD
 
 GOVERNORS: Final = (COST_GUARD, ROLLBACK_GUARD, BACKLOG_VALVE)
-BY_NAME: Final[Mapping[str, Governor]] = MappingProxyType({governor.name: governor for governor in GOVERNORS})
-BY_SIGNAL: Final[Mapping[type, Governor]] = MappingProxyType(
-    {kind: governor for governor in GOVERNORS for kind in governor.kinds}
-)
+BY_NAME: Final[Mapping[str, Governor]] = {governor.name: governor for governor in GOVERNORS}
+BY_SIGNAL: Final[Mapping[type, Governor]] = {kind: governor for governor in GOVERNORS for kind in governor.kinds}
 
 # The tenant itself is the fourth machine that receipts name: its entitlement, its quarantine.
 TENANT: Final = "tenant"
@@ -31,6 +28,8 @@ TENANT_RULES: Final = {
     "tenant.released": "{by} released the tenant from quarantine",
 }
 
-RULES: Final[Mapping[str, str]] = MappingProxyType(
-    {**OVERLAY_RULES, **TENANT_RULES, **{rule: text for governor in GOVERNORS for rule, text in governor.rules.items()}}
-)
+RULES: Final[Mapping[str, str]] = {
+    **OVERLAY_RULES,
+    **TENANT_RULES,
+    **{rule: text for governor in GOVERNORS for rule, text in governor.rules.items()},
+}

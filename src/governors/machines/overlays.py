@@ -26,6 +26,7 @@ FAILED_RETRY_US: Final = 60_000_000
 NOTICES: Final = frozenset({"notify", "page"})
 MASKS: Final = frozenset({"hold", "release", "force"})
 DETAIL_CHARS_MAX: Final = 200
+ACTOR_CHARS: Final = 16  # 64 bits of the pseudonym: enough to tell the tenants of a log apart
 
 OVERLAY_RULES: Final = {
     "overlay.blind": "no signal for {silent_ms:duration}, one was due every {expected_ms:duration}: keeping {status}",
@@ -99,13 +100,22 @@ def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int |
 
 
 class Turn(Struct, frozen=True, gc=False):
-    """One event at one machine: what it is decided under. `action_id` names the action that may come of it."""
+    """One event at one machine: what it is decided under.
+
+    `actor` (the tenant's pseudonym) and `sequence` (of the receipt to come) name the action that may come of it.
+    """
 
     governor: Governor
     event: Event
     policy: Any
     now_us: int
-    action_id: str
+    actor: str
+    sequence: int
+
+    @property
+    def action_id(self) -> str:
+        """The same for the same receipt, whoever derives it."""
+        return f"act-{self.actor[:ACTOR_CHARS]}-{self.sequence}"
 
 
 def advance(turn: Turn, state: MachineState[Any]) -> Advance:
@@ -254,7 +264,7 @@ def _step(turn: Turn, core: Any) -> Verdict[Any]:
 
 def _instead(turn: Turn, body: EventBody) -> Turn:
     event = Event(turn.event.id, turn.event.observed_us, body)
-    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.action_id)
+    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.actor, turn.sequence)
 
 
 def _unmoved(
@@ -276,24 +286,24 @@ def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evid
     if state.in_flight is None:
         desired = governor.effect(state.core, status, turn.policy)
         if desired != state.applied:
-            state, action = _reconcile(governor, state, desired, turn.action_id)
+            state, action = _reconcile(turn, state, desired)
     due_us = deadline(governor, state, turn.policy)
     return Advance(state, "decided", decision, rule, evidence, action, due_us)
 
 
 def _reconcile(
-    governor: Governor, state: MachineState[Any], desired: Effect | None, action_id: str
+    turn: Turn, state: MachineState[Any], desired: Effect | None
 ) -> tuple[MachineState[Any], OpenAction | None]:
-    applied = state.applied
+    governor, applied = turn.governor, state.applied
     undo = governor.undo.get(applied.kind) if applied is not None else None
     relaxed = _severity(governor, state.status) < _severity(governor, state.applied_status)
     if applied is not None and undo is not None and (desired is None or (desired.kind in NOTICES and relaxed)):
-        action = OpenAction(action_id, undo, applied.params, establishes=None)
+        action = OpenAction(turn.action_id, undo, applied.params, establishes=None)
     elif desired is None:
         # A notice needs no taking back.
         return replace(state, applied=None, applied_status=""), None
     else:
-        action = OpenAction(action_id, desired.kind, desired.params, establishes=desired)
+        action = OpenAction(turn.action_id, desired.kind, desired.params, establishes=desired)
     if state.retry_us is not None and action.establishes == state.failed:
         return state, None
     return replace(state, in_flight=action, applied_status=state.status), action

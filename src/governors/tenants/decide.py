@@ -1,17 +1,17 @@
 """Decide one event of one tenant: pure, so that a stranger can run it again from the receipt and the payload."""
 
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from msgspec import Struct
 
 from governors.fsm.table import Evidence
-from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
+from governors.machines.catalog import TENANT
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, RuntimeEvent, Timeout
 from governors.machines.governor import Governor
 from governors.machines.overlays import MachineState, OpenAction, Turn, advance, initial
 from governors.machines.profiles import Profile
-from governors.tenants.records import Header, MachineRecord, machine_key
+from governors.tenants.records import Header
 from ingest.signals import Signal, TenantEntitlement
 
 TENANT_VERSION: Final = 1
@@ -49,46 +49,46 @@ class Decided(Struct, frozen=True, gc=False):
 
 
 class Moment(Struct, frozen=True, gc=False):
-    """What a decision is taken under: the time, the tenant's profile, the limits, the id an action would get."""
+    """What decisions are taken under: the time, the tenant's profile and all that there are, and who acts."""
 
     now_us: int
     profile: Profile
     profiles: Mapping[str, Profile]
-    machines_max: int
-    action_id: str
+    actor: str
 
 
 def decide_signal(
-    header: Header, machines: Mapping[str, MachineRecord[Any]], signal: Signal, moment: Moment
+    header: Header, governor: Governor, state: MachineState[Any] | None, signal: Signal, moment: Moment, sequence: int
 ) -> Decided:
-    """Decide a signal that is known to be new."""
-    data = signal.data
-    if isinstance(data, TenantEntitlement):
-        return decide_entitlement(header, signal, data, moment)
-    governor = BY_SIGNAL[type(data)]
+    """Decide a signal that is known to be new. `state` is its machine's, None where it would be the first.
+
+    `sequence` is that of the tenant's receipt to come.
+    """
     if header.entitlement != "active":
         rule = "tenant.unknown" if header.entitlement == "unknown" else "tenant.not_active"
-        return _refused(governor, signal, "refused", rule, {"status": header.entitlement})
-    record = machines.get(machine_key(governor.name, signal.subject))
-    if record is not None:
-        state = record.state
-    elif len(machines) < moment.machines_max:
-        state = initial(governor, moment.now_us)
-    else:
-        evidence: Evidence = {"limit": moment.machines_max, "machines": len(machines)}
-        return _refused(governor, signal, "refused", "tenant.too_many_machines", evidence)
-    event = Event(signal.id, signal.observed_us, data)
-    return _advance(governor, signal.subject, state, event, signal.kind, moment)
+        return refuse(governor, signal, rule, {"status": header.entitlement})
+    before = initial(governor, moment.now_us) if state is None else state
+    event = Event(signal.id, signal.observed_us, signal.data)
+    return _advance(governor, signal.subject, before, event, signal.kind, moment, sequence)
 
 
-def decide_event(record: MachineRecord[Any], event: Event, moment: Moment) -> Decided:
+def decide_event(
+    governor: Governor, subject: str, state: MachineState[Any], event: Event, moment: Moment, sequence: int
+) -> Decided:
     """Decide what the runtime itself has to tell a machine."""
-    governor, name = BY_NAME[record.governor], EVENT_NAMES[type(event.body)]
-    return _advance(governor, record.subject, record.state, event, name, moment)
+    return _advance(governor, subject, state, event, EVENT_NAMES[type(event.body)], moment, sequence)
 
 
-def decide_entitlement(header: Header, signal: Signal, data: TenantEntitlement, moment: Moment) -> Decided:
+def refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) -> Decided:
+    """A signal that no machine sees. It may come again, and be decided then."""
+    return Decided(
+        "refused", "none", rule, evidence, governor.name, governor.version, signal.subject, signal.kind, "", ""
+    )
+
+
+def decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decided:
     """Move the tenant itself. An unknown profile is refused: it must never come to mean "allow"."""
+    data = cast("TenantEntitlement", signal.data)
     profile = data.profile or header.profile
     evidence: Evidence = {"profile": profile, "source": signal.source, "status": data.status}
     stale = signal.observed_us < header.observed_us
@@ -130,16 +130,17 @@ def _entitled(before: Header, after: Header, outcome: str, rule: str, evidence: 
     )
 
 
-def _refused(governor: Governor, signal: Signal, outcome: str, rule: str, evidence: Evidence) -> Decided:
-    return Decided(
-        outcome, "none", rule, evidence, governor.name, governor.version, signal.subject, signal.kind, "", ""
-    )
-
-
 def _advance(
-    governor: Governor, subject: str, before: MachineState[Any], event: Event, name: str, moment: Moment
+    governor: Governor,
+    subject: str,
+    before: MachineState[Any],
+    event: Event,
+    name: str,
+    moment: Moment,
+    sequence: int,
 ) -> Decided:
-    turn = Turn(governor, event, moment.profile.policies[governor.name], moment.now_us, moment.action_id)
+    policy = moment.profile.policies[governor.name]
+    turn = Turn(governor, event, policy, moment.now_us, moment.actor, sequence)
     step = advance(turn, before)
     return Decided(
         step.outcome,

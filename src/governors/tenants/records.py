@@ -1,12 +1,12 @@
 """What a tenant is between two signals: a header and one record for each machine, and their bytes in the ledger."""
 
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from msgspec import Struct, msgpack
 
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME
-from governors.machines.governor import Governor
+from governors.machines.governor import AdmitRule, Governor
 from governors.machines.overlays import MachineState
 
 S = TypeVar("S")
@@ -57,13 +57,67 @@ def split_state_key(key: str) -> tuple[str, str]:
     return tenant, machine
 
 
+class Machine:
+    """A live machine: what its record holds, and what its tenant's task needs at hand for every signal.
+
+    Only a decision that has its receipt changes it.
+    """
+
+    __slots__ = (
+        "admit",
+        "because_evidence",
+        "because_rule",
+        "deadline_us",
+        "governor",
+        "last_receipt",
+        "policy",
+        "state",
+        "state_key",
+        "subject",
+    )
+
+    def __init__(self, tenant: str, governor: Governor, subject: str, policy: Any, state: MachineState[Any]) -> None:
+        self.governor = governor
+        self.subject = subject
+        self.policy = policy
+        self.state = state
+        self.state_key = state_key(tenant, machine_key(governor.name, subject))
+        self.deadline_us: int | None = None
+        self.last_receipt = -1
+        self.because_rule = ""
+        self.because_evidence: Evidence = {}
+        self.admit: AdmitRule | None = None
+
+    @classmethod
+    def of(cls, tenant: str, record: MachineRecord[Any], policy: Any) -> Self:
+        """The machine of a record."""
+        machine = cls(tenant, BY_NAME[record.governor], record.subject, policy, record.state)
+        machine.deadline_us = record.deadline_us
+        machine.last_receipt = record.last_receipt
+        machine.because_rule = record.because_rule
+        machine.because_evidence = record.because_evidence
+        return machine
+
+    def record(self) -> MachineRecord[Any]:
+        """The machine as it is now."""
+        return MachineRecord(
+            self.governor.name,
+            self.subject,
+            self.state,
+            self.deadline_us,
+            self.last_receipt,
+            self.because_rule,
+            self.because_evidence,
+        )
+
+
 _ENCODER: Final = msgpack.Encoder()
 _HEADER: Final = msgpack.Decoder(Header)
 
 
-def encode_record(record: Header | MachineRecord[Any]) -> bytes:
+def encode_record(record: Header | Machine) -> bytes:
     """A record's bytes for a state frame."""
-    return _ENCODER.encode(record)
+    return _ENCODER.encode(record.record() if isinstance(record, Machine) else record)
 
 
 def decode_header(data: bytes) -> Header:

@@ -77,7 +77,7 @@ class Registry:
         """A tenant's records as they are now, without waking it; None when it is not known."""
         tenant = self._active.get(name)
         if tenant is not None:
-            return tenant.header, dict(tenant.machines)
+            return tenant.header, {key: machine.record() for key, machine in tenant.machines.items()}
         records = self._passive.get(name)
         return None if records is None else _decode(records)
 
@@ -220,7 +220,7 @@ class Registry:
         self._supervisor.start_child(child, run)
 
     def _passivate(self, tenant: Tenant) -> None:
-        records = {key: encode_record(record) for key, record in tenant.machines.items()}
+        records = {key: encode_record(machine) for key, machine in tenant.machines.items()}
         records[HEADER_KEY] = encode_record(tenant.header)
         del self._active[tenant.header.tenant]
         self._passive[tenant.header.tenant] = records

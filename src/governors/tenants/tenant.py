@@ -16,13 +16,22 @@ from governors.admission import Admission
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
 from governors.machines.events import Event, Timeout
-from governors.machines.governor import AdmitRule
+from governors.machines.governor import Governor
 from governors.machines.overlays import OpenAction
 from governors.machines.profiles import Profile
-from governors.tenants.decide import TENANT_VERSION, Decided, Moment, decide_event, decide_signal, tenant_status
+from governors.tenants.decide import (
+    TENANT_VERSION,
+    Decided,
+    Moment,
+    decide_entitlement,
+    decide_event,
+    decide_signal,
+    refuse,
+    tenant_status,
+)
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
-from governors.tenants.records import Header, MachineRecord, machine_key, state_key
+from governors.tenants.records import Header, Machine, MachineRecord, machine_key, state_key
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
@@ -99,10 +108,14 @@ class Internal:
 class Tenant:
     """The live tenant. Everything but `run` is synchronous: between two awaits its state is whole."""
 
-    def __init__(self, shared: Shared, header: Header, machines: dict[str, MachineRecord[Any]]) -> None:
+    def __init__(self, shared: Shared, header: Header, records: Mapping[str, MachineRecord[Any]]) -> None:
         self.shared = shared
         self.header = header
-        self.machines = machines
+        self.profile = shared.profiles[header.profile]
+        self.machines = {
+            key: Machine.of(header.tenant, record, self.profile.policies[record.governor])
+            for key, record in records.items()
+        }
         self.pseudonym = shared.ledger.pseudonym(header.tenant)
         self.window: TenantWindow = shared.window.tenant(self.pseudonym)
         self.mailbox: deque[Group | Internal] = deque()
@@ -110,7 +123,6 @@ class Tenant:
         self.retiring = False
         self._wake: asyncio.Future[None] | None = None
         self._header_kept = False
-        self._admit: dict[str, AdmitRule] = {}
 
     def deliver(self, work: Group | Internal) -> None:
         """Put work into the mailbox and wake the task."""
@@ -146,7 +158,7 @@ class Tenant:
 
     async def _decide_group(self, group: Group) -> None:
         ticket, positions = group.ticket, group.positions
-        now_us = self.shared.clock_us()
+        moment = self._moment()
         turn = 0
         while group.next < len(positions):
             position = positions[group.next]
@@ -158,7 +170,7 @@ class Tenant:
                     evidence: Evidence = {"attempts": group.attempts, "error": group.error}
                     outcome = await self._dead_letter(signal, "tenant.dead_lettered", evidence, group.error)
                 else:
-                    outcome = self._decide(signal, now_us)
+                    outcome = self._decide(signal, moment)
             except PushbackError:
                 await self._ledger_has_room()
                 continue
@@ -173,17 +185,17 @@ class Tenant:
             turn += 1
             if turn % EVENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
-                now_us = self.shared.clock_us()
+                moment = self._moment()
 
     async def _decide_internal(self, work: Internal) -> None:
-        record = self.machines.get(work.key)
-        if record is None or work.attempts >= self.shared.attempts_max or not self._listens(record, work.event):
+        machine = self.machines.get(work.key)
+        if machine is None or work.attempts >= self.shared.attempts_max or not self._listens(machine, work.event):
             work.settle(None)
             return
         try:
             while True:
                 try:
-                    work.settle(self._tell(record, work.event, self.shared.clock_us()))
+                    work.settle(self._tell(machine, work.event))
                     return
                 except PushbackError:
                     await self._ledger_has_room()
@@ -196,7 +208,7 @@ class Tenant:
         ledger = self.shared.ledger
         await ledger.wait_local(ledger.size - 1)
 
-    def _decide(self, signal: Signal, now_us: int) -> Outcome:
+    def _decide(self, signal: Signal, moment: Moment) -> Outcome:
         """Decide one signal and append its receipt: all of it, or nothing."""
         window = self.window
         key = signal_key(signal.source, signal.id)
@@ -204,49 +216,59 @@ class Tenant:
         if original is not None:
             return self._duplicate(signal, original)
         governor = BY_SIGNAL.get(type(signal.data))
-        machine = machine_key(governor.name if governor is not None else TENANT, signal.subject)
-        if signal.observed_us <= window.horizons.get(machine, -1):
-            decided = self._before_horizon(signal, machine, window.horizons[machine])
+        if governor is None:
+            machine_name = machine_key(TENANT, signal.subject)
+            machine = None
         else:
-            decided = decide_signal(self.header, self.machines, signal, self._moment(now_us))
+            machine_name = machine_key(governor.name, signal.subject)
+            machine = self.machines.get(machine_name)
+        if window.horizons and signal.observed_us <= window.horizons.get(machine_name, -1):
+            decided = _before_horizon(signal, governor, machine, window.horizons[machine_name])
+        elif governor is None:
+            decided = decide_entitlement(self.header, signal, moment)
+        elif machine is None and len(self.machines) >= self.shared.machines_max:
+            evidence: Evidence = {"limit": self.shared.machines_max, "machines": len(self.machines)}
+            decided = refuse(governor, signal, "tenant.too_many_machines", evidence)
+        else:
+            state = None if machine is None else machine.state
+            decided = decide_signal(self.header, governor, state, signal, moment, self._sequence())
+        now_us = moment.now_us
         index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
         if decided.outcome != "refused":
             # A refused signal may come again once the tenant is active, and must be decided then.
-            self.shared.window.remember(window, key, machine, signal.observed_us, index, now_us)
-        self._apply(decided, index)
+            self.shared.window.remember(window, key, machine_name, signal.observed_us, index, now_us)
+        self._apply(decided, machine_name, machine, index)
         return _outcome(signal, decided, index)
 
-    def _tell(self, record: MachineRecord[Any], event: Event, now_us: int) -> tuple[Decided, int]:
+    def _tell(self, machine: Machine, event: Event) -> tuple[Decided, int]:
         """Decide an event of the runtime's own and append its receipt."""
-        decided = decide_event(record, event, self._moment(now_us))
+        moment = self._moment()
+        governor, subject = machine.governor, machine.subject
+        decided = decide_event(governor, subject, machine.state, event, moment, self._sequence())
         # Without a source it can be no sender's signal, whatever its id.
-        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), now_us)
-        self._apply(decided, index)
+        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), moment.now_us)
+        self._apply(decided, machine_key(governor.name, subject), machine, index)
         return decided, index
 
-    def _listens(self, record: MachineRecord[Any], event: Event) -> bool:
+    def _listens(self, machine: Machine, event: Event) -> bool:
         """Whether the machine may be told: timeouts wait while the tenant is not governed, early ones are set anew."""
         if self.header.quarantined:
             return False
         if not isinstance(event.body, Timeout):
             return True
-        if self.header.entitlement != "active" or record.deadline_us is None:
+        if self.header.entitlement != "active" or machine.deadline_us is None:
             return False
-        if record.deadline_us > self.shared.clock_us():
-            self._arm(machine_key(record.governor, record.subject), record.deadline_us)
+        if machine.deadline_us > self.shared.clock_us():
+            self._arm(machine_key(machine.governor.name, machine.subject), machine.deadline_us)
             return False
         return True
 
-    def _moment(self, now_us: int) -> Moment:
+    def _moment(self) -> Moment:
         shared = self.shared
-        sequence = shared.ledger.next_tseq(self.header.tenant)
-        return Moment(
-            now_us,
-            shared.profiles[self.header.profile],
-            shared.profiles,
-            shared.machines_max,
-            f"act-{self.pseudonym[:16]}-{sequence}",
-        )
+        return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym)
+
+    def _sequence(self) -> int:
+        return self.shared.ledger.next_tseq(self.header.tenant)
 
     def _append(
         self, decided: Decided, source: str, event_id: str, observed_us: int, payload: bytes, now_us: int
@@ -271,33 +293,30 @@ class Tenant:
                     decided.to_status,
                     decided.version,
                 ),
-                self.shared.profiles[self.header.profile].digest,
+                self.profile.digest,
                 () if action is None else (action.id,),
                 payload,
             )
         )
 
-    def _apply(self, decided: Decided, index: int) -> None:
+    def _apply(self, decided: Decided, key: str, machine: Machine | None, index: int) -> None:
         """Make a decision that has its receipt the tenant's present."""
         shared, tenant = self.shared, self.header.tenant
         if decided.state is not None:
-            key = machine_key(decided.governor, decided.subject)
-            before = self.machines.get(key)
-            stayed = decided.to_status == decided.from_status
-            record = MachineRecord(
-                decided.governor,
-                decided.subject,
-                decided.state,
-                decided.deadline_us,
-                index,
-                before.because_rule if before is not None and stayed else decided.rule,
-                before.because_evidence if before is not None and stayed else decided.evidence,
-            )
-            self.machines[key] = record
-            shared.ledger.put_state(state_key(tenant, key), record)
+            if machine is None:
+                governor = BY_NAME[decided.governor]
+                policy = self.profile.policies[decided.governor]
+                machine = self.machines[key] = Machine(tenant, governor, decided.subject, policy, decided.state)
+                machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
+            elif decided.to_status != decided.from_status:
+                machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
+            machine.state = decided.state
+            machine.deadline_us = decided.deadline_us
+            machine.last_receipt = index
+            shared.ledger.put_state(machine.state_key, machine)
             if decided.deadline_us is not None:
-                self._arm(key, decided.deadline_us)
-            self._admit_as(key, record)
+                shared.timers.arm(tenant, key, decided.deadline_us)
+            self._admit_as(key, machine)
             if decided.action is not None:
                 shared.on_action(OpenWork(tenant, key, decided.governor, decided.subject, decided.action, index))
         if decided.header is not None:
@@ -309,6 +328,9 @@ class Tenant:
     def _become(self, header: Header) -> None:
         """Take on a header: keep it in the ledger, let admission know, set the timers going again."""
         self.header = header
+        self.profile = self.shared.profiles[header.profile]
+        for machine in self.machines.values():
+            machine.policy = self.profile.policies[machine.governor.name]
         self._header_kept = True
         self.shared.ledger.put_state(state_key(header.tenant), header)
         self.restore()
@@ -316,40 +338,32 @@ class Tenant:
     def restore(self) -> None:
         """Make timers and admission what the records say; actions still open are the outbox's to send again."""
         active = self.header.entitlement == "active"
-        tenant = self.header.tenant
-        self.shared.admission.set_refused(tenant, None if active else self.header.entitlement)
-        for key, record in self.machines.items():
-            self._admit_as(key, record)
-            if active and record.deadline_us is not None:
-                self._arm(key, record.deadline_us)
+        self.shared.admission.set_refused(self.header.tenant, None if active else self.header.entitlement)
+        for key, machine in self.machines.items():
+            self._admit_as(key, machine)
+            if active and machine.deadline_us is not None:
+                self._arm(key, machine.deadline_us)
 
     def _arm(self, key: str, deadline_us: int) -> None:
         self.shared.timers.arm(self.header.tenant, key, deadline_us)
 
-    def _admit_as(self, key: str, record: MachineRecord[Any]) -> None:
-        governor = BY_NAME[record.governor]
-        policy = self.shared.profiles[self.header.profile].policies[record.governor]
-        state = record.state
-        rule = governor.admit(state.core, governor.status(state.status), policy)
-        if rule != self._admit.get(key):
-            self._admit[key] = rule
+    def _admit_as(self, key: str, machine: Machine) -> None:
+        state, governor = machine.state, machine.governor
+        core = state.core
+        # Mostly what is in force is what the core says; making the enum of a word costs more than comparing it.
+        status = core.status if core.status == state.status else governor.status(state.status)
+        rule = governor.admit(core, status, machine.policy)
+        if rule != machine.admit:
+            machine.admit = rule
             self.shared.admission.update(self.header.tenant, key, rule)
 
     def _duplicate(self, signal: Signal, original: int) -> Outcome:
         governor = BY_SIGNAL.get(type(signal.data))
         name = governor.name if governor is not None else TENANT
-        record = self.machines.get(machine_key(name, signal.subject))
-        status = record.state.status if record is not None else tenant_status(self.header)
+        machine = self.machines.get(machine_key(name, signal.subject))
+        status = machine.state.status if machine is not None else tenant_status(self.header)
         return Outcome(
             signal.id, signal.tenant, name, signal.subject, "duplicate", "none", status, status, "", {}, original
-        )
-
-    def _before_horizon(self, signal: Signal, governor: str, horizon_us: int) -> Decided:
-        evidence: Evidence = {"behind_ms": (horizon_us - signal.observed_us) // 1000}
-        record = self.machines.get(machine_key(governor, signal.subject))
-        status = record.state.status if record is not None else ""
-        return Decided(
-            "stale", "none", "tenant.before_horizon", evidence, governor, 0, signal.subject, signal.kind, status, status
         )
 
     async def _dead_letter(self, signal: Signal, rule: str, evidence: Evidence, error: str) -> Outcome:
@@ -371,20 +385,8 @@ class Tenant:
         index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
         machine = machine_key(name, signal.subject)
         shared.window.remember(self.window, key, machine, signal.observed_us, index, now_us)
-        self._apply(decided, index)
-        return Outcome(
-            signal.id,
-            signal.tenant,
-            name,
-            signal.subject,
-            "dead_lettered",
-            "none",
-            status,
-            status,
-            rule,
-            evidence,
-            index,
-        )
+        self._apply(decided, machine, None, index)
+        return _outcome(signal, decided, index)
 
     def set_quarantine(self, *, quarantined: bool, why: str, now_us: int) -> int:
         """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
@@ -405,8 +407,16 @@ class Tenant:
             header=after,
         )
         index = self._append(decided, "", f"quarantine-{now_us}", now_us, b"", now_us)
-        self._apply(decided, index)
+        self._apply(decided, TENANT, None, index)
         return index
+
+
+def _before_horizon(signal: Signal, governor: Governor | None, machine: Machine | None, horizon_us: int) -> Decided:
+    evidence: Evidence = {"behind_ms": (horizon_us - signal.observed_us) // 1000}
+    name, version = (TENANT, TENANT_VERSION) if governor is None else (governor.name, governor.version)
+    status = "" if machine is None else machine.state.status
+    rule = "tenant.before_horizon"
+    return Decided("stale", "none", rule, evidence, name, version, signal.subject, signal.kind, status, status)
 
 
 def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:

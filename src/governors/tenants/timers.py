@@ -37,6 +37,14 @@ class Timers:
         if self._heap[0][0] == deadline_us:
             self._wake.set()
 
+    def recheck(self) -> None:
+        """Look now: whoever moves the clock by hand does not wait for the loop to notice."""
+        self._wake.set()
+
+    def is_due(self) -> bool:
+        """Whether a queued deadline has passed and was not fired yet."""
+        return bool(self._heap) and self._heap[0][0] <= self._clock_us()
+
     def fire_due(self) -> float:
         """Call `on_due` for what is due, a bounded number at once; returns the seconds until the next look."""
         now_us = self._clock_us()

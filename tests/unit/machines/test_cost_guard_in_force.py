@@ -22,7 +22,7 @@ class Governed:
         self.due_us: int | None = None
 
     def tell(self, body: EventBody) -> Advance:
-        turn = Turn(COST_GUARD, Event("e", self.now_us, body), CostPolicy(), self.now_us, f"a{len(self.asked)}")
+        turn = Turn(COST_GUARD, Event("e", self.now_us, body), CostPolicy(), self.now_us, "cost", len(self.asked))
         moved = advance(turn, self.state)
         self.state, self.due_us = moved.state, moved.deadline_us
         if moved.action is not None:

@@ -86,7 +86,7 @@ class Machine:
     def tell(self, body: Any, now_us: int, observed_us: int | None = None) -> Advance:
         self.actions += 1
         event = Event(f"e{self.actions}", now_us if observed_us is None else observed_us, body)
-        step = advance(Turn(TOY, event, None, now_us, f"act-{self.actions}"), self.state)
+        step = advance(Turn(TOY, event, None, now_us, "toy", self.actions), self.state)
         self.state = step.state
         return step
 

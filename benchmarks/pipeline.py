@@ -1,0 +1,227 @@
+"""The whole path in one process on one core: decode, dedup, decide, receipt, chain, tree, group commit, fdatasync.
+
+The peer is SQLite (WAL, synchronous=FULL), which gets the same bytes, decodes them with the same decoder and makes
+them durable in transactions of the same size, but decides nothing. Runs alternate, so that both see the same machine.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks.report import machine, parser, print_report
+from governors.memory import settle_memory
+from governors.outbox.executors import Done
+from governors.runtime import Edges, Runtime
+from governors.settings import Settings, TenantSettings
+from governors.supervision.child import REST_FOR_ONE
+from governors.supervision.supervisor import Supervisor
+from governors.tenants.decide import Decided
+from governors.tenants.tenant import OpenWork
+from ingest.decode.native import decode_native
+
+TARGETS_PER_S = {100: 60_000, 10_000: 60_000}
+BATCHES_IN_FLIGHT = 4
+
+
+class _Discard:
+    """Executor and dead letters of a benchmark: there is nobody to act on."""
+
+    async def execute(self, _work: OpenWork) -> Done:
+        return Done(ok=True)
+
+    async def put(self, **letter: object) -> str:
+        raise AssertionError(f"a benchmark signal was dead-lettered: {letter}")
+
+    def decided(self, _tenant: str, _decided: Decided, _index: int) -> None:
+        pass
+
+
+def make_batches(signals: int, tenants: int, batch: int, seed: int) -> list[list[bytes]]:
+    """Signals of six kinds, about 300 bytes each, spread over the tenants at random."""
+    rng = random.Random(seed)
+    now_s = time.time()
+    payloads = []
+    for number in range(signals):
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{number % 1_000_000:06d}Z"
+        kind, subject, data = _DATA[number % len(_DATA)](rng, at)
+        payloads.append(
+            orjson.dumps(
+                {
+                    "id": f"bench-{seed}-{number:08d}",
+                    "source": "benchmark",
+                    "tenant": f"tenant-{rng.randrange(tenants):05d}",
+                    "kind": kind,
+                    "subject": subject,
+                    "observed_at": at,
+                    "data": data,
+                }
+            )
+        )
+    return [payloads[start : start + batch] for start in range(0, signals, batch)]
+
+
+def _queue(rng: random.Random, _: str) -> tuple[str, str, dict[str, Any]]:
+    data = {
+        "depth": rng.randrange(200),
+        "oldest_age_s": round(rng.random() * 2, 3),
+        "in_rate_per_s": round(90 + rng.random() * 20, 1),
+        "done_rate_per_s": round(90 + rng.random() * 20, 1),
+    }
+    return "queue.sample", "orders", data
+
+
+def _work(rng: random.Random, _: str) -> tuple[str, str, dict[str, Any]]:
+    data = {
+        "count": 1000,
+        "errors": rng.randrange(3),
+        "sojourn_min_ms": round(rng.random() * 9, 2),
+        "sojourn_p99_ms": round(40 + rng.random() * 9, 2),
+        "window_s": 10,
+    }
+    return "work.done", "orders", data
+
+
+def _snapshot(rng: random.Random, at: str) -> tuple[str, str, dict[str, Any]]:
+    data = {
+        "cost_amount": f"{rng.randrange(10_000, 40_000) / 100:.2f}",
+        "budget_amount": "1000.00",
+        "currency": "USD",
+        "interval_start": at[:8] + "01T00:00:00Z",
+    }
+    return "cost.snapshot", "prod-budget", data
+
+
+def _delta(rng: random.Random, at: str) -> tuple[str, str, dict[str, Any]]:
+    amount = f"0.{rng.randrange(1000):06d}"
+    return "cost.delta", "prod-budget", {"amount": amount, "currency": "USD", "usage_at": at}
+
+
+def _sample(rng: random.Random, _: str) -> tuple[str, str, dict[str, Any]]:
+    data = {
+        "deploy_id": "d-2026-11-22",
+        "arm": rng.choice(("canary", "baseline")),
+        "requests": 500 + rng.randrange(50),
+        "errors": rng.randrange(3),
+        "slow": rng.randrange(5),
+        "window_s": 15,
+    }
+    return "deploy.sample", "web", data
+
+
+_DATA = (_queue, _delta, _sample, _work, _snapshot, _queue)
+
+
+async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
+    """Seconds for all batches, each answered only when it is durable."""
+    nobody = _Discard()
+    edges = Edges(
+        clock_us=lambda: time.time_ns() // 1000,
+        entropy=os.urandom,
+        executor=nobody,
+        dead_letters=nobody,
+        on_decided=nobody.decided,
+        writer="benchmark",
+    )
+    runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)
+    tree = Supervisor("benchmark", strategy=REST_FOR_ONE, children=runtime.children())
+    started = asyncio.Event()
+    task = asyncio.create_task(tree.run(started.set))
+    await started.wait()
+    settle_memory()
+    begun = time.perf_counter()
+    under_way: deque[asyncio.Task[None]] = deque()
+    for batch in batches:
+        if len(under_way) >= BATCHES_IN_FLIGHT:
+            await under_way.popleft()
+        under_way.append(asyncio.create_task(_one_batch(runtime, batch)))
+    for rest in under_way:
+        await rest
+    seconds = time.perf_counter() - begun
+    gc.unfreeze()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    expected = sum(map(len, batches))
+    if runtime.ledger.local_size < expected:
+        raise AssertionError(f"{runtime.ledger.local_size} receipts for {expected} signals")
+    return seconds
+
+
+async def _one_batch(runtime: Runtime, batch: list[bytes]) -> None:
+    received_us = time.time_ns() // 1000
+    signals = [decode_native(payload, received_us) for payload in batch]
+    ticket = await runtime.registry.submit(signals)
+    await ticket.decided()
+    await runtime.ledger.wait_local(ticket.last_receipt)
+
+
+def run_sqlite(batches: list[list[bytes]], folder: Path) -> float:
+    """Seconds for decoding the same batches and inserting them durably, a transaction for each."""
+    database = sqlite3.connect(folder / "peer.db", isolation_level=None)
+    database.execute("pragma journal_mode=wal")
+    database.execute("pragma synchronous=full")
+    database.execute("create table signals (tenant text, source text, id text, payload blob)")
+    begun = time.perf_counter()
+    for batch in batches:
+        received_us = time.time_ns() // 1000
+        decoded = [decode_native(payload, received_us) for payload in batch]
+        database.execute("begin")
+        database.executemany(
+            "insert into signals values (?, ?, ?, ?)",
+            [(one.tenant, one.source, one.id, one.payload) for one in decoded],
+        )
+        database.execute("commit")
+    seconds = time.perf_counter() - begun
+    database.close()
+    return seconds
+
+
+def measure(tenants: int, signals: int, batch: int, runs: int) -> dict[str, Any]:
+    """Signals a second of ours and of the peer, each the median over alternating runs."""
+    ours, peer = [], []
+    for run in range(runs):
+        batches = make_batches(signals, tenants, batch, seed=run)
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            peer.append(signals / run_sqlite(batches, Path(folder)))
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            ours.append(signals / asyncio.run(run_ours(batches, Path(folder))))
+    return {
+        "tenants": tenants,
+        "signals": signals,
+        "batch": batch,
+        "runs": runs,
+        "ours_per_s": round(statistics.median(ours)),
+        "ours_best_per_s": round(max(ours)),
+        "sqlite_per_s": round(statistics.median(peer)),
+        "ratio": round(statistics.median(a / b for a, b in zip(ours, peer, strict=True)), 2),
+        "target_per_s": TARGETS_PER_S.get(tenants),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--tenants", type=int, nargs="*", default=[100, 10_000])
+    options.add_argument("--signals", type=int, default=200_000)
+    options.add_argument("--batch", type=int, default=1_000)
+    options.add_argument("--runs", type=int, default=3)
+    given = options.parse_args()
+    results = [measure(tenants, given.signals, given.batch, given.runs) for tenants in given.tenants]
+    lines = [
+        f"{one['tenants']:>6} tenants: {one['ours_per_s']:>8,}/s durable receipts (best {one['ours_best_per_s']:,}), "
+        f"SQLite without deciding {one['sqlite_per_s']:>8,}/s, ratio {one['ratio']}, target {one['target_per_s']:,}"
+        for one in results
+    ]
+    print_report({"benchmark": "pipeline", "machine": machine(), "results": results}, lines, as_json=given.json)
+
+
+if __name__ == "__main__":
+    main()
