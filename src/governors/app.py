@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import orjson
@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from governors.api.app import build_api
 from governors.intake import Intake
 from governors.memory import settle_memory
-from governors.outbox.executors import LogExecutor
+from governors.outbox.executors import Executor, LogExecutor
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import Effective, PubSubSettings, Settings
@@ -41,16 +41,20 @@ DEAD_LETTER_FOLDER: Final = "dead-letter"
 HTTP_SHUTDOWN_S: Final = 5
 
 
-def clock_us() -> int:
-    """The wall clock, in microseconds since the epoch."""
+def wall_clock_us() -> int:
+    """Microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
 class App:
-    """One worker. Making it recovers the log, which blocks; `run` serves until cancelled."""
+    """One worker. Making it recovers the log, which blocks; `run` serves until cancelled.
 
-    def __init__(self, settings: Settings) -> None:
+    `clock_us` is the time that everything in it goes by, `executor` carries its actions out.
+    """
+
+    def __init__(self, settings: Settings, *, clock_us: Callable[[], int], executor: Executor) -> None:
         self._settings = settings
+        self._clock_us = clock_us
         self._stopping = False
         self._running = False
         self.log = structlog.get_logger("governors")
@@ -66,7 +70,7 @@ class App:
             Edges(
                 clock_us=clock_us,
                 entropy=os.urandom,
-                executor=LogExecutor(),
+                executor=executor,
                 dead_letters=self.dead_letters,
                 on_decided=self._on_decided,
                 writer=socket.gethostname(),
@@ -92,8 +96,8 @@ class App:
         )
         self._publish_gauges()
 
-    async def run(self) -> None:
-        """Serve until cancelled, then stop in order."""
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until cancelled, then stop in order. `on_ready` is called once everything runs."""
         ready = asyncio.Event()
         tree = asyncio.create_task(self.tree.run(ready.set), name="governors")
         waiting = asyncio.create_task(ready.wait())
@@ -102,7 +106,7 @@ class App:
             if ready.is_set():
                 self._running = True
                 settle_memory()
-                self._say_ready()
+                on_ready()
             await tree
         finally:
             self._stopping = True
@@ -130,8 +134,8 @@ class App:
         # Slow to import, so only where configured.
         from governors.pubsub import pull_child  # noqa: PLC0415
 
-        intake = Intake(self.service, self.metrics, self.limits, "pubsub")
-        return pull_child(settings, intake.handle, self.dead_letters, self.metrics, clock_us, self.rng)
+        intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us)
+        return pull_child(settings, intake.handle, self.dead_letters, self.metrics, self._clock_us, self.rng)
 
     def _on_decided(self, tenant: str, decided: Decided, index: int) -> None:
         self.metrics.decided(
@@ -158,7 +162,8 @@ class App:
         metrics.queued_signals.set_function(lambda: runtime.registry.queued)
         metrics.outbox_depth.set_function(lambda: runtime.outbox.depth)
 
-    def _say_ready(self) -> None:
+    def say_ready(self) -> None:
+        """Write the line that scripts wait for, and what an operator should know."""
         settings = self._settings
         torn = self.runtime.ledger.torn
         if torn is not None:
@@ -254,6 +259,6 @@ async def serve(effective: Effective) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main.cancel)
-    app = await asyncio.to_thread(App, settings)
+    app = await asyncio.to_thread(App, settings, clock_us=wall_clock_us, executor=LogExecutor())
     with contextlib.suppress(asyncio.CancelledError):
-        await app.run()
+        await app.run(app.say_ready)

@@ -1,3 +1,5 @@
+import asyncio
+
 from governors.tenants.timers import FIRED_PER_TURN, RECHECK_S, Timers
 
 
@@ -71,3 +73,25 @@ def test_many_due_at_once_give_the_loop_back_in_between() -> None:
     assert len(fired) == FIRED_PER_TURN
     timers.fire_due()
     assert len(fired) == FIRED_PER_TURN + 1
+
+
+async def test_whoever_moves_the_clock_by_hand_is_not_kept_waiting() -> None:
+    timers, clock, fired = make()
+    timers.arm("acme", "m", 3_600_000_000)
+    running = asyncio.create_task(timers.run())
+    await turns()
+    clock.now_us = 3_600_000_000
+    assert timers.is_due()
+    await turns()
+    assert not fired, "asleep until the next recheck"
+    timers.recheck()
+    await turns()
+    assert fired == [("acme", "m")]
+    assert not timers.is_due()
+    running.cancel()
+
+
+async def turns() -> None:
+    """Let the loop's other tasks do what they can do without waiting."""
+    for _ in range(10):
+        await asyncio.sleep(0)
