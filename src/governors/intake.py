@@ -1,6 +1,6 @@
 """Between a broker and the service: deliveries in, dispositions out once everything is committed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from governors.api.service import NotAcceptingError
 from governors.service import GovernorService
@@ -18,11 +18,19 @@ class Intake:
     and lies with the dead letters; while the service cannot take it, it stays with the broker.
     """
 
-    def __init__(self, service: GovernorService, metrics: Metrics, limits: DecodeLimits, source: str) -> None:
+    def __init__(
+        self,
+        service: GovernorService,
+        metrics: Metrics,
+        limits: DecodeLimits,
+        source: str,
+        clock_us: Callable[[], int],
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
         self._source = source
+        self._clock_us = clock_us
 
     async def handle(self, batch: Batch) -> Sequence[Disposition]:
         """Decide a batch. Raises nothing that a redelivery would not heal."""
@@ -40,4 +48,10 @@ class Intake:
             await self._service.decide(signals, "committed", source=self._source)
         except (NotAcceptingError, LedgerError):
             return [NACK] * len(batch.deliveries)
+        published_us = [
+            delivery.publish_us
+            for delivery, disposition in zip(batch.deliveries, dispositions, strict=True)
+            if disposition is ACK
+        ]
+        self._metrics.committed_since(self._source, published_us, self._clock_us())
         return dispositions

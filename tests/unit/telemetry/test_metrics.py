@@ -57,6 +57,16 @@ def test_a_histogram_takes_a_whole_batch_at_once() -> None:
     assert value(metrics, "governors_decision_seconds_count", source="http") == 1_001
 
 
+def test_each_message_counts_from_its_own_publishing_and_clocks_that_disagree_as_no_time() -> None:
+    metrics = Metrics("1.0")
+    metrics.committed_since("pubsub", [1_000_000, 1_030_000, 1_080_000], 1_040_000)
+    name = "governors_publish_to_commit_seconds"
+    assert value(metrics, f"{name}_bucket", source="pubsub", le="0.0025") == 1
+    assert value(metrics, f"{name}_bucket", source="pubsub", le="0.01") == 2
+    assert value(metrics, f"{name}_count", source="pubsub") == 3
+    assert value(metrics, f"{name}_sum", source="pubsub") == pytest.approx(0.05)
+
+
 def test_a_value_on_a_bound_lies_in_its_bucket() -> None:
     registry = CollectorRegistry()
     BatchHistogram(registry, "h", "h", (1, 2)).observe(1)
