@@ -343,5 +343,6 @@ async def test_more_tenants_than_are_cached_keep_their_chains(tmp_path: Path, mo
             ledger.append(draft(number, tenant=f"t{number % 8}"))
         await ledger.wait_local(39)
         assert [ledger.next_tseq(f"t{tenant}") for tenant in range(8)] == [5] * 8
+        assert len(ledger._chains) <= 3
     async with running(tmp_path) as again:
         assert again.size == 40

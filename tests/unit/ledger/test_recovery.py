@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from ledger.appender import Limits
 from ledger.errors import SegmentCorruptError
 from ledger.format import segment
 from ledger.format.receipt import Receipt
+from ledger.fsck import verify_log
 from ledger.identity import partition_folder
 from ledger.recovery import Recovered, recover
 
@@ -175,6 +177,16 @@ async def test_a_missing_replaced_or_foreign_segment_is_refused(tmp_path: Path) 
     second.write_bytes(kept)
     with pytest.raises(SegmentCorruptError, match="another log"):
         recover(first.parent, "somebody.else/0")
+
+
+async def test_a_segment_of_an_earlier_epoch_than_the_one_before_is_refused(tmp_path: Path) -> None:
+    await write_log(tmp_path, [1])
+    (path,) = segments(tmp_path)
+    header = segment.encode_header(LOG, 0, 1, hashlib.sha256(path.read_bytes()).digest())
+    path.with_name("00000000000000000001-0000000000.seg").write_bytes(header)
+    with pytest.raises(SegmentCorruptError, match="epoch 0 comes after 1"):
+        recovered_from(tmp_path)
+    assert [error.kind for error in verify_log(tmp_path).errors] == ["sequence"]
 
 
 async def test_only_the_last_segment_may_be_unsealed(tmp_path: Path) -> None:
