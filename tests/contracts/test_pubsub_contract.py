@@ -10,9 +10,10 @@ from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 from google.pubsub_v1 import PubsubMessage as StockMessage
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
-from support.emulator import EmulatorMissingError, PubSubEmulator, find_jar, skip_or_fail
+from support.emulator import skip_or_fail
 from support.pubsub import PROJECT, Bench, Recorder, clock_us, running, soon
 
+from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
 from ingest.errors import SourceRefusedError
 from ingest.fake_pubsub import FakePubSub
 from ingest.pubsub import PubsubMessage, PubSubPublisher, PubSubSubscriber, open_channel
