@@ -24,6 +24,7 @@ from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
 from governors.supervision.child import REST_FOR_ONE
+from governors.supervision.report import SupervisionEvent
 from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.tenant import OpenWork
@@ -44,6 +45,10 @@ class _Discard:
 
     def decided(self, _tenant: str, _decided: Decided, _index: int) -> None:
         pass
+
+    def supervised(self, event: SupervisionEvent) -> None:
+        if event.error is not None:
+            raise AssertionError(event.error.traceback)
 
 
 def make_batches(signals: int, tenants: int, batch: int, seed: int) -> list[list[bytes]]:
@@ -130,6 +135,7 @@ async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
         executor=nobody,
         dead_letters=nobody,
         on_decided=nobody.decided,
+        on_supervision=nobody.supervised,
         writer="benchmark",
     )
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)

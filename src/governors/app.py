@@ -73,6 +73,7 @@ class App:
                 executor=executor,
                 dead_letters=self.dead_letters,
                 on_decided=self._on_decided,
+                on_supervision=self._on_supervision,
                 writer=socket.gethostname(),
             ),
         )

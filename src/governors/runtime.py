@@ -16,6 +16,7 @@ from governors.outbox.outbox import Outbox
 from governors.settings import Settings
 from governors.supervision.child import Child, Start, Started
 from governors.supervision.dynamic import DynamicSupervisor
+from governors.supervision.report import SupervisionEvent
 from governors.tenants.decide import Decided
 from governors.tenants.dedup import DedupWindow, signal_key
 from governors.tenants.records import encode_record, machine_key
@@ -40,6 +41,7 @@ class Edges:
     executor: Executor
     dead_letters: DeadLetterSink
     on_decided: Callable[[str, Decided, int], None]
+    on_supervision: Callable[[SupervisionEvent], None]
     writer: str
 
 
@@ -61,6 +63,7 @@ class Runtime:
             intensity=settings.tenants.restart_intensity,
             period_s=settings.tenants.restart_period_s,
             on_given_up=self._given_up,
+            on_event=edges.on_supervision,
         )
         states: dict[str, bytes] = {}
         self.ledger = Ledger.open(

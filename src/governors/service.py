@@ -216,6 +216,8 @@ class GovernorService:
             raise NotFoundError(f"tenant {tenant} has no machine {governor}/{subject} that can be told")
         decided, index = told
         await self._runtime.ledger.wait_local(index)
+        if decided.outcome == "dead_lettered":
+            raise NotAcceptingError(explain(RULES, decided.rule, decided.evidence), RETRY_S)
         if decided.outcome != "decided":
             raise NotFoundError(explain(RULES, decided.rule, decided.evidence))
         return OverrideResult(

@@ -14,6 +14,7 @@ from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
 from governors.supervision.child import REST_FOR_ONE
+from governors.supervision.report import SupervisionEvent
 from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.outcome import Outcome
@@ -34,6 +35,7 @@ class World:
         self.executed: list[OpenWork] = []
         self.letters: list[dict[str, Any]] = []
         self.decided: list[tuple[str, Decided, int]] = []
+        self.events: list[SupervisionEvent] = []
         self.answer = Done(ok=True)
         self.hold = asyncio.Event()
         self.hold.set()
@@ -133,6 +135,7 @@ async def running(folder: Path, world: World, settings: Settings = LAPTOP) -> As
         executor=world,
         dead_letters=world,
         on_decided=world.on_decided,
+        on_supervision=world.events.append,
         writer="test",
     )
     runtime = Runtime(settings, folder, edges)

@@ -111,7 +111,14 @@ class Machine:
         )
 
 
-_ENCODER: Final = msgpack.Encoder()
+def plain(value: Any) -> int:
+    """What encoders make of the integers with a name of their own (`Micros`, `EpochMicros`)."""
+    if isinstance(value, int):
+        return int(value)
+    raise TypeError(f"{type(value).__name__} has no bytes in a record")
+
+
+_ENCODER: Final = msgpack.Encoder(enc_hook=plain)
 _HEADER: Final = msgpack.Decoder(Header)
 
 

@@ -20,6 +20,7 @@ from governors.machines.governor import Governor
 from governors.machines.overlays import OpenAction
 from governors.machines.profiles import Profile
 from governors.tenants.decide import (
+    EVENT_NAMES,
     TENANT_VERSION,
     Decided,
     Moment,
@@ -31,7 +32,7 @@ from governors.tenants.decide import (
 )
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
-from governors.tenants.records import Header, Machine, MachineRecord, machine_key, state_key
+from governors.tenants.records import Header, Machine, MachineRecord, machine_key, plain, state_key
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
@@ -189,20 +190,22 @@ class Tenant:
 
     async def _decide_internal(self, work: Internal) -> None:
         machine = self.machines.get(work.key)
-        if machine is None or work.attempts >= self.shared.attempts_max or not self._listens(machine, work.event):
+        if machine is None or not self._listens(machine, work.event):
             work.settle(None)
             return
-        try:
-            while True:
-                try:
+        while True:
+            try:
+                if work.attempts >= self.shared.attempts_max:
+                    self._give_up(machine, work)
+                else:
                     work.settle(self._tell(machine, work.event))
-                    return
-                except PushbackError:
-                    await self._ledger_has_room()
-        except Exception as error:
-            work.attempts += 1
-            work.error = _brief(error)
-            raise
+                return
+            except PushbackError:
+                await self._ledger_has_room()
+            except Exception as error:
+                work.attempts += 1
+                work.error = _brief(error)
+                raise
 
     async def _ledger_has_room(self) -> None:
         ledger = self.shared.ledger
@@ -249,6 +252,27 @@ class Tenant:
         index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), moment.now_us)
         self._apply(decided, machine_key(governor.name, subject), machine, index)
         return decided, index
+
+    def _give_up(self, machine: Machine, work: Internal) -> None:
+        """Leave a receipt that the machine could not be told; its payload keeps what it should have been told."""
+        event, status = work.event, machine.state.status
+        governor, subject = machine.governor, machine.subject
+        evidence: Evidence = {"attempts": work.attempts, "error": work.error}
+        decided = Decided(
+            "dead_lettered",
+            "none",
+            "tenant.dead_lettered",
+            evidence,
+            governor.name,
+            governor.version,
+            subject,
+            EVENT_NAMES[type(event.body)],
+            status,
+            status,
+        )
+        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), self.shared.clock_us())
+        self._apply(decided, work.key, machine, index)
+        work.settle((decided, index))
 
     def _listens(self, machine: Machine, event: Event) -> bool:
         """Whether the machine may be told: timeouts wait while the tenant is not governed, early ones are set anew."""
@@ -435,7 +459,7 @@ def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:
     )
 
 
-_encode_event: Final = msgspec.json.Encoder().encode
+_encode_event: Final = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def _brief(error: BaseException) -> str:

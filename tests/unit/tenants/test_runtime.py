@@ -15,7 +15,7 @@ from governors.machines.events import Event, OverrideGranted
 from governors.outbox.executors import Done
 from governors.settings import DedupSettings, Settings, TenantSettings
 from governors.tenants.records import machine_key
-from ingest.signals import QueueSample
+from ingest.signals import parse_micros
 
 POISON_DEPTH = 666
 BUDGET = machine_key("cost_guard", "default")
@@ -28,19 +28,19 @@ def world() -> World:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """A Backlog Valve with a defect: it raises on one depth."""
+    """A Backlog Valve with a defect: it raises on one depth, and on one operator's reason."""
     table: Any = BACKLOG_VALVE.table
     rows = dict(table)
 
     def broken(row: Row) -> Row:
         def handler(state: Any, event: Any, policy: Any, now_us: int) -> Any:
-            if event.body.depth == POISON_DEPTH:
+            if getattr(event.body, "depth", 0) == POISON_DEPTH or getattr(event.body, "reason", "") == "poison":
                 raise ZeroDivisionError("a defect of the machine")
             return row.handler(state, event, policy, now_us)
 
         return Row(handler, row.targets)
 
-    spoilt = {key: broken(row) if key[1] is QueueSample else row for key, row in rows.items()}
+    spoilt = {key: broken(row) for key, row in rows.items()}
     object.__setattr__(BACKLOG_VALVE, "table", spoilt)
     try:
         yield
@@ -284,3 +284,33 @@ async def test_submit_waits_for_room_and_nobody_is_forgotten(tmp_path: Path, wor
         sent = await asyncio.gather(*[send(runtime, *batch) for batch in batches])
         assert sum(len(outcomes) for outcomes in sent) == 16_000
         assert runtime.registry.queued == 0
+
+
+async def test_amounts_with_a_type_of_their_own_are_kept_like_any_number(tmp_path: Path, world: World) -> None:
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.spend("950.00"))
+        extra = OverrideGranted(
+            mode="extra_budget",
+            until_us=world.now_us + 10**9,
+            by="ana",
+            reason="campaign",
+            extra_micros=parse_micros("500.00"),
+        )
+        told = await runtime.registry.tell("acme", BUDGET, Event("o1", world.now_us, extra))
+        assert told is not None
+        assert told[0].outcome == "decided"
+        await runtime.ledger.wait_local(told[1])
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_an_event_that_a_machine_cannot_take_leaves_a_receipt_too(tmp_path: Path, world: World) -> None:
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.queue(1))
+        granted = OverrideGranted(mode="hold", until_us=world.now_us + 10**9, by="ana", reason="poison")
+        told = await runtime.registry.tell(
+            "acme", machine_key("backlog_valve", "default"), Event("o1", world.now_us, granted)
+        )
+        assert told is not None
+        decided, index = told
+        assert (decided.outcome, decided.evidence["attempts"]) == ("dead_lettered", 3)
+        await runtime.ledger.wait_local(index)
