@@ -131,7 +131,8 @@ class GovernorService:
 
     def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
         """Whether a request may pass now; reads memory only."""
-        answer = self._runtime.admission.admit(tenant, klass, user, cost, self._runtime.clock_us())
+        # Requests that name nobody are not all one user's, who would have all of them pass or none.
+        answer = self._runtime.admission.admit(tenant, klass, user or None, cost, self._runtime.clock_us())
         if isinstance(answer, Refused):
             self._metrics.admission("refused", answer.policy.partition("/")[0])
         else:
