@@ -67,6 +67,11 @@ class Registry:
         """Tenants that have a record, active or not."""
         return len(self._active) + len(self._passive)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every mailbox is empty: nothing waits or is being decided."""
+        return not any(tenant.mailbox for tenant in self._active.values())
+
     def names(self) -> list[str]:
         """Every known tenant, sorted."""
         names = self._active.keys() | self._passive.keys()

@@ -1,0 +1,1 @@
+"""A recorded hour of five tenants, played through a real service: `governors demo`."""
