@@ -42,11 +42,10 @@ class Ticket:
         if not signals:
             self._done.set_result(None)
 
-    def settle(self, position: int, outcome: Outcome) -> None:
-        """Note one signal's outcome; the last one completes the ticket."""
-        self.outcomes[position] = outcome
-        self.last_receipt = max(self.last_receipt, outcome.receipt)
-        self.remaining -= 1
+    def settle(self, count: int, last_receipt: int) -> None:
+        """Note that `count` more outcomes are in; the last one completes the ticket."""
+        self.last_receipt = max(self.last_receipt, last_receipt)
+        self.remaining -= count
         if not self.remaining and not self._done.done():
             self._done.set_result(None)
 

@@ -78,12 +78,13 @@ class Shared:
 class Group:
     """The signals of one ticket that are this tenant's, by position; `next` is the first one not yet settled."""
 
-    __slots__ = ("attempts", "error", "next", "positions", "ticket")
+    __slots__ = ("attempts", "error", "last_receipt", "next", "positions", "ticket")
 
     def __init__(self, ticket: Ticket, positions: list[int]) -> None:
         self.ticket = ticket
         self.positions = positions
         self.next = 0
+        self.last_receipt = -1
         self.attempts = 0
         self.error = ""
 
@@ -158,35 +159,53 @@ class Tenant:
             await self._wake
 
     async def _decide_group(self, group: Group) -> None:
-        ticket, positions = group.ticket, group.positions
-        moment = self._moment()
-        turn = 0
-        while group.next < len(positions):
-            position = positions[group.next]
-            signal = ticket.signals[position]
+        """Decide what is left of a group, a bounded number of signals at a time."""
+        while group.next < len(group.positions):
+            begun = group.next
             try:
-                if self.header.quarantined:
-                    outcome = await self._dead_letter(signal, "tenant.quarantined", {}, "quarantined")
-                elif group.attempts >= self.shared.attempts_max:
-                    evidence: Evidence = {"attempts": group.attempts, "error": group.error}
-                    outcome = await self._dead_letter(signal, "tenant.dead_lettered", evidence, group.error)
-                else:
-                    outcome = self._decide(signal, moment)
+                self._decide_some(group)
             except PushbackError:
                 await self._ledger_has_room()
-                continue
             except Exception as error:
                 group.attempts += 1
                 group.error = _brief(error)
                 raise
-            ticket.settle(position, outcome)
-            self.shared.on_settled(1)
+            finally:
+                settled = group.next - begun
+                if settled:
+                    group.ticket.settle(settled, group.last_receipt)
+                    self.shared.on_settled(settled)
+            if self.header.quarantined or group.attempts >= self.shared.attempts_max:
+                await self._put_aside(group)
+            elif group.next < len(group.positions):
+                await asyncio.sleep(0)
+
+    def _decide_some(self, group: Group) -> None:
+        """Decide the next signals of a group. The one that raises is the next one still."""
+        signals, outcomes = group.ticket.signals, group.ticket.outcomes
+        moment = self._moment()
+        for position in group.positions[group.next : group.next + EVENTS_PER_TURN]:
+            if self.header.quarantined or group.attempts >= self.shared.attempts_max:
+                return
+            outcome = outcomes[position] = self._decide(signals[position], moment)
+            group.last_receipt = max(group.last_receipt, outcome.receipt)
             group.next += 1
             group.attempts = 0
-            turn += 1
-            if turn % EVENTS_PER_TURN == 0:
-                await asyncio.sleep(0)
-                moment = self._moment()
+
+    async def _put_aside(self, group: Group) -> None:
+        """Dead-letter the next signal of a group."""
+        position = group.positions[group.next]
+        signal = group.ticket.signals[position]
+        if self.header.quarantined:
+            outcome = await self._dead_letter(signal, "tenant.quarantined", {}, "quarantined")
+        else:
+            evidence: Evidence = {"attempts": group.attempts, "error": group.error}
+            outcome = await self._dead_letter(signal, "tenant.dead_lettered", evidence, group.error)
+        group.ticket.outcomes[position] = outcome
+        group.next += 1
+        group.attempts = 0
+        group.ticket.settle(1, outcome.receipt)
+        self.shared.on_settled(1)
 
     async def _decide_internal(self, work: Internal) -> None:
         machine = self.machines.get(work.key)
@@ -406,7 +425,12 @@ class Tenant:
         decided = Decided(
             "dead_lettered", "none", rule, evidence, name, TENANT_VERSION, signal.subject, signal.kind, status, status
         )
-        index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+        while True:
+            try:
+                index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+                break
+            except PushbackError:
+                await self._ledger_has_room()
         machine = machine_key(name, signal.subject)
         shared.window.remember(self.window, key, machine, signal.observed_us, index, now_us)
         self._apply(decided, machine, None, index)
