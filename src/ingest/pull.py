@@ -50,8 +50,10 @@ class PullSettings:
     held_s_max: float = 600.0
     """A handler that keeps a batch longer is cancelled and the batch is delivered again."""
 
-    pull_timeout_s: float = 30.0
-    """How long an empty pull waits before it is asked again."""
+    pull_timeout_s: float = 3.0
+    """The deadline of a pull, at least 2. An empty one is answered about a second before it, so that nothing is on
+    its way to us when we stop listening. Short, because a broker may go on serving a pull whose client was killed:
+    what it sends there stays leased to nobody. The emulator does so for as long as the pull had asked to wait."""
 
     rpc_timeout_s: float = 10.0
     """The deadline of every other request."""
@@ -65,12 +67,19 @@ class PullSettings:
     vanished_s_max: float = 60.0
     """How long a subscription that was there may be missing before that is an error: emulators forget on restart."""
 
-    pull_grace_s: float = 0.5
-    """At a stop, how long pulls in flight may still return. What they bring is given back at once; cut off, it would
-    stay leased to nobody until the deadline."""
+    pull_grace_s: float = 3.0
+    """At a stop, how long pulls in flight may still return: as long as they wait, for the same reason. What they
+    bring is given back at once."""
 
     drain_s: float = 4.0
-    """At a stop, how long handed-over batches may take before they are given back. Longer than a commit's cadence."""
+    """From the stop on, how long handed-over batches may take before they are given back. Longer than a commit's
+    cadence."""
+
+    def __post_init__(self) -> None:
+        if self.pull_timeout_s < 2:
+            raise ValueError(
+                f"pull_timeout_s: {self.pull_timeout_s} is too short, empty pulls would be answered at once"
+            )
 
 
 @dataclass(slots=True)
@@ -157,9 +166,9 @@ class PullLoop:
         """Pull until cancelled; then stop pulling, let handed-over batches finish, and give back the rest.
 
         `started` is called as soon as pulls are under way, broker or no broker: `metrics.connected` knows the rest.
-        The stop takes at most about `pull_grace_s` + `drain_s` + `rpc_timeout_s`; a second cancellation cuts it short,
-        leaving what was not settled to its leases. Raises SourceRefusedError, after the same stop, where the
-        subscription is missing or forbidden. May be run again afterwards.
+        The stop takes at most the longer of `pull_grace_s` and `drain_s`, then `rpc_timeout_s` for a last request. A
+        second cancellation cuts it short, leaving what was not settled to its leases. Raises SourceRefusedError, after
+        the same stop, where the subscription is missing or forbidden. May be run again afterwards.
         """
         self._forget()
         create_task = asyncio.get_running_loop().create_task
@@ -484,6 +493,8 @@ class PullLoop:
     # Stopping
 
     async def _drain(self, pullers: list[asyncio.Task[None]], settler: asyncio.Task[None]) -> None:
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + self._settings.drain_s
         self._draining = True
         self.metrics.connected = False
         for index, puller in enumerate(pullers):
@@ -492,7 +503,7 @@ class PullLoop:
         await asyncio.wait(pullers, timeout=self._settings.pull_grace_s)
         await _end(pullers)
         if batches := list(self._held.values()):
-            await asyncio.wait(batches, timeout=self._settings.drain_s)
+            await asyncio.wait(batches, timeout=max(0.0, until_s - now_s()))
             await _end(batches)
         self._closing = True
         self._settled.set()

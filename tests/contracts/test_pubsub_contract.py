@@ -190,8 +190,6 @@ async def test_every_message_is_handled_and_acknowledged(bench: Bench) -> None:
 
 
 async def test_nothing_is_acknowledged_before_it_is_committed(bench: Bench) -> None:
-    # The emulator may answer a pull that was just cut off with what is given back, and then it is nobody's for a lease.
-    await bench.set_up(ack_deadline_s=10)
     published = await bench.publish(250)
     uncommitted = Recorder(before=asyncio.Event().wait)
     async with running(bench.loop(uncommitted, drain_s=0.0)):

@@ -101,7 +101,7 @@ class Bench:
             self.subscriber,
             handle,
             NoLetters(),
-            PullSettings(**({"pull_timeout_s": 10.0, "backoff_cap_s": 0.5, "pull_grace_s": 0.1} | settings)),
+            PullSettings(**({"pull_timeout_s": 2.0, "backoff_cap_s": 0.5} | settings)),
             clock_us=clock_us,
             rng=Random(7),
         )
