@@ -46,6 +46,12 @@ class _Discard:
     def decided(self, _tenant: str, _decided: Decided, _index: int) -> None:
         pass
 
+    def committed(self, _seconds: float, _receipts: int) -> None:
+        pass
+
+    def action_ended(self, _kind: str, _outcome: str) -> None:
+        pass
+
     def supervised(self, event: SupervisionEvent) -> None:
         if event.error is not None:
             raise AssertionError(event.error.traceback)
@@ -136,6 +142,8 @@ async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
         dead_letters=nobody,
         on_decided=nobody.decided,
         on_supervision=nobody.supervised,
+        on_commit=nobody.committed,
+        on_action_ended=nobody.action_ended,
         writer="benchmark",
     )
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)

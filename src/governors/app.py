@@ -74,6 +74,8 @@ class App:
                 dead_letters=self.dead_letters,
                 on_decided=self._on_decided,
                 on_supervision=self._on_supervision,
+                on_commit=self.metrics.committed,
+                on_action_ended=self.metrics.action_ended,
                 writer=socket.gethostname(),
             ),
         )
@@ -162,6 +164,7 @@ class App:
         metrics.known_tenants.set_function(lambda: runtime.registry.known_count)
         metrics.queued_signals.set_function(lambda: runtime.registry.queued)
         metrics.outbox_depth.set_function(lambda: runtime.outbox.depth)
+        metrics.outbox_oldest_seconds.set_function(lambda: runtime.outbox.oldest_age_s)
 
     def say_ready(self) -> None:
         """Write the line that scripts wait for, and what an operator should know."""

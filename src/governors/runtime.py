@@ -42,6 +42,8 @@ class Edges:
     dead_letters: DeadLetterSink
     on_decided: Callable[[str, Decided, int], None]
     on_supervision: Callable[[SupervisionEvent], None]
+    on_commit: Callable[[float, int], None]
+    on_action_ended: Callable[[str, str], None]
     writer: str
 
 
@@ -75,13 +77,14 @@ class Runtime:
             on_receipt=self._recall,
             on_state=states.__setitem__,
             name=settings.ledger.origin,
+            on_commit=edges.on_commit,
             limits=Limits(
                 batch_bytes=settings.ledger.batch_bytes_max,
                 segment_bytes=settings.ledger.segment_bytes_max,
                 pending_bytes=settings.ledger.pending_bytes_max,
             ),
         )
-        self.outbox = Outbox(self.ledger, edges.executor, self._tell, edges.clock_us)
+        self.outbox = Outbox(self.ledger, edges.executor, self._tell, edges.clock_us, edges.on_action_ended)
         shared = Shared(
             ledger=self.ledger,
             window=self.window,

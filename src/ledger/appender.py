@@ -60,6 +60,10 @@ class Limits:
     """What append() then asks for: the time a slow disk needs for a few batches."""
 
 
+OnCommit = Callable[[float, int], None]
+"""`on_commit(seconds, receipts)`, for each batch that became durable."""
+
+
 class Draft(Struct, frozen=True, gc=False):
     """What the caller knows of a receipt; the ledger adds the rest. `tenant` is its name, `payload` the sender's
     bytes. Fields as in `Receipt`.
@@ -124,6 +128,7 @@ class Ledger:
         create_file: CreateFile = durable.AppendFile.create,
         writing: Executor | None = None,
         reading: Executor | None = None,
+        on_commit: OnCommit | None = None,
     ) -> None:
         """`open` is the usual way. `lock` is let go of when `run` ends. `writing` must run one call at a time (its
         own thread by default), `reading` may be anything (the loop's default executor by default).
@@ -148,6 +153,8 @@ class Ledger:
         )  # fmt: skip
         self._writing = writing or ThreadPoolExecutor(1, thread_name_prefix="ledger-write")
         self._reading = reading
+        self._on_commit = on_commit
+        self._write_begun_s = 0.0
 
         self._chains: dict[str, Chain] = {}
         """By tenant's name: a cache that spares an HMAC. The index has them by pseudonym."""
@@ -180,6 +187,7 @@ class Ledger:
         on_state: OnState | None = None,
         name: str | None = None,
         limits: Limits = Limits(),
+        on_commit: OnCommit | None = None,
     ) -> Self:
         """Lock and recover a partition of a data folder, creating both if need be. Blocking: takes some seconds for
         a million receipts.
@@ -197,7 +205,7 @@ class Ledger:
             raise
         return cls(
             folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
-            encode_state=encode_state, limits=limits, lock=lock,
+            encode_state=encode_state, limits=limits, lock=lock, on_commit=on_commit,
         )  # fmt: skip
 
     @property
@@ -406,6 +414,7 @@ class Ledger:
             batch = self._cut[0]
             cut = CutBatch(batch.first_index, batch.count, batch.body, batch.root)
             self._write = self._loop.run_in_executor(self._writing, self._segments.write, cut)
+            self._write_begun_s = self._loop.time()
         key, place = await asyncio.shield(self._write)
         self._write = None
         batch = self._cut.popleft()
@@ -416,6 +425,8 @@ class Ledger:
         self._local_size = batch.first_index + batch.count
         self._local_root = batch.root
         self._cut_bytes -= batch.body_bytes
+        if self._on_commit is not None:
+            self._on_commit(self._loop.time() - self._write_begun_s, batch.count)
         for waiter in batch.waiters:
             if not waiter.done():
                 waiter.set_result(None)

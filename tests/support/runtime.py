@@ -136,6 +136,8 @@ async def running(folder: Path, world: World, settings: Settings = LAPTOP) -> As
         dead_letters=world,
         on_decided=world.on_decided,
         on_supervision=world.events.append,
+        on_commit=lambda seconds, receipts: None,
+        on_action_ended=lambda kind, outcome: None,
         writer="test",
     )
     runtime = Runtime(settings, folder, edges)

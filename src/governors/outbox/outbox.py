@@ -6,7 +6,7 @@ bounds the queue by the number of machines.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -27,7 +27,7 @@ class Commits(Protocol):
 
 
 class Outbox:
-    """`tell(tenant, key, event)` delivers results to the machines that asked."""
+    """`tell(tenant, key, event)` delivers results to the machines that asked; `on_ended(kind, outcome)` counts."""
 
     def __init__(
         self,
@@ -35,25 +35,33 @@ class Outbox:
         executor: Executor,
         tell: Callable[[str, str, Event], object],
         clock_us: Callable[[], int],
+        on_ended: Callable[[str, str], None],
     ) -> None:
         self._commits = commits
         self._executor = executor
         self._tell = tell
         self._clock_us = clock_us
+        self._on_ended = on_ended
         self._queue: deque[OpenWork] = deque()
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("governors.outbox")
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.running = 0
+        self._since_us: dict[str, int] = {}
 
     @property
     def depth(self) -> int:
         """Actions that wait or are being carried out."""
-        return len(self._queue) + self.running
+        return len(self._since_us)
+
+    @property
+    def oldest_age_s(self) -> float:
+        """How long the oldest action has been open in this process, 0 when none is."""
+        since_us = min(self._since_us.values(), default=None)
+        return 0.0 if since_us is None else max(0, self._clock_us() - since_us) / 1e6
 
     def submit(self, work: OpenWork) -> None:
         """Take on an action; it goes out when its receipt is committed."""
         self._queue.append(work)
+        self._since_us[work.action.id] = self._clock_us()
         self._wake.set()
 
     async def run(self) -> None:
@@ -68,7 +76,6 @@ class Outbox:
                 self._wake.clear()
                 await self._wake.wait()
             work = self._queue.popleft()
-            self.running += 1
             try:
                 # No action without a durable receipt.
                 await self._commits.wait_committed(work.receipt)
@@ -76,9 +83,8 @@ class Outbox:
             except BaseException:
                 self._queue.appendleft(work)
                 raise
-            finally:
-                self.running -= 1
-            self.outcomes[work.action.kind, "ok" if done.ok else "failed"] += 1
+            self._since_us.pop(work.action.id, None)
+            self._on_ended(work.action.kind, "ok" if done.ok else "failed")
             result = ActionResult(work.action.id, work.action.kind, done.ok, done.detail)
             self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
 

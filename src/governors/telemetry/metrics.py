@@ -77,9 +77,6 @@ class Metrics:
         self._admissions = Tally(
             registry, "governors_admissions", "Answers to whether a request may pass.", ("answer", "governor")
         )
-        self._action_attempts = Tally(
-            registry, "governors_action_attempts", "Attempts to carry out an action.", ("kind",)
-        )
         self._action_outcomes = Tally(registry, "governors_action_outcomes", "Actions that ended.", ("kind", "outcome"))
         self._pull_batch_size = BatchHistogram(
             registry, "governors_pull_batch_size", "Messages in one pull that was not empty.", BATCH_BOUNDS, ("source",)
@@ -152,9 +149,6 @@ class Metrics:
     def admission(self, answer: str, governor: str) -> None:
         """A request was `admitted` or `refused`; `governor` said so, empty when none had to."""
         self._admissions.add(answer, governor)
-
-    def action_attempted(self, kind: str) -> None:
-        self._action_attempts.add(kind)
 
     def action_ended(self, kind: str, outcome: str) -> None:
         """An action is over: `ok` or `failed`."""
