@@ -35,9 +35,10 @@ RULES: Final = {
     "cost.warn": f"{_OF_BUDGET} is at or over {{limit_ppm:percent}}",
     "cost.throttle": f"{_OF_BUDGET} is at or over {{limit_ppm:percent}}",
     "cost.stop": f"{_OF_BUDGET} is at or over {{limit_ppm:percent}}",
-    "cost.pace": f"{_OF_BUDGET}; at this pace the period ends at {{forecast_micros:money}}",
+    "cost.pace": f"{_OF_BUDGET}; at this pace the period ends at {{forecast_micros:estimate}}",
     "cost.feed_forecast": f"{_OF_BUDGET}; the billing feed forecasts {{forecast_micros:money}}",
-    "cost.lag_margin": f"{_OF_BUDGET}, with {{lag_micros:money}} likely spent but not reported yet, reaches the budget",
+    "cost.lag_margin": f"{_OF_BUDGET}, with {{lag_micros:estimate}} likely spent but not reported yet, "
+    "reaches the budget",
     "cost.throttle_step": f"{_OF_BUDGET}; what is left lasts the period at {{target_ppm:percent}} of the demand: "
     "admitting {fraction_ppm:percent}",
     "cost.not_clear": f"{_OF_BUDGET} is not yet under {{clear_ppm:percent}} with no overrun in sight",

@@ -1,7 +1,8 @@
 """Turn a rule and its evidence into the one sentence that a person reads.
 
-Formats understood in a rule's sentence: `{x:money}` micros, `{x:percent}` ppm, `{x:duration}` milliseconds,
-`{x:rate}` thousandths a second, `{x:nats}` milli-nats, `{x:e}` milli-nats as an e-value; `{x}` prints as it is.
+Formats understood in a rule's sentence: `{x:money}` micros, `{x:estimate}` micros to the cent, `{x:percent}` ppm,
+`{x:duration}` milliseconds, `{x:rate}` thousandths a second, `{x:nats}` milli-nats, `{x:e}` milli-nats as an e-value;
+`{x}` prints as it is.
 """
 
 import math
@@ -19,6 +20,9 @@ class _Sentence(string.Formatter):
         match format_spec:
             case "money":
                 return format_micros(value)
+            case "estimate":
+                # More digits would claim to be known.
+                return format_micros(round(value, -4) if abs(value) >= 1_000_000 else value)
             case "percent":
                 return f"{value / 10_000:.4g} %"
             case "duration":
