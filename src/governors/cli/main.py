@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, serve, verify
+from governors.cli import client, config, demo, serve, verify
 
 app = typer.Typer(
     name="governors",
@@ -29,6 +29,7 @@ def options(
 
 
 app.command()(serve.serve)
+app.command()(demo.demo)
 app.command()(client.send)
 app.command()(client.tail)
 app.command()(client.tenants)

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import orjson
 import typer
 
 EXIT_BAD: Final = 1  # it was checked, or asked, and the answer is no
 EXIT_NOT_DONE: Final = 2  # it could not be checked or asked
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts: one document, or a line for each event.")]
 
 
 def print_json(document: Any) -> None:

@@ -53,7 +53,7 @@ class Quiet(_Untouched):
         if second == BURST_AT_S:
             cues.append(Happening("a newsletter goes out: mail waits for some seconds, and is gone again"))
         if second == ASK_AT_S:
-            cues.append(Ask("20 requests", REQUESTS))
+            cues.append(Ask("requests", REQUESTS))
         if is_every(second, SAMPLE_S) and second:
             signals.append(self._sample(second, level))
         return Tick(cues, signals)
@@ -87,7 +87,7 @@ class Suspended(_Untouched):
         if second == SUSPENDED_AT_S:
             cues.append(Entitle("suspended", "accounts receivable suspends ember"))
         if second == SUSPENDED_AT_S + 60:
-            cues.append(Ask("20 requests", REQUESTS))
+            cues.append(Ask("requests", REQUESTS))
         if is_every(second, METER_S, 20):
             data = {"amount": f"{0.3 * level:.6f}", "currency": "USD", "usage_at": time_at(second - 1)}
             signals.append(self._post.signal(second, "host-meter", "cost.delta", "hosting", data))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from governors.demo.noise import Level, poisson
+from governors.demo.noise import Level, Trickle, poisson
 from governors.demo.script import TICK_S, Cue, Happening, Post, Tick, Wire, is_every
 from governors.machines.overlays import OpenAction
 
@@ -12,6 +12,29 @@ SAMPLE_S: Final = 15
 ROLLBACK_TAKES_S: Final = 40
 RETRY_AFTER_ROLLBACK_S: Final = 14 * 60
 WATCHED_AFTER_ROLLBACK_S: Final = 6 * 60
+
+
+class Arm:
+    """The pods of one revision, and what they have counted since they last told."""
+
+    def __init__(self, per_s: float, rng: Random) -> None:
+        self.per_s = per_s
+        self.requests = self.errors = self.slow = 0
+        self._rng = rng
+        self._errors = Trickle(rng)
+
+    def serve(self, level: float, error_share: float, slow_share: float) -> None:
+        """One tick of traffic."""
+        requests = poisson(self._rng, self.per_s * level * TICK_S)
+        self.requests += requests
+        self.errors += min(requests, self._errors.take(requests * error_share))
+        self.slow += min(requests, poisson(self._rng, requests * slow_share))
+
+    def tell(self) -> dict[str, int]:
+        """The counts, which begin anew."""
+        counts = {"requests": self.requests, "errors": self.errors, "slow": self.slow}
+        self.requests = self.errors = self.slow = 0
+        return counts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,10 +54,15 @@ class Rollout:
     slow_share: float
     worse: float
     leak_s: int = 1
-    traffic: Level
+    rng: Random
     ended: bool = False
     rolled_back_s: int | None = None
-    counts: dict[str, list[int]] = field(default_factory=lambda: {"canary": [0, 0, 0], "baseline": [0, 0, 0]})
+    traffic: Level = field(init=False)
+    arms: dict[str, Arm] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.traffic = Level(self.rng)
+        self.arms = {"canary": Arm(self.canary_per_s, self.rng), "baseline": Arm(self.baseline_per_s, self.rng)}
 
     @property
     def deploy_id(self) -> str:
@@ -54,11 +82,11 @@ class Deploys:
         self._rollouts = {
             "search": Rollout(
                 service="search", begins_s=4 * 60, revision="r118", previous="r117", canary_per_s=40.0,
-                baseline_per_s=160.0, error_share=0.006, slow_share=0.02, worse=1.0, traffic=Level(rng),
+                baseline_per_s=160.0, error_share=0.006, slow_share=0.02, worse=1.0, rng=rng,
             ),
             "checkout": Rollout(
                 service="checkout", begins_s=16 * 60, revision="r42", previous="r41", canary_per_s=4.0,
-                baseline_per_s=36.0, error_share=0.005, slow_share=0.02, worse=6.0, leak_s=480, traffic=Level(rng),
+                baseline_per_s=36.0, error_share=0.005, slow_share=0.02, worse=6.0, leak_s=480, rng=rng,
             ),
         }  # fmt: skip
 
@@ -130,13 +158,9 @@ class Deploys:
 
     def _serve(self, rollout: Rollout, second: int) -> None:
         level = rollout.traffic.at(second, TICK_S)
-        for arm, per_s in (("canary", rollout.canary_per_s), ("baseline", rollout.baseline_per_s)):
-            worse = self._how_much_worse(rollout, second) if arm == "canary" else 1.0
-            requests = poisson(self._rng, per_s * level * TICK_S)
-            counts = rollout.counts[arm]
-            counts[0] += requests
-            counts[1] += min(requests, poisson(self._rng, requests * rollout.error_share * worse))
-            counts[2] += min(requests, poisson(self._rng, requests * rollout.slow_share))
+        for name, arm in rollout.arms.items():
+            worse = self._how_much_worse(rollout, second) if name == "canary" else 1.0
+            arm.serve(level, rollout.error_share * worse, rollout.slow_share)
 
     def _how_much_worse(self, rollout: Rollout, second: int) -> float:
         if rollout.rolled_back_s is not None:
@@ -144,14 +168,6 @@ class Deploys:
         return 1.0 + (rollout.worse - 1.0) * min(1.0, (second - rollout.begins_s) / rollout.leak_s)
 
     def _sample(self, rollout: Rollout, arm: str, second: int) -> Wire:
-        requests, errors, slow = rollout.counts[arm]
-        rollout.counts[arm] = [0, 0, 0]
-        data = {
-            "deploy_id": rollout.deploy_id,
-            "arm": arm,
-            "requests": requests,
-            "errors": errors,
-            "slow": slow,
-            "window_s": SAMPLE_S,
-        }
+        counts = rollout.arms[arm].tell()
+        data = {"deploy_id": rollout.deploy_id, "arm": arm, **counts, "window_s": SAMPLE_S}
         return self._post.signal(second, "mesh", "deploy.sample", rollout.service, data)

@@ -21,6 +21,25 @@ def poisson(rng: Random, mean: float) -> int:
     return number
 
 
+class Trickle:
+    """Rare events that come one by one: irregular, but never a heap of them at once, as chance alone would have it.
+
+    A thousand hours of pure chance hold one in which a good deploy looks bad. It is the guard's business to live with
+    that; an hour that is to show something is better without.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._due = rng.random()
+
+    def take(self, mean: float) -> int:
+        """How many came, where `mean` come on average."""
+        self._due += mean * self._rng.uniform(0.3, 1.7)
+        came = int(self._due)
+        self._due -= came
+        return came
+
+
 class Level:
     """A level that moves as real ones do: it drifts with the time of day, wanders, and has short bursts.
 

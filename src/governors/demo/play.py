@@ -1,7 +1,6 @@
 """Play the hour: step its clock, let the worlds live, tell what was decided, and check that it came out as it must."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -26,8 +25,8 @@ REPEATED_SHARE: Final = 0.02
 class Play:
     """One hour of five tenants, the same for the same seed.
 
-    `tell` gets every event worth a line, and `pace(second)` is awaited before each tick of the clock: it may look at
-    `states` meanwhile, or let time pass.
+    `tell` gets every event worth a line; `pace(second)` is awaited before each tick of the clock, and may let time pass
+    or look at the `tallies`.
     """
 
     def __init__(self, seed: int, tell: Callable[[Event], None], pace: Callable[[int], Awaitable[None]]) -> None:
@@ -35,7 +34,8 @@ class Play:
         self._tell = tell
         self._pace = pace
         # A generator each: one world's history must not hang on how much chance another one took.
-        self._worlds = {world.tenant: world for world in (make(Random(f"{seed}/{make}")) for make in CAST)}
+        worlds = [make(Random(f"{seed}/{number}")) for number, make in enumerate(CAST)]
+        self._worlds = {world.tenant: world for world in worlds}
         self._chance = Random(f"{seed}/post")
         self._clock = SteppedClock(START_US)
         self._again: list[Wire] = []
@@ -43,7 +43,8 @@ class Play:
 
     async def run(self, folder: Path) -> Summary:
         """Play it with its ledger in `folder`. Raises LedgerError, OSError, StageError where it cannot be played."""
-        began_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         async with staged(folder, self._clock, self._worlds) as stage:
             for second in range(0, HOUR_S + 1, TICK_S):
                 await self._pace(second)
@@ -55,7 +56,7 @@ class Play:
         return Summary(
             ok=report.ok and report.receipts == receipts and all(one.seen for one in found),
             seed=self._seed,
-            seconds=round(time.monotonic() - began_s, 1),
+            seconds=round(loop.time() - began_s, 1),
             signals=sum(tally.signals for tally in self.tallies.values()),
             receipts=receipts,
             tenants=[self._summary(tally, states[tally.tenant]) for tally in self.tallies.values()],

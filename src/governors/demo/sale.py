@@ -48,7 +48,7 @@ class Sale:
         self._done_for_work = 0
         self._sojourn_s = 0
         self._sojourn_max_s = 0
-        self._ask_at: dict[int, str] = {ASK_BEFORE_S: "20 orders"}
+        self._ask_at: dict[int, str] = {ASK_BEFORE_S: "orders"}
 
     @property
     def depth(self) -> int:
@@ -90,7 +90,7 @@ class Sale:
             case other:
                 return other
         if was_open or action.kind != "shed":
-            self._ask_at[second + ASK_AFTER_S] = "20 orders"
+            self._ask_at[second + ASK_AFTER_S] = "orders"
         return done
 
     def hear(self, subject: str, decision: str, state: str, second: int) -> None:

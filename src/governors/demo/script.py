@@ -24,7 +24,7 @@ class Happening(Struct, frozen=True):
 
 
 class Ask(Struct, frozen=True):
-    """A gateway asks whether requests may pass: how many of each class, each of `cost`. `what` are they?"""
+    """A gateway asks whether requests may pass: how many times for each class, each time for `cost` of `what`."""
 
     what: str
     classes: dict[str, int]

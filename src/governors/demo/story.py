@@ -50,7 +50,7 @@ class Acted(Struct, frozen=True, kw_only=True, tag_field="event", tag="action"):
 
 
 class Asked(Struct, frozen=True, kw_only=True, tag_field="event", tag="admission"):
-    """Requests asked whether they may pass: by class, how many asked and how many may."""
+    """Requests (`what` they are) ask whether they may pass: by class, how many asked and how many may."""
 
     second: int
     at: str
@@ -84,8 +84,8 @@ def asked(second: int, tenant: str, ask: Ask, passed: Counter[str], why: str, re
         at=time_at(second),
         tenant=tenant,
         what=ask.what,
-        asked=ask.classes,
-        passed={name: passed[name] for name in ask.classes},
+        asked={name: count * ask.cost for name, count in ask.classes.items()},
+        passed={name: passed[name] * ask.cost for name in ask.classes},
         why=why,
         retry_after_s=retry_after_s,
     )

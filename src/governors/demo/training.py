@@ -23,7 +23,7 @@ RAISED_AFTER_STOP_S: Final = 6 * 60
 METER_S: Final = 15
 FEED_S: Final = 30 * 60
 ASK_AFTER_S: Final = 30
-JOBS_TEXT: Final = "20 jobs want to start"
+JOBS_TEXT: Final = "training jobs"
 JOBS: Final = {"critical": 2, "normal": 18}
 
 
@@ -91,7 +91,7 @@ class Training:
             signals.append(self._meter(second, SPENT_BEFORE))
         if second == SWEEP_AT_S:
             self._nodes += NODES_ADDED
-            cues.append(Happening(f"somebody starts a sweep for {NODES_PLANNED} GPU nodes on {NODES_MAX}"))
+            cues.append(Happening(f"somebody starts a sweep on {NODES_MAX} GPU nodes instead of {NODES_PLANNED}"))
         if second in self._ask_at:
             cues.append(Ask(self._ask_at.pop(second), JOBS))
         if self._stopped_s is None:
