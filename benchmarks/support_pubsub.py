@@ -35,8 +35,11 @@ def now_us() -> int:
 
 @dataclass(slots=True)
 class Consumed:
-    """What a consumer saw. Latencies in ms, one per message, from just before its publish request."""
+    """What a consumer saw. Latencies in ms, one per message, from just before its publish request; only of messages
+    sent since `since_us`, so that a warm-up can be left out.
+    """
 
+    since_us: int = 0
     messages: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -109,12 +112,14 @@ def _stamped(payloads: Sequence[bytes], keys: Sequence[str] | None) -> list[Any]
     ]
 
 
-async def bare_pull(host: str, subscription: str, expected: int, pulls_in_flight: int = 4) -> Consumed:
+async def bare_pull(
+    host: str, subscription: str, expected: int, pulls_in_flight: int = 4, *, since_us: int = 0
+) -> Consumed:
     """Pull and acknowledge `expected` messages with raw protobuf types and no more: what any consumer has to pay."""
     channel = await open_channel(host)
     pull = unary(channel, "Subscriber/Pull", PullRequest, PullResponse)
     acknowledge = unary(channel, "Subscriber/Acknowledge", AcknowledgeRequest, empty_pb2.Empty)
-    consumed = Consumed()
+    consumed = Consumed(since_us)
 
     async def consume() -> None:
         request = PullRequest(subscription=subscription, max_messages=1_000)
@@ -169,11 +174,11 @@ async def _consume(consumed: Consumed, consume: Callable[[], Coroutine[Any, Any,
 def _note_received(consumed: Consumed, messages: Sequence[Any]) -> list[int]:
     at_us = now_us()
     sent_us = [int(received.message.attributes[SENT_US]) for received in messages]
-    consumed.received_ms.extend([(at_us - sent) / 1_000 for sent in sent_us])
+    consumed.received_ms.extend([(at_us - sent) / 1_000 for sent in sent_us if sent >= consumed.since_us])
     return sent_us
 
 
 def _note_acked(consumed: Consumed, sent_us: list[int]) -> None:
     at_us = now_us()
-    consumed.acked_ms.extend([(at_us - sent) / 1_000 for sent in sent_us])
+    consumed.acked_ms.extend([(at_us - sent) / 1_000 for sent in sent_us if sent >= consumed.since_us])
     consumed.messages += len(sent_us)
