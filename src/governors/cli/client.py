@@ -3,69 +3,119 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import httpx
 import orjson
 import typer
 
-from governors.cli.output import EXIT_BAD, fail, print_json, print_table
+from governors.cli.output import EXIT_BAD, EXIT_NOT_DONE, AsJson, fail, print_json, print_table
+from governors.cli.signal_input import Body, bodies
 
-TIMEOUT_S: Final = 30.0
-Url = Annotated[str, typer.Option(envvar="GOVERNORS_URL", help="Address of the service.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document (tail: one to a line).")]
+TIMEOUT_S: Final = 40.0
+"""Above the 30 s that the service gives a request, so that it is the service that says what took so long."""
+CONNECT_S: Final = 5.0
+SILENCE_S: Final = 60.0
+"""The stream says every 15 s that it is still there."""
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+Url = Annotated[str, typer.Option(envvar="GOVERNORS_URL", metavar="URL", help="Address of the service.")]
+
+
+class Wait(StrEnum):
+    """How durable receipts shall be before the answer."""
+
+    LOCAL = "local"
+    COMMITTED = "committed"
 
 
 @contextmanager
 def _service(url: str) -> Iterator[httpx.Client]:
     """A client whose failures end the command with a sentence."""
-    with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
-        try:
+    try:
+        with httpx.Client(base_url=url, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)) as client:
             yield client
-        except httpx.HTTPError as error:
-            fail(f"{url} cannot be asked: {error}")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = str(error).rstrip(".") or type(error).__name__
+        fail(f"{url} cannot be asked: {why}. Is the service running there?")
 
 
 def _answer(response: httpx.Response) -> Any:
     """The answer's document; ends the command where it is a problem."""
-    document = orjson.loads(response.content)
+    try:
+        document = orjson.loads(response.content)
+        title = document["title"] if response.is_error else ""
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        fail(f"{response.url} answers as no such service does: HTTP {response.status_code}")
     if response.is_error:
         field = f" ({document['field']})" if document.get("field") else ""
-        fail(f"{document.get('title', response.status_code)}{field}: {document.get('detail', '')}", EXIT_BAD)
+        # A server's own trouble, or a moment's, says nothing about what was asked.
+        code = EXIT_NOT_DONE if response.is_server_error else EXIT_BAD
+        fail(f"{title}{field}: {document.get('detail', '')}", code)
     return document
 
 
 def send(
     source: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Signals: one, an array or NDJSON. - or none: stdin.")
+        Path | None,
+        typer.Argument(metavar="FILE", help="One signal, an array or a line for each; or CloudEvents. Default: stdin."),
     ] = None,
     url: Url = DEFAULT_URL,
-    wait: Annotated[str, typer.Option(help="Answer when `local` durable, or when `committed`.")] = "local",
+    wait: Annotated[Wait, typer.Option(help="How durable the receipts shall be before the answer.")] = Wait.LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Send signals and print what was decided.
+    """Send signals, and print what was decided about each.
 
-    Ends with 1 where a signal was rejected.
+    Many are sent in batches of 1,000, each printed as soon as it is answered.
+
+    Exit 0: each has its outcome. 1: some were rejected, and say why. 2: the service could not be asked.
 
     Example: governors send signals.ndjson
     """
-    try:
-        body = sys.stdin.buffer.read() if source is None or str(source) == "-" else source.read_bytes()
-    except OSError as error:
-        fail(f"{source}: {error.strerror}")
-    media_type = "application/json" if _is_one_document(body) else "application/x-ndjson"
+    sent, rejected = 0, 0
+    results: list[dict[str, Any]] = []
+    batches = list(bodies(_read(source)))
+    total = sum(body.count for body in batches)
     with _service(url) as client:
-        response = client.post("/v1/signals", content=body, params={"wait": wait}, headers={"content-type": media_type})
-    results = _answer(response)["results"]
+        for body in batches:
+            answered = _post(client, body, wait)
+            sent += body.count
+            rejected += sum(result["outcome"] == "rejected" for result in answered)
+            if as_json:
+                results += answered
+            else:
+                for result in answered:
+                    print(_sentence(result))
+            if len(batches) > 1 and sys.stderr.isatty():
+                typer.echo(f"{sent:,} of {total:,} signals answered", err=True)
     if as_json:
         print_json({"results": results})
-    else:
-        for result in results:
-            print(_sentence(result))
-    if any(result["outcome"] == "rejected" for result in results):
+    if rejected:
         raise typer.Exit(EXIT_BAD)
+
+
+def _read(source: Path | None) -> bytes:
+    if source is None or str(source) == "-":
+        if sys.stdin.isatty():
+            typer.echo("reading signals from the terminal; Ctrl-D ends them", err=True)
+        given = sys.stdin.buffer.read()
+    else:
+        try:
+            given = source.read_bytes()
+        except OSError as error:
+            fail(f"{source}: {error.strerror}")
+    if not given.strip():
+        fail("there is nothing to send: no signal was given")
+    return given
+
+
+def _post(client: httpx.Client, body: Body, wait: Wait) -> list[dict[str, Any]]:
+    headers = {"content-type": body.media_type}
+    response = client.post("/v1/signals", content=body.content, params={"wait": str(wait)}, headers=headers)
+    results: list[dict[str, Any]] = _answer(response)["results"]
+    return results
 
 
 def tail(
@@ -76,12 +126,15 @@ def tail(
 ) -> None:
     """Print decisions as they are taken, until interrupted.
 
+    With --json one line for each. Exit 0: interrupted. 2: the service could not be asked, or went away.
+
     Example: governors tail --tenant acme
     """
     params = {"all": "true"} if every else {}
     if tenant is not None:
         params["tenant"] = tenant
-    with _service(url) as client, client.stream("GET", "/v1/stream", params=params, timeout=None) as response:
+    silence = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
+    with _service(url) as client, client.stream("GET", "/v1/stream", params=params, timeout=silence) as response:
         if response.is_error:
             response.read()
             _answer(response)
@@ -93,6 +146,7 @@ def tail(
                 print(document if as_json else _sentence(orjson.loads(document)), flush=True)
         except KeyboardInterrupt:
             return
+    fail("the service has ended the stream")
 
 
 def tenants(
@@ -102,11 +156,13 @@ def tenants(
 ) -> None:
     """List the tenants, or show one with its machines and why they are where they are.
 
+    Exit 1: the service does not know this tenant. 2: it could not be asked.
+
     Example: governors tenants acme
     """
     with _service(url) as client:
         if tenant is not None:
-            one = _answer(client.get(f"/v1/tenants/{tenant}"))
+            one = _answer(client.get(f"/v1/tenants/{quote(tenant, safe='')}"))
             if as_json:
                 print_json(one)
             else:
@@ -131,10 +187,15 @@ def receipts(
 ) -> None:
     """List a tenant's receipts, oldest first.
 
+    With --json each has its exact bytes as `leaf` (base64), over which its hash is made. Exit 1: the service does not
+    know this tenant. 2: it could not be asked.
+
     Example: governors receipts acme --limit 20
     """
     with _service(url) as client:
-        page = _answer(client.get(f"/v1/tenants/{tenant}/receipts", params={"after": after, "limit": limit}))
+        page = _answer(
+            client.get(f"/v1/tenants/{quote(tenant, safe='')}/receipts", params={"after": after, "limit": limit})
+        )
     if as_json:
         print_json(page)
         return
@@ -143,8 +204,11 @@ def receipts(
         receipt = entry["receipt"]
         fsm = receipt["fsm"]
         moved = fsm["to"] if fsm["from"] == fsm["to"] else f"{fsm['from']} -> {fsm['to']}"
-        rows.append((str(entry["index"]), fsm["machine"], fsm["subject"], fsm["event"], receipt["decision"], moved))
-    print_table(("INDEX", "MACHINE", "SUBJECT", "EVENT", "DECISION", "STATE"), rows)
+        machine = (fsm["machine"], fsm["subject"], fsm["event"])
+        rows.append((str(entry["index"]), *machine, receipt["outcome"], receipt["decision"], moved))
+    print_table(("INDEX", "MACHINE", "SUBJECT", "EVENT", "OUTCOME", "DECISION", "STATE"), rows)
+    if page["next"] is not None:
+        typer.echo(f"there are more: --after {page['next']}", err=True)
 
 
 def _pages(client: httpx.Client, path: str, key: str) -> Iterator[dict[str, Any]]:
@@ -157,28 +221,31 @@ def _pages(client: httpx.Client, path: str, key: str) -> Iterator[dict[str, Any]
             return
 
 
-def _is_one_document(body: bytes) -> bool:
-    """Whether the body is one JSON document, an array or an object, and not a line for each."""
-    try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
 def _sentence(result: dict[str, Any]) -> str:
+    name = result["id"] or ""
     if "error" in result:
-        return f"{result.get('id') or '?'}: rejected: {result['error'].get('field', '')} {result['error']['detail']}"
-    where = f"{result['tenant']} {result['governor']}/{result['subject']}"
+        error = result["error"]
+        field = f"{error['field']}: " if error["field"] else ""
+        return f"{name or '(no id)'}  rejected: {field}{error['detail']}"
+    where = f"{result['tenant']} {result['governor']}/{result['subject']}".rstrip("/")
     state, before = result["state"], result["previous_state"]
     moved = state if state == before else f"{before} -> {state}"
-    return f"{result['receipt']}  {where}: {result['outcome']} {result['decision']}, {moved}: {result['reason']}"
+    what = " ".join(word for word in (result["outcome"], result["decision"]) if word != "none")
+    told = ", ".join(part for part in (what, moved) if part)
+    return f"{result['receipt']}  {where}: {told}: {result['reason']}"
 
 
 def _print_tenant(one: dict[str, Any]) -> None:
     print(f"{one['tenant']}: {one['state']} (entitlement {one['entitlement']}, profile {one['profile']})")
     for machine in one["machines"]:
-        print(f"  {machine['governor']}/{machine['subject']}: {machine['state']} since {machine['since']}")
+        blind = ", blind: its signals have stopped coming" if machine["blind"] else ""
+        print(f"  {machine['governor']}/{machine['subject']}: {machine['state']} since {machine['since']}{blind}")
         print(f"    {machine['reason']}")
+        if machine["deadline"] is not None:
+            print(f"    acts by itself at {machine['deadline']}")
+        if override := machine["override"]:
+            print(
+                f"    override {override['mode']} until {override['until']} by {override['by']}: {override['reason']}"
+            )
         for action in machine["open_actions"]:
             print(f"    open action {action['id']}: {action['kind']}")

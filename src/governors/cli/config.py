@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from governors import settings
-from governors.cli.output import EXIT_BAD, print_json, print_table
+from governors.cli.output import EXIT_BAD, AsJson, print_json, print_table
 from governors.machines.catalog import BY_NAME
 
 app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -17,19 +17,27 @@ ConfigPath = Annotated[Path | None, typer.Option("--config", help="The YAML file
 
 def load_settings(config: Path | None, options: dict[str, Any]) -> settings.Effective:
     """Read the configuration from the file, the environment and `options`; end with every problem it has."""
-    policies = {name: governor.policy for name, governor in BY_NAME.items()}
     try:
-        return settings.load(config, os.environ, options, policies)
+        return _load(config, options)
     except settings.SettingsError as error:
-        for problem in error.problems:
-            typer.echo(f"configuration: {problem}", err=True)
+        _tell(error)
         raise typer.Exit(EXIT_BAD) from error
+
+
+def _load(config: Path | None, options: dict[str, Any]) -> settings.Effective:
+    policies = {name: governor.policy for name, governor in BY_NAME.items()}
+    return settings.load(config, os.environ, options, policies)
+
+
+def _tell(error: settings.SettingsError) -> None:
+    for problem in error.problems:
+        typer.echo(f"configuration: {problem}", err=True)
 
 
 @app.command()
 def check(
     config: ConfigPath = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the effective configuration with the origin of each value; secrets are masked.
 
@@ -37,7 +45,14 @@ def check(
 
     Example: governors config check --config governors.yaml
     """
-    effective = load_settings(config, {})
+    try:
+        effective = _load(config, {})
+    except settings.SettingsError as error:
+        if as_json:
+            print_json({"ok": False, "problems": [problem._asdict() for problem in error.problems]})
+        else:
+            _tell(error)
+        raise typer.Exit(EXIT_BAD) from error
     rows = [(row.key, msgspec.to_builtins(row.value, enc_hook=str), row.origin) for row in effective.rows]
     if as_json:
         print_json({"ok": True, "settings": [{"key": k, "value": v, "origin": o} for k, v, o in rows]})

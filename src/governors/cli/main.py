@@ -4,13 +4,14 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, serve, verify
+from governors.cli import client, config, demo, pubsub, serve, verify
 
 app = typer.Typer(
     name="governors",
     help="Per-tenant governors whose every decision leaves a receipt that anybody can verify.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # else the lines of a help text break where they break in the source
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -36,6 +37,7 @@ app.command()(client.tenants)
 app.command()(client.receipts)
 app.add_typer(verify.app, name="verify")
 app.add_typer(config.app, name="config")
+app.add_typer(pubsub.app, name="pubsub")
 
 
 def main() -> None:

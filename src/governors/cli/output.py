@@ -10,7 +10,7 @@ import typer
 EXIT_BAD: Final = 1  # it was checked, or asked, and the answer is no
 EXIT_NOT_DONE: Final = 2  # it could not be checked or asked
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts: one document, or a line for each event.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
 
 
 def print_json(document: Any) -> None:

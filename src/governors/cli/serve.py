@@ -8,6 +8,7 @@ import typer
 
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
+from governors.supervision.errors import ChildStartError
 from ledger.errors import LedgerError
 
 
@@ -22,6 +23,8 @@ def serve(
     Writes one JSON line {"event": "ready", "url": …} among its logs once it is ready. SIGTERM and SIGINT stop it in
     order: what was answered is in the ledger.
 
+    Exit 0: stopped as it was told to. 1: it could not start, or could not go on.
+
     Example: governors serve --data-dir ./data --port 8080
     """
     # Other commands start without a web server and what it needs.
@@ -32,3 +35,5 @@ def serve(
         asyncio.run(service.serve(effective))
     except LedgerError as error:
         fail(f"ledger: {error}", EXIT_BAD)
+    except (ChildStartError, OSError) as error:
+        fail(str(error.__cause__ or error), EXIT_BAD)

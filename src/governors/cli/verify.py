@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from governors.cli.output import EXIT_BAD, fail, print_json
+from governors.cli.output import EXIT_BAD, AsJson, fail, print_json
 from ledger import fsck
 from ledger.errors import LedgerError
 
@@ -21,7 +21,7 @@ def verify() -> None:
 @app.command()
 def log(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data folder, or the ledger folder in it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a whole log: every checksum, hash, chain, tree root, commitment and canonical form.
 
