@@ -90,13 +90,19 @@ def initial(governor: Governor, now_us: int) -> MachineState[Any]:
 
 def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int | None:
     """When the machine next wants a Timeout, in µs."""
-    soonest: int | None = state.retry_us
+    soonest_us = state.retry_us
     if not state.blind:
-        soonest = _sooner(soonest, governor.deadline(state.core, policy))
-        soonest = _sooner(soonest, _blind_us(governor, state, policy))
-    if state.override is not None:
-        soonest = _sooner(soonest, state.override.until_us)
-    return soonest
+        core_us = governor.deadline(state.core, policy)
+        if core_us is not None and (soonest_us is None or core_us < soonest_us):
+            soonest_us = core_us
+        period_us = governor.expected_period_us(state.core, policy)
+        if period_us is not None:
+            blind_us = state.signal_us + BLIND_AFTER_PERIODS * period_us
+            if soonest_us is None or blind_us < soonest_us:
+                soonest_us = blind_us
+    if state.override is not None and (soonest_us is None or state.override.until_us < soonest_us):
+        soonest_us = state.override.until_us
+    return soonest_us
 
 
 class Turn(Struct, frozen=True, gc=False):
@@ -131,10 +137,11 @@ def advance(turn: Turn, state: MachineState[Any]) -> Advance:
         case ActionResult():
             return _on_result(turn, state, body)
         case _:
-            return _on_signal(turn, state)
+            return on_signal(turn, state)
 
 
-def _on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
+def on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
+    """Decide a signal: `advance` without asking what kind of event it is."""
     event = turn.event
     kind = type(event.body)
     observed = state.observed
@@ -146,7 +153,7 @@ def _on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
             evidence: Evidence = {"behind_ms": behind_ms, "tolerance_ms": tolerance_us // 1000}
             return _unmoved(turn, state, "stale", "none", "overlay.stale", evidence)
         observed = {**observed, kind.__name__: max(newest_us, event.observed_us)}
-    verdict = _step(turn, state.core)
+    verdict = step(turn.governor.table, state.core, event, turn.policy, turn.now_us)
     if verdict.refused:
         return _unmoved(turn, state, "rejected", verdict.decision, verdict.rule, verdict.evidence)
     # Spelled out: this is the hot path, and structs.replace costs twice as much.
@@ -326,9 +333,3 @@ def _severity(governor: Governor, status: str) -> int:
 def _blind_us(governor: Governor, state: MachineState[Any], policy: Any) -> int | None:
     period_us = governor.expected_period_us(state.core, policy)
     return None if period_us is None else state.signal_us + BLIND_AFTER_PERIODS * period_us
-
-
-def _sooner(a_us: int | None, b_us: int | None) -> int | None:
-    if a_us is None:
-        return b_us
-    return a_us if b_us is None or a_us < b_us else b_us

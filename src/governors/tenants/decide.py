@@ -9,7 +9,7 @@ from governors.fsm.table import Evidence
 from governors.machines.catalog import TENANT
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, RuntimeEvent, Timeout
 from governors.machines.governor import Governor
-from governors.machines.overlays import MachineState, OpenAction, Turn, advance, initial
+from governors.machines.overlays import Advance, MachineState, OpenAction, Turn, advance, initial, on_signal
 from governors.machines.profiles import Profile
 from governors.tenants.records import Header
 from ingest.signals import Signal, TenantEntitlement
@@ -69,14 +69,18 @@ def decide_signal(
         return refuse(governor, signal, rule, {"status": header.entitlement})
     before = initial(governor, moment.now_us) if state is None else state
     event = Event(signal.id, signal.observed_us, signal.data)
-    return _advance(governor, signal.subject, before, event, signal.kind, moment, sequence)
+    policy = moment.profile.policies[governor.name]
+    step = on_signal(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), before)
+    return _decided(governor, signal.subject, signal.kind, before.status, step)
 
 
 def decide_event(
     governor: Governor, subject: str, state: MachineState[Any], event: Event, moment: Moment, sequence: int
 ) -> Decided:
     """Decide what the runtime itself has to tell a machine."""
-    return _advance(governor, subject, state, event, EVENT_NAMES[type(event.body)], moment, sequence)
+    policy = moment.profile.policies[governor.name]
+    step = advance(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), state)
+    return _decided(governor, subject, EVENT_NAMES[type(event.body)], state.status, step)
 
 
 def refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) -> Decided:
@@ -130,18 +134,7 @@ def _entitled(before: Header, after: Header, outcome: str, rule: str, evidence: 
     )
 
 
-def _advance(
-    governor: Governor,
-    subject: str,
-    before: MachineState[Any],
-    event: Event,
-    name: str,
-    moment: Moment,
-    sequence: int,
-) -> Decided:
-    policy = moment.profile.policies[governor.name]
-    turn = Turn(governor, event, policy, moment.now_us, moment.actor, sequence)
-    step = advance(turn, before)
+def _decided(governor: Governor, subject: str, event: str, from_status: str, step: Advance) -> Decided:
     return Decided(
         step.outcome,
         step.decision,
@@ -150,8 +143,8 @@ def _advance(
         governor.name,
         governor.version,
         subject,
-        name,
-        before.status,
+        event,
+        from_status,
         step.state.status,
         step.state,
         step.deadline_us,

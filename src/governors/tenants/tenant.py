@@ -32,7 +32,7 @@ from governors.tenants.decide import (
 )
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
-from governors.tenants.records import Header, Machine, MachineRecord, machine_key, plain, state_key
+from governors.tenants.records import SEPARATOR, Header, Machine, MachineRecord, machine_key, plain, state_key
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
@@ -119,6 +119,7 @@ class Tenant:
             for key, record in records.items()
         }
         self.pseudonym = shared.ledger.pseudonym(header.tenant)
+        self._sequence = shared.ledger.next_tseq(header.tenant)
         self.window: TenantWindow = shared.window.tenant(self.pseudonym)
         self.mailbox: deque[Group | Internal] = deque()
         self.idle_since_us = shared.clock_us()
@@ -233,17 +234,13 @@ class Tenant:
     def _decide(self, signal: Signal, moment: Moment) -> Outcome:
         """Decide one signal and append its receipt: all of it, or nothing."""
         window = self.window
-        key = signal_key(signal.source, signal.id)
+        key = signal.source + SEPARATOR + signal.id
         original = window.seen.get(key)
         if original is not None:
             return self._duplicate(signal, original)
         governor = BY_SIGNAL.get(type(signal.data))
-        if governor is None:
-            machine_name = machine_key(TENANT, signal.subject)
-            machine = None
-        else:
-            machine_name = machine_key(governor.name, signal.subject)
-            machine = self.machines.get(machine_name)
+        machine_name = (TENANT if governor is None else governor.name) + SEPARATOR + signal.subject
+        machine = self.machines.get(machine_name)
         if window.horizons and signal.observed_us <= window.horizons.get(machine_name, -1):
             decided = _before_horizon(signal, governor, machine, window.horizons[machine_name])
         elif governor is None:
@@ -253,7 +250,7 @@ class Tenant:
             decided = refuse(governor, signal, "tenant.too_many_machines", evidence)
         else:
             state = None if machine is None else machine.state
-            decided = decide_signal(self.header, governor, state, signal, moment, self._sequence())
+            decided = decide_signal(self.header, governor, state, signal, moment, self._sequence)
         now_us = moment.now_us
         index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
         if decided.outcome != "refused":
@@ -266,7 +263,7 @@ class Tenant:
         """Decide an event of the runtime's own and append its receipt."""
         moment = self._moment()
         governor, subject = machine.governor, machine.subject
-        decided = decide_event(governor, subject, machine.state, event, moment, self._sequence())
+        decided = decide_event(governor, subject, machine.state, event, moment, self._sequence)
         # Without a source it can be no sender's signal, whatever its id.
         index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), moment.now_us)
         self._apply(decided, machine_key(governor.name, subject), machine, index)
@@ -310,14 +307,11 @@ class Tenant:
         shared = self.shared
         return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym)
 
-    def _sequence(self) -> int:
-        return self.shared.ledger.next_tseq(self.header.tenant)
-
     def _append(
         self, decided: Decided, source: str, event_id: str, observed_us: int, payload: bytes, now_us: int
     ) -> int:
         action = decided.action
-        return self.shared.ledger.append(
+        index = self.shared.ledger.append(
             Draft(
                 self.header.tenant,
                 event_id,
@@ -341,6 +335,8 @@ class Tenant:
                 payload,
             )
         )
+        self._sequence += 1
+        return index
 
     def _apply(self, decided: Decided, key: str, machine: Machine | None, index: int) -> None:
         """Make a decision that has its receipt the tenant's present."""
