@@ -20,6 +20,7 @@ class Reason(StrEnum):
     FUTURE_TIME = "future_time"  # says that something happened later than this service's clock can believe
 
     EMPTY_BODY = "empty_body"
+    INCOMPLETE_BODY = "incomplete_body"  # the sender hung up in the middle of it
     BATCH_TOO_LARGE = "batch_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
 

@@ -85,6 +85,10 @@ class _Body:
         self.pending = not self._complete  # past the body, what is waited for is the caller's hanging up
         message = await self._receive()
         self.pending = False
+        if message["type"] == "http.disconnect" and not self._complete:
+            # Nobody is there to read this. It is for the counters: no failure of ours, and nothing was handled.
+            detail = "the connection ended before the body was complete"
+            raise ProblemError("unreadable-body", detail, members={"reason": Reason.INCOMPLETE_BODY})
         self._complete = not message.get("more_body", False)
         self._bytes += len(message.get("body", b""))
         if self._bytes > self._bytes_max:
