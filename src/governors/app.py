@@ -83,7 +83,7 @@ class App:
             self.runtime, self.metrics, self.watchers, tree=self._read_tree, missing=self.missing
         )
         self.api = build_api(self.service, settings, self.metrics, clock_us=clock_us, rng=self.rng)
-        self.http = HttpServer(self.api, settings.http.host, settings.http.port)
+        self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
         self.tree = Supervisor(
             "governors",
             REST_FOR_ONE,
@@ -188,10 +188,14 @@ class App:
 
 
 class HttpServer:
-    """uvicorn as a supervised child: it says when it listens, and ends when it is told to."""
+    """uvicorn as a supervised child: it says when it listens, and ends when it is told to.
 
-    def __init__(self, api: FastAPI, host: str, port: int) -> None:
+    `on_stop` ends the answers that would otherwise go on for ever.
+    """
+
+    def __init__(self, api: FastAPI, host: str, port: int, on_stop: Callable[[], None]) -> None:
         self._api = api
+        self._on_stop = on_stop
         self._host = host
         self._port = port
         self.url = ""
@@ -217,6 +221,7 @@ class HttpServer:
             await asyncio.shield(serving)
         finally:
             server.should_exit = True
+            self._on_stop()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
             listener.close()

@@ -55,31 +55,50 @@ class Watchers:
     """Those who watch decisions as they are taken. One that falls behind loses the oldest, never holds us up."""
 
     def __init__(self) -> None:
-        self._queues: list[tuple[str | None, bool, deque[SignalResult], asyncio.Event]] = []
+        self._watchers: list[_Watcher] = []
 
     def tell(self, tenant: str, decided: Decided, index: int) -> None:
         """Pass a decision on to those who asked for its like."""
-        for wanted, every, queue, wake in self._queues:
-            if (wanted is None or wanted == tenant) and (every or decided.decision not in _QUIET):
-                queue.append(_result_of_decided(tenant, decided, index))
-                wake.set()
+        for one in self._watchers:
+            if (one.tenant is None or one.tenant == tenant) and (one.every or decided.decision not in _QUIET):
+                one.queue.append(_result_of_decided(tenant, decided, index))
+                one.wake.set()
 
     async def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
-        """Decisions from now on."""
-        if len(self._queues) >= WATCHERS_MAX:
+        """Decisions from now on, until dismissed."""
+        if len(self._watchers) >= WATCHERS_MAX:
             raise NotAcceptingError(f"{WATCHERS_MAX} others are watching", RETRY_S)
-        queue: deque[SignalResult] = deque(maxlen=WATCH_QUEUE_MAX)
-        wake = asyncio.Event()
-        entry = (tenant, every, queue, wake)
-        self._queues.append(entry)
+        watcher = _Watcher(tenant, every)
+        self._watchers.append(watcher)
         try:
             while True:
-                wake.clear()
-                while queue:
-                    yield queue.popleft()
-                await wake.wait()
+                watcher.wake.clear()
+                while watcher.queue:
+                    yield watcher.queue.popleft()
+                if watcher.dismissed:
+                    return
+                await watcher.wake.wait()
         finally:
-            self._queues.remove(entry)
+            self._watchers.remove(watcher)
+
+    def dismiss(self) -> None:
+        """Let everybody who watches now see the end: a server that stops does not wait for those who only listen."""
+        for one in self._watchers:
+            one.dismissed = True
+            one.wake.set()
+
+
+class _Watcher:
+    """One who watches: of whom, whether also what changed nothing, and what was not fetched yet."""
+
+    __slots__ = ("dismissed", "every", "queue", "tenant", "wake")
+
+    def __init__(self, tenant: str | None, every: bool) -> None:  # noqa: FBT001 - as the query has it
+        self.tenant = tenant
+        self.every = every
+        self.queue: deque[SignalResult] = deque(maxlen=WATCH_QUEUE_MAX)
+        self.wake = asyncio.Event()
+        self.dismissed = False
 
 
 class GovernorService:
