@@ -11,7 +11,7 @@ from governors.machines.overlays import OpenAction
 BASE_PER_S: Final = 32.0
 SALE_PER_S: Final = 76.0
 CAPACITY_PER_S: Final = 60.0
-SLOW_CAPACITY_PER_S: Final = 13.0
+SLOW_CAPACITY_PER_S: Final = 5.0
 CRITICAL_SHARE: Final = 0.1
 ERROR_SHARE: Final = 0.002
 
@@ -100,7 +100,7 @@ class Sale:
         if second == SALE_AT_S:
             return [Happening("the sale opens its doors: three times the orders of a usual morning")]
         if second == SLOW_AT_S:
-            return [Happening("the payment provider slows down: orders take five times as long")]
+            return [Happening("the payment provider slows down: orders take twelve times as long")]
         if second == SLOW_UNTIL_S:
             return [Happening(f"the payment provider is well again; {self.depth:,} orders wait")]
         return []
