@@ -109,7 +109,7 @@ async def measure(host: str, folder: Path, peers: Executor, options: Any) -> dic
         rss_mb = service.rss_mb_now()
         service.stop()
     committed_ms, inside_ms = _read_notes(notes, measured_from_us)
-    kept = _receipts(folder / "data")
+    kept = count_receipts(folder / "data")
     report = {
         "rate_per_s": options.rate,
         "rate_reached_per_s": round(rate_per_s, 1),
@@ -203,7 +203,7 @@ def _read_notes(path: Path, from_us: int) -> tuple[list[float], list[float]]:
     return committed_ms, inside_ms
 
 
-def _receipts(data_dir: Path) -> Counter[str]:
+def count_receipts(data_dir: Path) -> Counter[str]:
     """How many receipts of the log each sender's id has."""
     found: Counter[str] = Counter()
     origin = (data_dir / "ledger" / "origin").read_text().strip() + "/0"
