@@ -1,7 +1,7 @@
 """Writes batches into segments, one durable append each. Blocking: it runs in the ledger's writing thread."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,7 @@ class CutBatch:
 
     first_index: int
     count: int
-    body: Sequence[bytes]
+    body: bytearray
     root: bytes
 
 
@@ -52,7 +52,7 @@ class SegmentWriter:
 
     def write(self, batch: CutBatch) -> tuple[SegmentKey, BatchPlace]:
         """Make a batch durable. Each step's comment says what a crash after it leaves."""
-        body = b"".join(batch.body)
+        body = bytes(batch.body)
         current = self._current
         if current is not None and current.is_full(len(body), self._segment_bytes_max):
             self.seal()  # a log of sealed segments: the next start begins a new one, as it always does

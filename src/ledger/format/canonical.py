@@ -14,6 +14,8 @@ from ledger.errors import NotCanonicalError, ReceiptInvalidError
 from ledger.format.receipt import LEAF_BYTES_MAX, Fsm, Receipt
 
 INT_LIMIT: Final = 2**53
+# Of everything that senders and operators write; a character takes six bytes at the most, so a leaf never overflows.
+TEXT_CHARS_MAX: Final = 8_000
 
 # `Receipt` declares its fields in order, so only the evidence needs sorting ("deterministic" sorts dicts).
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -24,22 +26,50 @@ _FSM_FIELDS: Final = len(Fsm.__struct_fields__)
 
 def encode(receipt: Receipt) -> bytes:
     """The leaf of a receipt. Raises ReceiptInvalidError for what the profile has no bytes for."""
-    for value in receipt.evidence.values():
+    check_draft(receipt.evidence, receipt.ts_us, receipt.observed_us, receipt.event_id + receipt.source)
+    return encode_checked(receipt)
+
+
+def check_draft(evidence: dict[str, int | str], ts_us: int, observed_us: int, text: str) -> None:
+    """Raise ReceiptInvalidError for what only a caller can get wrong; `text` is all that a sender wrote.
+
+    Apart from encoding, so that an invalid receipt is refused before it has an index, and encoded later.
+    """
+    chars = len(text)
+    for name, value in evidence.items():
         # `type() is`, because a bool is an int too, and JSON would say `true`.
         if type(value) is int:
-            if not -INT_LIMIT < value < INT_LIMIT:
+            if value >= INT_LIMIT or value <= -INT_LIMIT:
                 raise ReceiptInvalidError(f"the evidence {value} is not below 2**53 in magnitude")
         elif not isinstance(value, str):
             raise ReceiptInvalidError(f"the evidence {value!r} is a {type(value).__name__}, not an int or a str")
-    ts_us, observed_us = receipt.ts_us, receipt.observed_us
+        else:
+            chars += len(value)
+            if not value.isascii():
+                _check_text(value)
+        if not name.isascii():
+            raise ReceiptInvalidError(f"the evidence has a key that is not ASCII: {list(evidence)}")
     if not (type(ts_us) is type(observed_us) is int and -INT_LIMIT < ts_us < INT_LIMIT > observed_us > -INT_LIMIT):
         raise ReceiptInvalidError(f"the times {ts_us!r} and {observed_us!r} are not integers below 2**53 in magnitude")
+    if not text.isascii():
+        _check_text(text)
+    if chars > TEXT_CHARS_MAX:
+        raise ReceiptInvalidError(f"the texts have {chars} characters; a receipt has room for {TEXT_CHARS_MAX}")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ReceiptInvalidError(f"a text holds a lone surrogate: {text[:64]!r}") from error
+
+
+def encode_checked(receipt: Receipt) -> bytes:
+    """The leaf of a receipt whose draft was checked. Raises ReceiptInvalidError for one that is too long."""
     try:
         leaf = _encode(receipt)
     except UnicodeEncodeError as error:
         raise ReceiptInvalidError(f"a text holds a lone surrogate: {error.object[:64]!r}") from error
-    if not (leaf.isascii() or all(map(str.isascii, receipt.evidence))):
-        raise ReceiptInvalidError(f"the evidence has a key that is not ASCII: {list(receipt.evidence)}")
     if len(leaf) > LEAF_BYTES_MAX:
         raise ReceiptInvalidError(f"the receipt takes {len(leaf)} bytes; a leaf has room for {LEAF_BYTES_MAX}")
     return leaf
