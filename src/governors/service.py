@@ -335,7 +335,7 @@ def _result_of_outcome(outcome: Outcome, wait: Wait) -> SignalResult:
 
 def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResult:
     return SignalResult(
-        id="",
+        id=decided.event_id,
         tenant=tenant,
         governor=decided.governor,
         subject=decided.subject,

@@ -146,7 +146,7 @@ class TextTeller:
             say(
                 f"{summary.receipts:,} receipts for {summary.signals:,} signals: the ledger was verified from its files"
             )
-            say(f"alone, every hash, chain and commitment. Its root is {root[:16]}…")
+            say(f"alone, every hash, chain and commitment. Its root begins with {root[:16]}.")
         else:
             say(Text(f"The ledger is BAD: {len(ledger['errors'])} errors", style="bold red"))
             for wrong in ledger["errors"]:

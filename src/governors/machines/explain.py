@@ -1,8 +1,8 @@
 """Turn a rule and its evidence into the one sentence that a person reads.
 
 Formats understood in a rule's sentence: `{x:money}` micros, `{x:estimate}` micros to the cent, `{x:percent}` ppm,
-`{x:duration}` milliseconds, `{x:rate}` thousandths a second, `{x:nats}` milli-nats, `{x:e}` milli-nats as an e-value;
-`{x}` prints as it is.
+`{x:duration}` milliseconds, `{x:rate}` thousandths a second, `{x:time}` microseconds since the epoch, `{x:nats}`
+milli-nats, `{x:e}` milli-nats as an e-value; `{x}` prints as it is.
 """
 
 import math
@@ -10,7 +10,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from ingest.signals import format_micros
+from ingest.signals import format_micros, format_time
 
 
 class _Sentence(string.Formatter):
@@ -29,6 +29,8 @@ class _Sentence(string.Formatter):
                 return _duration(value)
             case "rate":
                 return f"{value / 1000:.4g}/s"
+            case "time":
+                return format_time(value)
             case "nats":
                 return f"{value / 1000:.3f}"
             case "e":

@@ -30,7 +30,7 @@ ACTOR_CHARS: Final = 16  # 64 bits of the pseudonym: enough to tell the tenants 
 
 OVERLAY_RULES: Final = {
     "overlay.blind": "no signal for {silent_ms:duration}, one was due every {expected_ms:duration}: keeping {status}",
-    "overlay.override": "{by} set {mode} until {until_us}: {reason}",
+    "overlay.override": "{by} set {mode} until {until_us:time}: {reason}",
     "overlay.override_ended": "the override {mode} by {by} has ended",
     "overlay.no_override": "there is no override to end",
     "overlay.action_result": "action {action_id} ({kind}) ended: {result}",

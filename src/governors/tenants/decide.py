@@ -46,6 +46,7 @@ class Decided(Struct, frozen=True, gc=False):
     deadline_us: int | None = None
     header: Header | None = None
     action: OpenAction | None = None
+    event_id: str = ""
 
 
 class Moment(Struct, frozen=True, gc=False):
@@ -71,7 +72,7 @@ def decide_signal(
     event = Event(signal.id, signal.observed_us, signal.data)
     policy = moment.profile.policies[governor.name]
     step = on_signal(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), before)
-    return _decided(governor, signal.subject, signal.kind, before.status, step)
+    return _decided(governor, signal.subject, signal.kind, signal.id, before.status, step)
 
 
 def decide_event(
@@ -80,13 +81,23 @@ def decide_event(
     """Decide what the runtime itself has to tell a machine."""
     policy = moment.profile.policies[governor.name]
     step = advance(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), state)
-    return _decided(governor, subject, EVENT_NAMES[type(event.body)], state.status, step)
+    return _decided(governor, subject, EVENT_NAMES[type(event.body)], event.id, state.status, step)
 
 
 def refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) -> Decided:
     """A signal that no machine sees. It may come again, and be decided then."""
     return Decided(
-        "refused", "none", rule, evidence, governor.name, governor.version, signal.subject, signal.kind, "", ""
+        outcome="refused",
+        decision="none",
+        rule=rule,
+        evidence=evidence,
+        governor=governor.name,
+        version=governor.version,
+        subject=signal.subject,
+        event=signal.kind,
+        from_status="",
+        to_status="",
+        event_id=signal.id,
     )
 
 
@@ -98,9 +109,9 @@ def decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decide
     stale = signal.observed_us < header.observed_us
     if stale:
         behind_ms = (header.observed_us - signal.observed_us) // 1000
-        return _entitled(header, header, "stale", "overlay.stale", {"behind_ms": behind_ms})
+        return _entitled(signal, header, header, "stale", "overlay.stale", {"behind_ms": behind_ms})
     if profile not in moment.profiles:
-        return _entitled(header, header, "rejected", "tenant.entitlement_unknown_profile", evidence)
+        return _entitled(signal, header, header, "rejected", "tenant.entitlement_unknown_profile", evidence)
     moved = Header(
         tenant=header.tenant,
         entitlement=data.status,
@@ -109,7 +120,7 @@ def decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decide
         observed_us=signal.observed_us,
         quarantined=header.quarantined,
     )
-    return _entitled(header, moved, "decided", "tenant.entitlement", evidence)
+    return _entitled(signal, header, moved, "decided", "tenant.entitlement", evidence)
 
 
 def tenant_status(header: Header) -> str:
@@ -117,7 +128,7 @@ def tenant_status(header: Header) -> str:
     return "QUARANTINED" if header.quarantined else header.entitlement.upper()
 
 
-def _entitled(before: Header, after: Header, outcome: str, rule: str, evidence: Evidence) -> Decided:
+def _entitled(signal: Signal, before: Header, after: Header, outcome: str, rule: str, evidence: Evidence) -> Decided:
     moved = tenant_status(after) != tenant_status(before) or after.profile != before.profile
     return Decided(
         outcome=outcome,
@@ -131,10 +142,11 @@ def _entitled(before: Header, after: Header, outcome: str, rule: str, evidence: 
         from_status=tenant_status(before),
         to_status=tenant_status(after),
         header=after if outcome == "decided" else None,
+        event_id=signal.id,
     )
 
 
-def _decided(governor: Governor, subject: str, event: str, from_status: str, step: Advance) -> Decided:
+def _decided(governor: Governor, subject: str, event: str, event_id: str, from_status: str, step: Advance) -> Decided:
     return Decided(
         step.outcome,
         step.decision,
@@ -150,4 +162,5 @@ def _decided(governor: Governor, subject: str, event: str, from_status: str, ste
         step.deadline_us,
         None,
         step.action,
+        event_id,
     )
