@@ -36,19 +36,19 @@ def check_draft(evidence: dict[str, int | str], ts_us: int, observed_us: int, te
     Apart from encoding, so that an invalid receipt is refused before it has an index, and encoded later.
     """
     chars = len(text)
-    for name, value in evidence.items():
+    for value in evidence.values():
         # `type() is`, because a bool is an int too, and JSON would say `true`.
         if type(value) is int:
             if value >= INT_LIMIT or value <= -INT_LIMIT:
                 raise ReceiptInvalidError(f"the evidence {value} is not below 2**53 in magnitude")
-        elif not isinstance(value, str):
-            raise ReceiptInvalidError(f"the evidence {value!r} is a {type(value).__name__}, not an int or a str")
-        else:
+        elif isinstance(value, str):
             chars += len(value)
             if not value.isascii():
                 _check_text(value)
-        if not name.isascii():
-            raise ReceiptInvalidError(f"the evidence has a key that is not ASCII: {list(evidence)}")
+        else:
+            raise ReceiptInvalidError(f"the evidence {value!r} is a {type(value).__name__}, not an int or a str")
+    if not "".join(evidence).isascii():
+        raise ReceiptInvalidError(f"the evidence has a key that is not ASCII: {list(evidence)}")
     if not (type(ts_us) is type(observed_us) is int and -INT_LIMIT < ts_us < INT_LIMIT > observed_us > -INT_LIMIT):
         raise ReceiptInvalidError(f"the times {ts_us!r} and {observed_us!r} are not integers below 2**53 in magnitude")
     if not text.isascii():
