@@ -26,8 +26,6 @@ from governors.memory import settle_memory
 from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
-from governors.supervision.child import REST_FOR_ONE
-from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.tenant import OpenWork
 from ingest.dead_letter import DeadLetterFolder
@@ -98,7 +96,7 @@ async def running(folder: Path) -> AsyncIterator[Runtime]:
         writer="benchmark",
     )
     runtime = Runtime(Settings(tenants=NEVER_QUARANTINED), folder, edges)
-    tree = Supervisor("benchmark", strategy=REST_FOR_ONE, children=runtime.children())
+    tree = runtime.tree("benchmark")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()
@@ -200,7 +198,7 @@ async def measure(folder: Path, options: Any) -> dict[str, Any]:
         report[f"ratio_{phase.replace(' ', '_')}"] = {
             share: round(taken[share] / without[share], 2) for share in ("p50", "p99")
         }
-    report["ok"] = set(senders.healthy) == {"decided"} and senders.sick["dead_lettered"] > 0
+    report["right"] = set(senders.healthy) == {"decided"} and senders.sick["dead_lettered"] > 0
     return report
 
 
@@ -232,7 +230,7 @@ def main() -> None:
         f"what became of the others' signals: {report['healthy_outcomes']}",
     ]
     print_report({"benchmark": "isolation", "machine": machine(), **report}, lines, as_json=given.json)
-    if not report["ok"]:
+    if not report["right"]:
         sys.exit(1)
 
 

@@ -23,9 +23,7 @@ from governors.memory import settle_memory
 from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
-from governors.supervision.child import REST_FOR_ONE
 from governors.supervision.report import SupervisionEvent
-from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.tenant import OpenWork
 from ingest.decode.native import decode_native
@@ -147,7 +145,7 @@ async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
         writer="benchmark",
     )
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)
-    tree = Supervisor("benchmark", strategy=REST_FOR_ONE, children=runtime.children())
+    tree = runtime.tree("benchmark")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()

@@ -28,14 +28,14 @@ from governors.outbox.executors import Executor, LogExecutor
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import Effective, PubSubSettings, Settings
-from governors.supervision.child import REST_FOR_ONE, Child, Started
+from governors.supervision.child import Child, Started
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
-from governors.supervision.supervisor import Supervisor
 from governors.telemetry.logs import configure_logging
 from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from ingest.dead_letter import DeadLetterFolder
 from ingest.decode.limits import DecodeLimits
+from ledger.errors import LedgerFailedError
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
 HTTP_SHUTDOWN_S: Final = 5
@@ -84,23 +84,20 @@ class App:
         )
         self.api = build_api(self.service, settings, self.metrics, clock_us=clock_us, rng=self.rng)
         self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
-        self.tree = Supervisor(
+        self.tree = self.runtime.tree(
             "governors",
-            REST_FOR_ONE,
-            intensity=3,
-            period_s=60.0,
+            Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+            Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
+            *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
             on_event=self._on_supervision,
-            children=[
-                *self.runtime.children(),
-                Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
-                Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
-                *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
-            ],
         )
         self._publish_gauges()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until cancelled, then stop in order. `on_ready` is called once everything runs."""
+        """Serve until cancelled, then stop in order. `on_ready` is called once everything runs.
+
+        Raises LedgerFailedError when the ledger failed, and what the supervisor raises when it gives up.
+        """
         ready = asyncio.Event()
         tree = asyncio.create_task(self.tree.run(ready.set), name="governors")
         waiting = asyncio.create_task(ready.wait())
@@ -111,6 +108,7 @@ class App:
                 settle_memory()
                 on_ready()
             await tree
+            raise LedgerFailedError(str(self.runtime.ledger.failed or "it ended"))
         finally:
             self._stopping = True
             waiting.cancel()

@@ -14,9 +14,10 @@ from governors.machines.profiles import Profile, build_profiles
 from governors.outbox.executors import Executor
 from governors.outbox.outbox import Outbox
 from governors.settings import Settings
-from governors.supervision.child import Child, Start, Started
+from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, Child, Start, Started
 from governors.supervision.dynamic import DynamicSupervisor
-from governors.supervision.report import SupervisionEvent
+from governors.supervision.report import OnEvent, SupervisionEvent
+from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.dedup import DedupWindow, signal_key
 from governors.tenants.records import encode_record, machine_key
@@ -48,7 +49,7 @@ class Edges:
 
 
 class Runtime:
-    """Recovered and ready to run; `children` are its parts in the order in which they start.
+    """Recovered and ready to run; `tree` supervises its parts.
 
     Opening blocks until the log is read. Raises LedgerError where the log cannot be used.
     """
@@ -112,15 +113,28 @@ class Runtime:
         for work in self.registry.restore():
             self.outbox.submit(work)
 
-    def children(self) -> list[Child]:
-        """The parts as children of a rest_for_one supervisor: the ledger's end takes all of them along."""
-        return [
-            Child("ledger", ready_at_once(self.ledger.run), shutdown_s=30.0),
-            self.supervisor.as_child(),
-            Child("passivator", ready_at_once(self.registry.run)),
-            Child("timers", ready_at_once(self.timers.run)),
-            Child("outbox", ready_at_once(self.outbox.run), shutdown_s=10.0),
-        ]
+    def tree(self, name: str, *edges: Child, on_event: OnEvent | None = None) -> Supervisor:
+        """The supervision tree of the parts, in the order in which they start, with `edges` on top.
+
+        A ledger that failed cannot be started again, for nobody knows what is on the disk: everything above it is
+        stopped in order, the edges first, and `run` returns.
+        """
+        return Supervisor(
+            name,
+            REST_FOR_ONE,
+            intensity=3,
+            period_s=60.0,
+            auto_shutdown=AutoShutdown.ANY_SIGNIFICANT,
+            on_event=on_event,
+            children=[
+                Child("ledger", ready_at_once(self.ledger.run), TEMPORARY, shutdown_s=30.0, significant=True),
+                self.supervisor.as_child(),
+                Child("passivator", ready_at_once(self.registry.run)),
+                Child("timers", ready_at_once(self.timers.run)),
+                Child("outbox", ready_at_once(self.outbox.run), shutdown_s=10.0),
+                *edges,
+            ],
+        )
 
     # The parts know each other through these; none of them has to exist before another.
 

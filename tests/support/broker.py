@@ -70,7 +70,7 @@ class ScriptedBroker:
             self.supply.appendleft(item[messages_max:])
         return item[:messages_max]
 
-    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> None:  # noqa: ARG002 - no deadline is met
+    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> None:
         self.ack_requests.append((now_s(), list(ack_ids)))
         await asyncio.sleep(self.ack_takes_s)
         if self.ack_failures:
@@ -81,7 +81,7 @@ class ScriptedBroker:
         self,
         ack_ids: Sequence[str],
         deadline_s: int,
-        timeout_s: float,  # noqa: ARG002 - no deadline is met
+        timeout_s: float,
     ) -> None:
         if self.modify_failures:
             raise self.modify_failures.popleft()

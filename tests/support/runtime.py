@@ -13,9 +13,7 @@ import orjson
 from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
-from governors.supervision.child import REST_FOR_ONE
 from governors.supervision.report import SupervisionEvent
-from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.outcome import Outcome
 from governors.tenants.tenant import OpenWork
@@ -141,7 +139,7 @@ async def running(folder: Path, world: World, settings: Settings = LAPTOP) -> As
         writer="test",
     )
     runtime = Runtime(settings, folder, edges)
-    tree = Supervisor("test", REST_FOR_ONE, children=runtime.children())
+    tree = runtime.tree("test")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()

@@ -55,6 +55,12 @@ class ServiceProcess:
         self._process.wait(STOP_S)
         self._reader.join(STOP_S)
 
+    def wait(self, timeout_s: float) -> int:
+        """The exit code, once it ended by itself."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
+
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         self._process.send_signal(signal.SIGTERM)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
-from governors.supervision.errors import ChildStartError
+from governors.supervision.errors import ChildStartError, IntensityExceededError
 from ledger.errors import LedgerError
 
 
@@ -32,8 +33,11 @@ def serve(
 
     effective = load_settings(config, {"data_dir": data_dir, "http.host": host, "http.port": port})
     try:
-        asyncio.run(service.serve(effective))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(service.serve(effective))
     except LedgerError as error:
         fail(f"ledger: {error}", EXIT_BAD)
+    except IntensityExceededError as error:
+        fail(f"{error}: {error.__cause__}", EXIT_BAD)
     except (ChildStartError, OSError) as error:
         fail(str(error.__cause__ or error), EXIT_BAD)

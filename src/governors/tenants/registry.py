@@ -165,7 +165,7 @@ class Registry:
     def given_up(self, name: str, error: BaseException) -> None:
         """A tenant passed its restart intensity: quarantine it alone, and start it again to empty its mailbox."""
         tenant = self._active[_tenant_name(name)]
-        tenant.set_quarantine(quarantined=True, why=repr(error), now_us=self._shared.clock_us())
+        tenant.failed = repr(error)
         self._start(tenant)
 
     async def run(self) -> None:

@@ -124,6 +124,7 @@ class Tenant:
         self.mailbox: deque[Group | Internal] = deque()
         self.idle_since_us = shared.clock_us()
         self.retiring = False
+        self.failed = ""
         self._wake: asyncio.Future[None] | None = None
         self._header_kept = False
 
@@ -145,6 +146,8 @@ class Tenant:
         """Decide until told to retire. Raises what a machine raised; the event that did it stays at the head."""
         loop = asyncio.get_running_loop()
         mailbox = self.mailbox
+        if self.failed:
+            await self._enter_quarantine()
         while True:
             while mailbox:
                 work = mailbox[0]
@@ -158,6 +161,14 @@ class Tenant:
                 return
             self._wake = loop.create_future()
             await self._wake
+
+    async def _enter_quarantine(self) -> None:
+        while self.failed:
+            try:
+                self.set_quarantine(quarantined=True, why=self.failed, now_us=self.shared.clock_us())
+                self.failed = ""
+            except PushbackError:
+                await self._ledger_has_room()
 
     async def _decide_group(self, group: Group) -> None:
         """Decide what is left of a group, a bounded number of signals at a time."""
