@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.report import machine, parser, print_report
+from benchmarks.report import machine, parser, print_report, scratch
 from governors.memory import settle_memory
 from governors.outbox.executors import Done
 from governors.runtime import Edges, Runtime
@@ -202,9 +202,9 @@ def measure(tenants: int, signals: int, batch: int, runs: int) -> dict[str, Any]
     ours, peer = [], []
     for run in range(runs):
         batches = make_batches(signals, tenants, batch, seed=run)
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             peer.append(signals / run_sqlite(batches, Path(folder)))
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             ours.append(signals / asyncio.run(run_ours(batches, Path(folder))))
     return {
         "tenants": tenants,

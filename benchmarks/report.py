@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 
@@ -12,6 +13,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     return made
+
+
+def scratch() -> Path:
+    """A folder on the disk under test, not on a memory file system as /tmp may be."""
+    folder = Path(".benchmarks")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def machine() -> dict[str, Any]:
