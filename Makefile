@@ -30,6 +30,7 @@ format: $(VENV)/dev.stamp ## let ruff put the code in order
 bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.isolation
 	$(BIN)/python -m benchmarks.pubsub
 
 setup: $(VENV)/run.stamp ## the virtual environment that serves

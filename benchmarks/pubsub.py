@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.report import machine, parser, print_report, quantile
-from benchmarks.support_emulator import PubSubEmulator
+from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
 from benchmarks.support_process import Served, free_port
 from benchmarks.support_pubsub import Consumed, bare_pull, now_us, publish_at_rate
 from benchmarks.support_scrape import Scrape
@@ -42,6 +42,7 @@ BARE: Final = "bare"
 # Java compiles its hot paths and both clients find their rhythm; without this the first seconds make the percentiles.
 WARM_UP_S: Final = 5.0
 SETTLE_S_MAX: Final = 60.0
+CPU_SECONDS: Final = "governors_process_cpu_seconds_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ async def measure(host: str, folder: Path, peers: Executor, options: Any) -> dic
     await _set_up(host, ordering=options.ordered)
     notes = folder / "notes"
     with _service(host, folder, notes) as service:
+        idle = Scrape.parse(service.get("/metrics").decode())
         begin_us = now_us()
         measured_from_us = begin_us + int(WARM_UP_S * 1e6)
         count = int((WARM_UP_S + options.seconds) * options.rate)
@@ -110,6 +112,7 @@ async def measure(host: str, folder: Path, peers: Executor, options: Any) -> dic
         service.stop()
     committed_ms, inside_ms = _read_notes(notes, measured_from_us)
     kept = count_receipts(folder / "data")
+    cpu_s = metrics.total(CPU_SECONDS) - idle.total(CPU_SECONDS)
     report = {
         "rate_per_s": options.rate,
         "rate_reached_per_s": round(rate_per_s, 1),
@@ -127,6 +130,8 @@ async def measure(host: str, folder: Path, peers: Executor, options: Any) -> dic
         "ours_inside_ms": _percentiles(inside_ms),
         "bare_received_ms": _percentiles(bare.received_ms),
         "bare_acked_ms": _percentiles(bare.acked_ms),
+        "ours_cpu_us": round(cpu_s / len(load.payloads) * 1e6),
+        "bare_cpu_us": round(bare.cpu_seconds / len(load.payloads) * 1e6),
         "rss_mb": round(rss_mb),
     }
     report["added_ms"] = {
@@ -134,12 +139,8 @@ async def measure(host: str, folder: Path, peers: Executor, options: Any) -> dic
         for share in report["ours_committed_ms"]
     }
     report["target_added_p99_ms"] = TARGET_ADDED_P99_MS
-    report["ok"] = (
-        report["added_ms"]["p99"] < TARGET_ADDED_P99_MS
-        and not report["lost"]
-        and not report["decided_twice"]
-        and report["log_verifies"]
-    )
+    report["right"] = not report["lost"] and not report["decided_twice"] and report["log_verifies"]
+    report["ok"] = report["right"] and report["added_ms"]["p99"] < TARGET_ADDED_P99_MS
     return report
 
 
@@ -234,7 +235,7 @@ def main() -> None:
         if running:
             result = asyncio.run(measure(running, Path(folder), peers, given))
         else:
-            with PubSubEmulator() as emulator:
+            with _emulator() as emulator:
                 result = asyncio.run(measure(emulator.host, Path(folder), peers, given))
     reached = f"{result['rate_reached_per_s']:,}/s for {given.seconds:g} s"
     counts = ", ".join(
@@ -255,11 +256,20 @@ def main() -> None:
         _line("bare loop, publish to in hand", result["bare_received_ms"]),
         _line("bare loop, publish to acknowledged", result["bare_acked_ms"]),
         _line("added by governors", result["added_ms"]) + f", target p99 under {TARGET_ADDED_P99_MS:g} ms",
+        f"CPU a message: governors {result['ours_cpu_us']} us, bare loop {result['bare_cpu_us']} us",
         counts,
     ]
     print_report({"benchmark": "pubsub", "machine": machine(), **result}, lines, as_json=given.json)
-    if not result["ok"]:
+    if not result["right"]:  # a figure may miss its target on a busy machine; this may not be on any
         sys.exit(1)
+
+
+def _emulator() -> PubSubEmulator:
+    try:
+        find_jar()
+    except EmulatorMissingError as error:
+        sys.exit(f"no Pub/Sub emulator: {error}")
+    return PubSubEmulator()
 
 
 def _line(what: str, percentiles: dict[str, float]) -> str:

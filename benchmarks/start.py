@@ -108,8 +108,6 @@ def main() -> None:
         for one in report["results"]
     ]
     print_report({"benchmark": "start", "machine": machine(), **report}, lines, as_json=given.json)
-    if not report["ok"]:
-        sys.exit(1)
 
 
 if __name__ == "__main__":
