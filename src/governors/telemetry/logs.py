@@ -71,6 +71,10 @@ def configure_logging(
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"
+    # Google's clients cut their loggers off from the root when they are imported, unless somebody gave them a level.
+    google = logging.getLogger("google")
+    google.setLevel(root.level)
+    google.propagate = True
     # One line for every HTTP request that an executor makes is noise; its own entry says what came of it.
     for name in ("httpx", "httpcore", "google.auth"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

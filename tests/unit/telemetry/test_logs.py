@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from google.api_core.client_logging import setup_logging
 
 from governors.telemetry.logs import LABELS, SOURCE_LOCATION, configure_logging
 
@@ -149,3 +150,14 @@ def test_auto_writes_json_where_there_is_no_terminal_and_text_where_there_is() -
     assert "hello" in terminal.getvalue()
     with pytest.raises(json.JSONDecodeError):
         json.loads(terminal.getvalue())
+
+
+def test_googles_clients_do_not_cut_their_entries_off() -> None:
+    out = io.StringIO()
+    configure_logging("info", "json", out)
+    setup_logging()
+    logging.getLogger("google.cloud.pubsub").warning("slow")
+    setup_logging()
+    configure_logging("info", "json", out)
+    logging.getLogger("google.cloud.pubsub").warning("slower")
+    assert [entry["message"] for entry in entries(out)] == ["slow", "slower"]
