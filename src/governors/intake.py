@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from governors.api.service import NotAcceptingError
 from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.message import decode_message
 from ingest.errors import SignalRejectedError
 from ingest.signals import Signal
-from ingest.source import ACK, NACK, Batch, DeadLetter, Disposition
-from ledger.errors import LedgerError
+from ingest.source import ACK, Batch, DeadLetter, Disposition
 
 
 class Intake:
@@ -33,7 +31,9 @@ class Intake:
         self._clock_us = clock_us
 
     async def handle(self, batch: Batch) -> Sequence[Disposition]:
-        """Decide a batch. Raises nothing that a redelivery would not heal."""
+        """Decide a batch. While the service takes nothing this raises, so that the loop gives the batch back and
+        pauses, longer with each time.
+        """
         dispositions: list[Disposition] = [ACK] * len(batch.deliveries)
         signals: list[Signal] = []
         for position, delivery in enumerate(batch.deliveries):
@@ -41,13 +41,11 @@ class Intake:
                 signals.append(decode_message(delivery.payload, delivery.attributes, batch.received_us, self._limits))
             except SignalRejectedError as error:
                 self._metrics.rejected(self._source, error.reason)
+                self._metrics.dead_lettered(error.reason)
                 dispositions[position] = DeadLetter(error.reason, f"{error.field}: {error.message}")
         self._metrics.pulled(self._source, len(batch.deliveries))
         self._metrics.received(self._source, [signal.kind for signal in signals])
-        try:
-            await self._service.decide(signals, "committed", source=self._source)
-        except (NotAcceptingError, LedgerError):
-            return [NACK] * len(batch.deliveries)
+        await self._service.decide(signals, "committed", source=self._source)
         published_us = [
             delivery.publish_us
             for delivery, disposition in zip(batch.deliveries, dispositions, strict=True)
