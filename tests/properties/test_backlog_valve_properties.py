@@ -72,6 +72,12 @@ class ValveMachine(RuleBasedStateMachine):
             grew = limits(after) > limits(before)
             assert after.control.direction == (LOOSER if grew else TIGHTER)
             assert verdict.decision == "adjust"
+        if verdict.rule == "valve.climb":
+            low = max(before.control.high_depth * valve.policy.low_water_ppm // 1_000_000, 1)
+            assert after.sensor.depth - after.sensor.stuck_depth < low
+            step_ppm = max(valve.policy.climb_max_ppm, valve.policy.limit_step_ppm)
+            most = before.control.limit_milli * (1_000_000 + step_ppm) // 1_000_000 + 1
+            assert after.control.limit_milli <= max(most, after.sensor.done_milli)
 
     def opened_right(self, probe_ppm: int, status: ValveStatus) -> None:
         """It opens only after everything was let through, onto a queue under low water with short waits."""

@@ -101,6 +101,7 @@ class Queue:
         self.second = 0
         self.came_in = self.done = 0.0
         self.served = self.offered = 0.0
+        self.served_by: list[float] = []
         self.age_max_s = 0
 
     @property
@@ -125,6 +126,11 @@ class Queue:
             if self.slices[0][1] <= 1e-9:
                 self.slices.popleft()
         self.age_max_s = max(self.age_max_s, self.age_s)
+        self.served_by.append(self.served)
+
+    def rate(self, from_s: int, until_s: int) -> float:
+        """Messages served a second between two seconds."""
+        return (self.served_by[until_s - 1] - self.served_by[from_s - 1]) / (until_s - from_s)
 
 
 def govern(
@@ -135,16 +141,23 @@ def govern(
     *,
     period_s: int = 10,
     has_rates: bool = True,
+    jitter: Callable[[], float] = lambda: 1.0,
+    delay_s: int = 0,
 ) -> Queue:
-    """Let the valve govern a queue: `demand` and `capacity` are messages a second, by the second."""
+    """Let the valve govern a queue: `demand` and `capacity` are messages a second, by the second.
+
+    What comes in and what can be done vary by `jitter`; what the valve decides holds `delay_s` later.
+    """
     queue = Queue()
+    rules = deque([valve.admits] * (delay_s + 1), maxlen=delay_s + 1)
     for second in range(seconds):
-        rule = valve.admits
+        rules.append(valve.admits)
+        rule = rules[0]
         admitted = 0.0 if rule.critical_only else demand(second) * rule.fraction_ppm / 1e6
         if rule.rate_milli_per_s is not None:
             admitted = min(admitted, rule.rate_milli_per_s / 1000)
         queue.offered += demand(second)
-        queue.advance(admitted, capacity(second))
+        queue.advance(admitted * jitter(), capacity(second) * jitter())
         valve.wait(1)
         if (second + 1) % period_s:
             continue

@@ -4,7 +4,8 @@
 
 Depths: messages. Waits: ms. Rates: thousandths a second. Times: µs UTC. Shares: ppm.
 Sources: minimum wait over an interval, CoDel (RFC 8289); steps without rates, DAGOR (Zhou et al., SoCC 2018); no growth
-of a limit that is not used, Netflix concurrency-limits; stuck lag left out, KEDA's Kafka scaler.
+of a limit that is not used, Netflix concurrency-limits; doubling steps up from a limit that starves its queue, TCP's
+slow start (RFC 5681); stuck lag left out, KEDA's Kafka scaler.
 A number that cannot be (nothing measured, a clock ahead of ours) changes nothing or is capped, never raised.
 
 Waits are judged in the sender's time, so that late samples still tell how long a wait lasted; statuses are kept in our
@@ -25,17 +26,22 @@ from governors.machines.valve_control import (
     Control,
     Judgement,
     back_off,
+    climb,
     count,
+    fade,
     falls_in_time,
     first_limit_milli,
     floor_milli,
+    has_overshot,
     high_water,
     in_use,
     is_binding,
+    is_starved,
     is_step,
     judge,
     low_water,
     may_turn,
+    next_climb_ppm,
     promise,
     reckon_limit,
     shortest_drain_us,
@@ -85,16 +91,27 @@ def hold_back(state: ValveState, event: Event, policy: ValvePolicy, now_us: int)
     seen = ValveState(SHEDDING, state.since_us, sensor, state.control)
     if _is_drained(seen, policy):
         return _drained(seen, policy, now_us)
-    if not _is_whole(sensor, policy):
+    if not _is_whole(sensor, policy) and not _may_step_back(seen, policy, now_us):
         return Verdict(seen, "none", "valve.shedding", _shedding(seen, policy))
     judgement = judge(sensor, seen.control, policy)
     judged = ValveState(SHEDDING, state.since_us, restart(sensor), count(seen.control, judgement))
     if judged.control.limit_milli and is_binding(sensor, judged.control):
-        return _adjust_rate(judged, policy, now_us)
+        # Calm under a limit that holds work back does not speak for letting everything through.
+        held = replace(judged, control=replace(judged.control, calm_intervals=0))
+        if is_starved(sensor, held.control, policy, judgement):
+            return _climb(held, policy, now_us)
+        if held.control.climb_ppm and judgement is Judgement.CALM:
+            # A handful of messages may be chance: the limit stays, and the next step is no larger than the last.
+            held = replace(held, control=replace(held.control, climb_ppm=fade(held.control.climb_ppm)))
+            return Verdict(held, "none", "valve.shedding", _shedding(held, policy))
+        return _adjust_rate(held, policy, now_us)
     if _may_probe(judged, policy, now_us):
         # A limit that held nobody back let everything through already: probing starts from there, never below.
         passing = FULL_PPM if judged.control.limit_milli else judged.control.share_ppm
         return _probe(judged, max(passing, policy.probe_start_ppm), policy, now_us)
+    if judged.control.limit_milli and judgement is Judgement.CALM:
+        # Tightened, it would hold work back again, and never be calm for long enough.
+        return Verdict(judged, "none", "valve.shedding", _shedding(judged, policy))
     if judged.control.limit_milli:
         return _adjust_rate(judged, policy, now_us)
     return _adjust_share(judged, judgement, policy, now_us)
@@ -200,6 +217,10 @@ def _may_probe(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
     )
 
 
+def _may_step_back(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
+    return has_overshot(state.sensor, state.control, policy) and may_turn(state.control, TIGHTER, policy, now_us)
+
+
 def _waits(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
     evidence = {**reading(state.sensor, policy), "since_ms": (now_us - state.since_us) // 1000}
     evidence["dwell_ms"] = policy.dwell_intervals * policy.interval_ms
@@ -271,7 +292,7 @@ def _probe(state: ValveState, share_ppm: int, policy: ValvePolicy, now_us: int) 
 def _adjust_rate(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
     control, sensor = state.control, state.sensor
     limit = reckon_limit(sensor, control, policy, now_us)
-    control = replace(control, integral_ppm=limit.integral_ppm)
+    control = replace(control, integral_ppm=limit.integral_ppm, climb_ppm=0)
     state = replace(state, control=control)
     evidence = {**_shedding(state, policy), **limit.evidence}
     old_milli = control.limit_milli
@@ -286,6 +307,20 @@ def _adjust_rate(state: ValveState, policy: ValvePolicy, now_us: int) -> Decisio
     moved = replace(turn(control, direction, now_us), limit_milli=new_milli)
     evidence |= {"admit_rate_milli_per_s": new_milli, "previous_milli_per_s": old_milli}
     return Verdict(replace(state, control=moved), "adjust", "valve.adjust_rate", evidence)
+
+
+def _climb(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
+    """The queue is empty because of the limit, so that what is done is no measure of what could be: try more."""
+    control, sensor = state.control, state.sensor
+    evidence = _shedding(state, policy)
+    if not may_turn(control, LOOSER, policy, now_us):
+        return Verdict(state, "none", "valve.shedding", evidence)
+    step_ppm = next_climb_ppm(control, policy)
+    # At once to what was done before. The trim was learned from a queue that is gone.
+    new_milli = max(climb(control, step_ppm), sensor.done_milli)
+    control = replace(turn(control, LOOSER, now_us), limit_milli=new_milli, climb_ppm=step_ppm, integral_ppm=0)
+    evidence |= {"admit_rate_milli_per_s": new_milli, "previous_milli_per_s": state.control.limit_milli}
+    return Verdict(replace(state, control=control), "adjust", "valve.climb", evidence)
 
 
 def _adjust_share(state: ValveState, judgement: Judgement, policy: ValvePolicy, now_us: int) -> Decision:
@@ -320,7 +355,7 @@ def _shedding(state: ValveState, policy: ValvePolicy) -> Evidence:
 
 
 def _fresh(control: Control) -> Control:
-    return replace(control, calm_intervals=0, bad_intervals=0)
+    return replace(control, calm_intervals=0, bad_intervals=0, climb_ppm=0)
 
 
 _ANSWERS: Final = {

@@ -28,6 +28,10 @@ LOOSER: Final = 1
 DAY_US: Final = DAY_S * 1_000_000
 # Inflow at four fifths of the limit or more is held back by it; below that the limit takes nothing from anybody.
 BINDING_PPM: Final = 800_000
+# The first step of a climb, where a policy allows smaller ones.
+CLIMB_MIN_PPM: Final = 10_000
+# An empty queue: under an eighth of what draining aims at. Nearer to it the limit is right, and the trim sees to it.
+EMPTY_PARTS: Final = 8
 
 
 class Control(Struct, frozen=True, array_like=True, gc=False):
@@ -38,7 +42,8 @@ class Control(Struct, frozen=True, array_like=True, gc=False):
     while probing. `high_depth` was fixed when shedding began. The promise: from `promised_depth` down to the goal in
     `promise_us`, by `due_us` (0 once kept); without rates there is none, and `promised_depth` is the depth an interval
     ago. `direction` and `turned_us` say which way the limit last moved and since when that way. `failed_wait_us` is
-    the newest wait after a failed probe, over at `retry_us`.
+    the newest wait after a failed probe, over at `retry_us`. `climb_ppm` is the newest step up from a limit that
+    starves its queue, 0 once there is a queue.
     """
 
     limit_milli: int = 0
@@ -55,6 +60,7 @@ class Control(Struct, frozen=True, array_like=True, gc=False):
     retry_us: int = 0
     calm_intervals: int = 0
     bad_intervals: int = 0
+    climb_ppm: int = 0
 
 
 class Judgement(IntEnum):
@@ -161,6 +167,37 @@ def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: 
 def floor_milli(sensor: Sensor, policy: ValvePolicy) -> int:
     """The least rate that shedding admits."""
     return max(1, sensor.done_milli * policy.floor_ppm // FULL_PPM)
+
+
+def is_starved(sensor: Sensor, control: Control, policy: ValvePolicy, judgement: Judgement) -> bool:
+    """Whether consumers idle for want of work, so that the completion rate is no more than a lower bound of capacity.
+
+    The queue was as good as empty throughout, and what came in was done: so capacity lies above the limit, nobody
+    knows how far.
+    """
+    if judgement is not Judgement.CALM or sensor.interval.depth_max > goal_depth(control, policy) // EMPTY_PARTS:
+        return False
+    return sensor.done_milli * FULL_PPM >= sensor.in_milli * BINDING_PPM
+
+
+def next_climb_ppm(control: Control, policy: ValvePolicy) -> int:
+    """The next step up from a limit that starves its queue: twice the one before (as TCP's slow start does)."""
+    return max(min(2 * control.climb_ppm, policy.climb_max_ppm), policy.limit_step_ppm, CLIMB_MIN_PPM)
+
+
+def climb(control: Control, step_ppm: int) -> int:
+    """The limit one step up, rounded up: a limit of nearly nothing grows too."""
+    return min(control.limit_milli - (-control.limit_milli * step_ppm // FULL_PPM), NUMBER_MAX)
+
+
+def fade(climb_ppm: int) -> int:
+    """Half a step up, and none once that is too small to be one."""
+    return climb_ppm // 2 if climb_ppm >= 2 * CLIMB_MIN_PPM else 0
+
+
+def has_overshot(sensor: Sensor, control: Control, policy: ValvePolicy) -> bool:
+    """Whether climbing went past capacity: a queue stands again. An interval is too long to wait then."""
+    return control.climb_ppm > 0 and backlog(sensor) >= low_water(control, policy)
 
 
 def in_use(sensor: Sensor, control: Control) -> bool:

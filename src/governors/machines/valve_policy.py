@@ -42,6 +42,10 @@ class ValvePolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     limit_step_ppm: Ppm = 20_000
     """A limit is changed only when the new one is at least this share away from it: each is an action outside.
     2 %: a backlog that drains over five minutes leaves ten times that between limit and capacity."""
+    climb_max_ppm: Ppm = 250_000
+    """Largest step, as a share of the limit, by which it climbs in one interval while the queue is empty and the limit
+    alone holds work back: steps double up to this. A quarter too much for an interval is a queue a quarter of an
+    interval long, and it is noticed sooner."""
     decrease_ppm: Ppm = 50_000
     """Without rates: share taken off what is admitted in each bad interval (DAGOR's 5 %), unless the backlog already
     falls fast enough to be gone in `drain_s`."""

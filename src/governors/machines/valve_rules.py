@@ -23,6 +23,8 @@ RULES: Final = MappingProxyType(
         "is not half used is not raised",
         "valve.adjust_rate": "{depth} messages stand where {planned_depth} were planned: the limit goes from "
         "{previous_milli_per_s:rate} to {admit_rate_milli_per_s:rate}",
+        "valve.climb": "only {depth} messages stand though {in_rate_milli_per_s:rate} are let in, so more can be done: "
+        "the limit climbs from {previous_milli_per_s:rate} to {admit_rate_milli_per_s:rate}",
         "valve.adjust_share": "work waits {sojourn_ms:duration}, the target is {target_ms:duration}: admitting "
         "{fraction_ppm:percent} after {previous_ppm:percent}",
         "valve.drained": "{depth} messages are under low water {low_water}: drained after {drained_ms:duration}, "
