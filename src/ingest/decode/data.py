@@ -33,6 +33,7 @@ class DataReader(Struct, frozen=True):
     wire; `optional` names the other fields.
     """
 
+    kind: str
     decode: Callable[[Any], SignalData]
     past_field: str | None
     strings: int
@@ -50,11 +51,17 @@ def _read_exactly(wanted: type, value: object) -> Any:
     raise NotImplementedError
 
 
+def decoder(wanted: Any) -> Callable[[Any], Any]:
+    """A decoder of JSON whose amounts and times are exact."""
+    return json.Decoder(wanted, dec_hook=_read_exactly).decode
+
+
 def _reader(kind: str, data_type: type[SignalData]) -> DataReader:
     fields = structs.fields(data_type)
     required = [field for field in fields if field.required]
     return DataReader(
-        decode=json.Decoder(data_type, dec_hook=_read_exactly).decode,
+        kind=kind,
+        decode=decoder(data_type),
         past_field=_PAST_FIELDS.get(kind),
         strings=sum(2 if _is_string_on_the_wire(field.type) else 1 for field in required),
         optional=tuple(field.name for field in fields if not field.required),
@@ -70,6 +77,7 @@ def _is_string_on_the_wire(annotation: Any) -> bool:
 
 
 READERS: Final[dict[str, DataReader]] = {kind: _reader(kind, data_type) for kind, data_type in KINDS.items()}
+READER_OF: Final[dict[type[SignalData], DataReader]] = {KINDS[kind]: reader for kind, reader in READERS.items()}
 
 
 def strings_in_optional(data: SignalData, names: tuple[str, ...]) -> int:

@@ -326,6 +326,13 @@ DUPLICATES: dict[str, tuple[bytes, str]] = {
     "the same tenant twice": (wire()[:-1] + b', "tenant": "acme"}', "tenant"),
     "another tenant": (wire()[:-1] + b', "tenant": "evil"}', "tenant"),
     "another tenant before": (b'{"tenant": "evil", ' + wire()[1:], "tenant"),
+    "another kind before": (b'{"kind": "alert", ' + wire()[1:], "kind"),
+    "an unknown kind before": (b'{"kind": "alarm", ' + wire()[1:], "kind"),
+    "data of another shape before": (b'{"data": [], ' + wire()[1:], "data"),
+    "as often as strings are absent": (
+        wire(subject=None).replace(b'"subject": null, ', b"")[:-1] + b', "tenant": "acme"}',
+        "tenant",
+    ),
     "an escaped name": (wire()[:-1] + b', "t\\u0065nant": "evil"}', "tenant"),
     "data twice": (wire()[:-1] + b', "data": ' + json.dumps(DATA["cost.snapshot"]).encode() + b"}", "data"),
     "an amount twice": (wire().replace(b'"data": {', b'"data": {"cost_amount": "1.00", '), "data.cost_amount"),
