@@ -28,7 +28,7 @@ class CutBatch:
 
     first_index: int
     count: int
-    body: bytearray
+    body: list[bytes]
     root: bytes
 
 
@@ -52,14 +52,14 @@ class SegmentWriter:
 
     def write(self, batch: CutBatch) -> tuple[SegmentKey, BatchPlace]:
         """Make a batch durable. Each step's comment says what a crash after it leaves."""
-        body = bytes(batch.body)
+        body_bytes = sum(map(len, batch.body))
         current = self._current
-        if current is not None and current.is_full(len(body), self._segment_bytes_max):
+        if current is not None and current.is_full(body_bytes, self._segment_bytes_max):
             self.seal()  # a log of sealed segments: the next start begins a new one, as it always does
             current = None
         if current is None:
             current = self._begin(batch.first_index)  # an empty segment, which the next start keeps and seals
-        place = current.append(batch, body)  # a whole batch, or a torn one, which the next start cuts off
+        place = current.append(batch, body_bytes)  # a whole batch, or a torn one, which the next start cuts off
         return current.key, place
 
     def seal(self) -> None:
@@ -104,13 +104,13 @@ class _Segment:
         """A segment without receipts is never full: the next one would have its name."""
         return self._receipts > 0 and self._size + segment.batch_bytes(body_bytes) > bytes_max
 
-    def append(self, batch: CutBatch, body: bytes) -> BatchPlace:
+    def append(self, batch: CutBatch, body_bytes: int) -> BatchPlace:
         data, crc = segment.encode_batch(
-            self._header, self._batches, batch.first_index, batch.count, self._crc, body, batch.root
+            self._header, self._batches, batch.first_index, batch.count, self._crc, batch.body, batch.root
         )
         self.file.append(data)
         self.sha256.update(data)
-        place = BatchPlace(self._number, self._size + segment.BATCH_HEAD_BYTES, len(body), self._crc)
+        place = BatchPlace(self._number, self._size + segment.BATCH_HEAD_BYTES, body_bytes, self._crc)
         self._crc = crc
         self._size += len(data)
         self._batches += 1

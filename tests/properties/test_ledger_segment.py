@@ -28,7 +28,7 @@ def build(bodies: Bodies, first_index: int = 5) -> tuple[bytes, list[int]]:
         body = b"".join(frame_head(len(content), kind) + content for kind, content in frames)
         count = sum(kind == Kind.RECEIPT for kind, _ in frames)
         root = leaf_hash(b"%d" % number)
-        batch, seed = segment.encode_batch(header, number, first_index, count, seed, body, root)
+        batch, seed = segment.encode_batch(header, number, first_index, count, seed, [body], root)
         first_index += count
         data += batch
         ends.append(len(data))
@@ -184,7 +184,7 @@ def test_a_batch_with_a_lost_page_is_not_sound() -> None:
     tree.extend([leaf_hash(leaf) for leaf in leaves])
     header = segment.decode_header(start := segment.encode_header(LOG, 1, 0, bytes(32)))
     body = b"".join(frame_head(len(leaf), Kind.RECEIPT) + leaf for leaf in leaves)
-    batch, _ = segment.encode_batch(header, 0, 0, 20, header.crc, body, tree.root())
+    batch, _ = segment.encode_batch(header, 0, 0, 20, header.crc, [body], tree.root())
     data = start + batch
     (found,) = segment.scan(data).batches
     assert damage.is_sound(data, found, CompactRange())

@@ -5,6 +5,7 @@ Inside it, sorting keys by code point is sorting them by UTF-16 unit, and number
 (`encode`) spends its checks only on what a caller can get wrong; the verifier (`check`) trusts nothing.
 """
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,8 @@ INT_LIMIT: Final = 2**53
 TEXT_CHARS_MAX: Final = 8_000
 
 # `Receipt` declares its fields in order, so only the evidence needs sorting ("deterministic" sorts dicts).
-_encode = msgspec.json.Encoder(order="deterministic").encode
+encode_checked = msgspec.json.Encoder(order="deterministic").encode
+"""`encode_checked(receipt)`: the leaf of a receipt whose draft was checked; its length is not."""
 _decode = msgspec.json.Decoder(Receipt).decode
 _FIELDS: Final = len(Receipt.__struct_fields__)
 _FSM_FIELDS: Final = len(Fsm.__struct_fields__)
@@ -27,7 +29,9 @@ _FSM_FIELDS: Final = len(Fsm.__struct_fields__)
 def encode(receipt: Receipt) -> bytes:
     """The leaf of a receipt. Raises ReceiptInvalidError for what the profile has no bytes for."""
     check_draft(receipt.evidence, receipt.ts_us, receipt.observed_us, receipt.event_id + receipt.source)
-    return encode_checked(receipt)
+    leaf = encode_checked(receipt)
+    check_lengths((leaf,))
+    return leaf
 
 
 def check_draft(evidence: dict[str, int | str], ts_us: int, observed_us: int, text: str) -> None:
@@ -64,15 +68,11 @@ def _check_text(text: str) -> None:
         raise ReceiptInvalidError(f"a text holds a lone surrogate: {text[:64]!r}") from error
 
 
-def encode_checked(receipt: Receipt) -> bytes:
-    """The leaf of a receipt whose draft was checked. Raises ReceiptInvalidError for one that is too long."""
-    try:
-        leaf = _encode(receipt)
-    except UnicodeEncodeError as error:
-        raise ReceiptInvalidError(f"a text holds a lone surrogate: {error.object[:64]!r}") from error
-    if len(leaf) > LEAF_BYTES_MAX:
-        raise ReceiptInvalidError(f"the receipt takes {len(leaf)} bytes; a leaf has room for {LEAF_BYTES_MAX}")
-    return leaf
+def check_lengths(leaves: Collection[bytes]) -> None:
+    """Raise ReceiptInvalidError for a leaf that is too long."""
+    longest = max(map(len, leaves))
+    if longest > LEAF_BYTES_MAX:
+        raise ReceiptInvalidError(f"the receipt takes {longest} bytes; a leaf has room for {LEAF_BYTES_MAX}")
 
 
 def decode(leaf: bytes) -> Receipt:

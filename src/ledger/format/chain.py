@@ -6,18 +6,24 @@ nothing is missing between two receipts of a tenant. It never replaces a Merkle 
 
 import hashlib
 import hmac
+import struct
+from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 GENESIS_PREFIX: Final = b"govledger/genesis/v1\0"
 PSEUDONYM_CHARS: Final = 32
 KEY_BYTES: Final = 32
 
-# The two pads of RFC 2104 for a 32-byte key and SHA-256's block of 64: the key is xored, the rest is the bare pad.
-_INNER = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_INNER_REST = b"\x36" * 32
-_OUTER_REST = b"\x5c" * 32
+# RFC 2104: a key is filled up with zeros to SHA-256's block, and each byte of that xored with one of two pads.
+_BLOCK_BYTES: Final = 64
+_FILL: Final = bytes(_BLOCK_BYTES - KEY_BYTES)
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+
 _sha256 = hashlib.sha256
+_digest = type(_sha256()).digest
+_hexdigest = type(_sha256()).hexdigest
 
 
 def genesis(log: str, tenant: str) -> bytes:
@@ -31,9 +37,22 @@ def pseudonym(key: bytes, tenant: str) -> str:
 
 
 def commitment(key: bytes, payload: bytes) -> str:
-    """`inputs_commit`: HMAC-SHA256 (hex) of the sender's bytes under a random key of exactly 32 bytes.
+    """`inputs_commit`: HMAC-SHA256 (hex) of the sender's bytes under a random key of 32 bytes."""
+    return hmac.digest(key, payload, "sha256").hex()
 
-    Written out by RFC 2104 because that takes 0.9 µs where `hmac.digest` takes 1.5, once for every receipt.
+
+def commitments(keys: Sequence[bytes], payloads: Sequence[bytes]) -> list[str]:
+    """`commitment` of many at half its cost: RFC 2104 written out, in columns that no step in Python goes through.
+
+    Every key has exactly 32 bytes.
     """
-    inner = _sha256(key.translate(_INNER) + _INNER_REST + payload).digest()
-    return _sha256(key.translate(_OUTER) + _OUTER_REST + inner).hexdigest()
+    filled = _FILL.join((*keys, b""))
+    inner = split(filled.translate(_INNER), _BLOCK_BYTES)
+    outer = split(filled.translate(_OUTER), _BLOCK_BYTES)
+    hashes = map(_digest, map(_sha256, map(add, inner, payloads)))
+    return list(map(_hexdigest, map(_sha256, map(add, outer, hashes))))
+
+
+def split(data: bytes, size: int) -> tuple[bytes, ...]:
+    """The pieces of `size` bytes that `data` consists of."""
+    return struct.unpack(f"{size}s" * (len(data) // size), data)

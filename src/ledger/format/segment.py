@@ -13,7 +13,7 @@ hashes he has not seen.
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -34,6 +34,8 @@ _BATCH: Final = struct.Struct("<4sIQIII")
 _CRC: Final = struct.Struct("<I")
 _FRAME: Final = struct.Struct("<IB")
 _KEY_LENGTH: Final = struct.Struct("<H")
+_PAYLOAD_HEAD: Final = struct.Struct("<IB32s")
+_STATE_HEAD: Final = struct.Struct("<IBH")
 
 HEADER_BYTES: Final = _HEADER.size + _CRC.size
 BATCH_HEAD_BYTES: Final = _BATCH.size + _CRC.size
@@ -55,6 +57,12 @@ class Kind(IntEnum):
     RECEIPT = 1
     PAYLOAD = 2
     STATE = 3
+
+
+# Not looked up in the enum for each frame, which would take as long as packing its head.
+_RECEIPT: Final = int(Kind.RECEIPT)
+_PAYLOAD: Final = int(Kind.PAYLOAD)
+_STATE: Final = int(Kind.STATE)
 
 
 class SegmentHeader(NamedTuple):
@@ -152,12 +160,18 @@ def decode_header(data: bytes) -> SegmentHeader:
 
 
 def encode_batch(
-    header: SegmentHeader, number: int, first_index: int, count: int, seed: int, body: bytes, root: bytes
+    header: SegmentHeader, number: int, first_index: int, count: int, seed: int, body: Sequence[bytes], root: bytes
 ) -> tuple[bytes, int]:
-    """The bytes of a batch and its CRC, which the next one's continues. `seed` is the last one's (or the header's)."""
-    head = _BATCH.pack(BATCH_MAGIC, number, first_index, count, len(body), header.epoch)
-    crc = _crc32c(_crc32c(seed, body), root)
-    return b"".join((head, _CRC.pack(_crc32c(header.crc, head)), body, _CRC.pack(crc), root)), crc
+    """The bytes of a batch and its CRC, which the next one's continues. `seed` is the last one's (or the header's).
+
+    `body` comes in pieces, so that what can be megabytes is copied only once.
+    """
+    head = _BATCH.pack(BATCH_MAGIC, number, first_index, count, sum(map(len, body)), header.epoch)
+    crc = seed
+    for piece in body:
+        crc = _crc32c(crc, piece)
+    crc = _crc32c(crc, root)
+    return b"".join((head, _CRC.pack(_crc32c(header.crc, head)), *body, _CRC.pack(crc), root)), crc
 
 
 def is_whole(body_and_trailer: bytes, seed: int) -> bool:
@@ -169,13 +183,28 @@ def is_whole(body_and_trailer: bytes, seed: int) -> bool:
     return bool(crc == _crc32c(_crc32c(seed, body), root))
 
 
+def encode_receipts(
+    at: int, leaves: Iterable[bytes], keys: Iterable[bytes], payloads: Iterable[bytes]
+) -> tuple[bytes, list[int]]:
+    """The frames of receipts in a row, and where each receipt's begin if the first begins at `at`."""
+    pieces: list[bytes] = []
+    starts = []
+    for leaf, key, payload in zip(leaves, keys, payloads, strict=True):
+        leaf_bytes, payload_bytes = len(leaf), COMMITMENT_KEY_BYTES + len(payload)
+        starts.append(at)
+        at += 2 * FRAME_HEAD_BYTES + leaf_bytes + payload_bytes
+        pieces += (
+            frame_head(leaf_bytes, _RECEIPT), leaf, _PAYLOAD_HEAD.pack(payload_bytes, _PAYLOAD, key), payload,
+        )  # fmt: skip
+    return b"".join(pieces), starts
+
+
 def encode_state(key: str, value: bytes) -> bytes:
     """A whole state frame. Raises ValueError for a key over 65,535 bytes."""
     name = key.encode()
     if len(name) > 0xFFFF:
         raise ValueError(f"the state key {key[:64]!r}… takes {len(name)} bytes; there is room for 65,535")
-    length = _KEY_LENGTH.size + len(name) + len(value)
-    return b"".join((frame_head(length, Kind.STATE), _KEY_LENGTH.pack(len(name)), name, value))
+    return _STATE_HEAD.pack(_KEY_LENGTH.size + len(name) + len(value), _STATE, len(name)) + name + value
 
 
 def decode_state(frame: bytes) -> tuple[str, bytes]:

@@ -201,7 +201,7 @@ class Forger:
             first, hashes = tree.size, [leaf_hash(content) for kind, content in frames if kind == Kind.RECEIPT]
             tree.extend(hashes)
             root = tree.root() if roots else bytes(32)
-            batch, seed = segment.encode_batch(header, number, first, len(hashes) + count, seed, body, root)
+            batch, seed = segment.encode_batch(header, number, first, len(hashes) + count, seed, [body], root)
             data += batch
         self.path.write_bytes(data)
 

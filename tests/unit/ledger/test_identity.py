@@ -107,7 +107,17 @@ def test_a_commitment_is_hmac_sha256() -> None:
     for length in (0, 1, 31, 55, 56, 64, 1_000):
         entropy = seeded_entropy(length)
         key, payload = entropy(32), entropy(length)
-        assert chain.commitment(key, payload) == hmac.digest(key, payload, "sha256").hex()
+        assert chain.commitment(key, payload) == hmac.new(key, payload, "sha256").hexdigest()
+
+
+def test_commitments_of_many_are_those_of_each() -> None:
+    entropy = seeded_entropy()
+    payloads = [entropy(length) for length in (0, 1, 31, 55, 56, 64, 1_000)]
+    keys = chain.split(entropy(32 * len(payloads)), 32)
+    assert keys == tuple(dict.fromkeys(keys))
+    each = zip(keys, payloads, strict=True)
+    assert chain.commitments(keys, payloads) == [hmac.new(*one, "sha256").hexdigest() for one in each]
+    assert chain.commitments((), ()) == []
 
 
 def test_genesis_depends_on_log_and_tenant_and_has_a_domain_of_its_own() -> None:
