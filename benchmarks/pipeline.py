@@ -206,10 +206,10 @@ def measure(tenants: int, signals: int, batch: int, runs: int) -> dict[str, Any]
         batches = make_batches(signals, tenants, batch, seed=run)
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             peer.append(signals / run_sqlite(batches, Path(folder)))
-        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-            # The event loop that `governors serve` runs on.
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                ours.append(signals / runner.run(run_ours(batches, Path(folder))))
+        # The event loop that `governors serve` runs on.
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        with runner, tempfile.TemporaryDirectory(dir=scratch()) as folder:
+            ours.append(signals / runner.run(run_ours(batches, Path(folder))))
     return {
         "tenants": tenants,
         "signals": signals,
