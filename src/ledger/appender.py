@@ -259,7 +259,9 @@ class Ledger:
         batch, limits = self._gathering, self._limits
         if self._cut_bytes + batch.body_bytes + self._draft_bytes >= limits.pending_bytes:
             raise PushbackError(self.pending_bytes, limits.retry_after_s)
-        canonical.check_draft(draft.evidence, draft.ts_us, draft.observed_us, draft.event_id + draft.source)
+        canonical.check_draft(
+            draft.evidence, draft.ts_us, draft.observed_us, draft.event_id, draft.source, draft.fsm
+        )  # fmt: skip
         tenant = self._chains.get(draft.tenant) or self._open_chain(draft.tenant)
         index = self._size
         self._size = index + 1

@@ -16,6 +16,7 @@ from ledger.errors import (
 from ledger.format import chain
 from ledger.format.canonical import decode
 from ledger.format.merkle import EMPTY_ROOT, leaf_hash, root_of
+from ledger.format.receipt import Fsm
 
 
 async def until_started(disk: Disk) -> None:
@@ -237,6 +238,7 @@ async def test_the_states_in_a_batch_are_those_after_its_receipts(tmp_path: Path
 
 
 async def test_a_refused_receipt_changes_nothing(tmp_path: Path) -> None:
+    fsm = Fsm("e", "A", "m", "\ud800", "B", 1)
     async with running(tmp_path) as ledger:
         ledger.append(draft(0))
         for evidence in ({"x": 2**53}, {"x": -(2**53)}, {"é": 1}, {"x": 1.5}, {"x": True}, {"x": "\ud800"}):
@@ -246,8 +248,9 @@ async def test_a_refused_receipt_changes_nothing(tmp_path: Path) -> None:
             ledger.append(draft(1, ts_us=2**53))
         with pytest.raises(ReceiptInvalidError):
             ledger.append(draft(1, event_id="x" * 65_536))
-        with pytest.raises(ReceiptInvalidError):
-            ledger.append(draft(1, tenant="\ud800"))
+        for texts in ({"event_id": "\ud800"}, {"source": "\ud800"}, {"fsm": fsm}, {"tenant": "\ud800"}):
+            with pytest.raises(ReceiptInvalidError):
+                ledger.append(draft(1, **texts))
         with pytest.raises(ReceiptInvalidError):
             ledger.put_state("x" * 16_001, 1)
         ledger.put_state("\U0001f600" * 16_000, 1)
@@ -255,6 +258,16 @@ async def test_a_refused_receipt_changes_nothing(tmp_path: Path) -> None:
         assert ledger.append(draft(1)) == 1
         await ledger.wait_local(1)
         assert decode((await ledger.read(1)).leaf).tseq == 1
+
+
+async def test_a_receipt_has_room_for_texts_by_their_characters(tmp_path: Path) -> None:
+    async with running(tmp_path) as ledger:
+        for text in ("x" * 7_000, "é" * 7_000, "\U0001f600" * 7_000, "\0" * 7_000):
+            index = ledger.append(draft(0, evidence={"text": text, "least": -(2**53) + 1, "most": 2**53 - 1}))
+            await ledger.wait_local(index)
+            assert decode((await ledger.read(index)).leaf).evidence["text"] == text
+            with pytest.raises(ReceiptInvalidError):
+                ledger.append(draft(0, evidence={"text": text}, event_id="x" * 1_001))
 
 
 async def test_closing_writes_what_is_pending_and_seals(tmp_path: Path) -> None:
