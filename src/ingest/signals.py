@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct, ValidationError, convert
+from msgspec import DecodeError, Meta, Struct, json
 
 # Receipts hold integers exactly only below 2**53 (RFC 8785 section 3.2.2.3), and amounts and times end up in them.
 INTEGER_MAX: Final = 2**53 - 1
@@ -46,7 +46,8 @@ CheckedCurrency = Annotated[str, Meta(min_length=3, max_length=3)]
 _AMOUNT = re.compile(r"(-?)(\d{1,10})(?:\.(\d{1,18}))?", re.ASCII)
 _NAME = re.compile(NAME_PATTERN)
 _CURRENCY = re.compile(CURRENCY_PATTERN)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_decode_time = json.Decoder(AwareTime).decode
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Micros(int):
@@ -61,14 +62,12 @@ class EpochMicros(int):
     __slots__ = ()
 
 
-def parse_micros(text: object) -> Micros:
+def parse_micros(text: str) -> Micros:
     """Read a decimal string; digits past the sixth are rounded half to even.
 
     Raises ValueError for anything but an optional minus, up to ten digits and an optional fraction, and for amounts
     whose micros pass 2**53.
     """
-    if not isinstance(text, str):
-        raise ValueError(AMOUNT_RULE)  # noqa: TRY004 - msgspec turns a ValueError into a rejection that names the field
     # Nearly every amount is digits, a point and at most six digits more: three times as fast as the general way.
     whole, _, fraction = text.partition(".")
     if len(whole) <= 9 and len(fraction) <= 6 and whole.isdigit() and fraction.isdigit() and text.isascii():
@@ -102,32 +101,35 @@ def to_epoch_micros(time: datetime) -> int:
 
     Raises ValueError before 1970 and from the year 2255 on, where a receipt could not hold the number.
     """
-    since = time - _EPOCH
+    since = time - EPOCH
     micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     if not 0 <= micros <= INTEGER_MAX:
         raise ValueError("expected a time between 1970-01-01 and 2255-06-05")
     return micros
 
 
-def parse_time(text: object) -> EpochMicros:
+def parse_time(text: str) -> EpochMicros:
     """Read an RFC 3339 time with an offset; digits past the microsecond are rounded. Raises ValueError."""
-    if not isinstance(text, str):
-        raise ValueError(TIME_RULE)  # noqa: TRY004 - msgspec turns a ValueError into a rejection that names the field
-    return _parse_time(text)
+    # A period's start repeats in each of its snapshots; moments with a fraction hardly ever do.
+    return _read_time(text) if "." in text else _recall_time(text)
 
 
-@lru_cache(maxsize=1024)  # a period's start repeats in each of its snapshots
-def _parse_time(text: str) -> EpochMicros:
+def _read_time(text: str) -> EpochMicros:
+    if "\\" in text:  # which would begin an escape below
+        raise ValueError(TIME_RULE)
     try:
-        time = convert(text, AwareTime)
-    except ValidationError as error:
+        time = _decode_time(f'"{text}"')  # five times as fast as msgspec.convert, which looks at the type in each call
+    except (DecodeError, UnicodeError) as error:
         raise ValueError(TIME_RULE) from error
     return EpochMicros(to_epoch_micros(time))
 
 
+_recall_time = lru_cache(maxsize=1024)(_read_time)
+
+
 def format_time(epoch_us: int) -> str:
     """RFC 3339 in UTC, to the microsecond where there is a fraction: 0 -> "1970-01-01T00:00:00Z"."""
-    return (_EPOCH + timedelta(microseconds=epoch_us)).replace(tzinfo=None).isoformat() + "Z"
+    return (EPOCH + timedelta(microseconds=epoch_us)).replace(tzinfo=None).isoformat() + "Z"
 
 
 @lru_cache(maxsize=16_384)
@@ -219,9 +221,10 @@ class DeploySample(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not is_name(self.deploy_id):
             raise ValueError(f"deploy_id: {NAME_RULE}")
-        if self.errors > self.requests:
+        requests = self.requests
+        if self.errors > requests:
             raise ValueError("errors: more than requests")
-        if self.slow > self.requests:
+        if self.slow > requests:
             raise ValueError("slow: more than requests")
 
 

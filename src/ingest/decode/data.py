@@ -9,9 +9,11 @@ from msgspec import Struct, json, structs
 from ingest.decode.strict import field_path, has_unsafe_characters
 from ingest.errors import Reason, SignalRejectedError
 from ingest.signals import (
+    AMOUNT_RULE,
     COST_DELTA,
     COST_SNAPSHOT,
     KINDS,
+    TIME_RULE,
     Alert,
     CostDelta,
     EpochMicros,
@@ -43,12 +45,14 @@ class DataReader(Struct, frozen=True):
 _PAST_FIELDS: Final = {COST_SNAPSHOT: "interval_start", COST_DELTA: "usage_at"}
 
 
-def _read_exactly(wanted: type, value: object) -> Any:
+def _read_exactly(wanted: type, value: object) -> Micros | EpochMicros:
     if wanted is Micros:
-        return parse_micros(value)
-    if wanted is EpochMicros:
+        if isinstance(value, str):
+            return parse_micros(value)
+        raise ValueError(AMOUNT_RULE)  # which msgspec turns into an error that names the field
+    if isinstance(value, str):
         return parse_time(value)
-    raise NotImplementedError
+    raise ValueError(TIME_RULE)
 
 
 def decoder(wanted: Any) -> Callable[[Any], Any]:

@@ -208,6 +208,13 @@ BAD_SIGNALS: dict[str, tuple[bytes, str, str]] = {
         "bad_field",
         "data.interval_start",
     ),
+    "period with an escaped escape": (
+        wire(data={"interval_start": "2026-11-01T00:00:0\\u0030Z"}),
+        "bad_field",
+        "data.interval_start",
+    ),
+    "period in quotes": (wire(data={"interval_start": '"2026-11-01T00:00:00Z"'}), "bad_field", "data.interval_start"),
+    "period with a blank": (wire(data={"interval_start": "2026-11-01T00:00:00Z "}), "bad_field", "data.interval_start"),
     "period as a number": (wire(data={"interval_start": 0}), "bad_field", "data.interval_start"),
     "empty id": (wire(id=""), "bad_field", "id"),
     "long id": (wire(id="i" * 257), "bad_field", "id"),
