@@ -159,15 +159,18 @@ class Ledger:
 
         self._chains: dict[str, Chain] = {}
         """By tenant's name: a cache that spares an HMAC. The index has them by pseudonym."""
-        self._drafts: list[tuple[Chain, int, Draft]] = []
-        """Receipts that have their index and sequence number, but no bytes yet; `_draft_bytes` are their payloads'."""
+        self._drafts: list[Draft] = []
+        self._draft_chains: list[Chain] = []
+        """Receipts that have their index but no bytes yet, nor a place in their chains; those chains."""
         self._draft_bytes = 0
+        """Of the drafts' payloads."""
+        self._encoded_at_once = min(_ENCODED_AT_ONCE, limits.batch_receipts)
         self._gathering = _Batch(self._size)
         self._cut: deque[_Batch] = deque()
         """Batches that wait for the disk; the first is being written if `_write` is set."""
         self._write: asyncio.Future[Any] | None = None
-        self._cut_bytes = 0
-        """Of the bodies in `_cut`."""
+        self._encoded_bytes = 0
+        """Of all bodies, in `_cut` and gathering."""
         self._work = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cut_is_due = False
@@ -232,7 +235,7 @@ class Ledger:
     @property
     def pending_bytes(self) -> int:
         """What waits for the disk."""
-        return self._cut_bytes + self._gathering.body_bytes + self._draft_bytes
+        return self._encoded_bytes + self._draft_bytes
 
     @property
     def failed(self) -> BaseException | None:
@@ -246,6 +249,7 @@ class Ledger:
 
     def next_tseq(self, tenant: str) -> int:
         """The sequence number that the tenant's next receipt will have."""
+        self._encode_drafts()
         found = self._known_chain(tenant)
         return len(found.indices) if found is not None else 0
 
@@ -256,25 +260,24 @@ class Ledger:
         """
         if self._stopped is not None:
             raise LedgerClosedError(self._stopped)
-        batch, limits = self._gathering, self._limits
-        if self._cut_bytes + batch.body_bytes + self._draft_bytes >= limits.pending_bytes:
+        limits, drafts, draft_bytes = self._limits, self._drafts, self._draft_bytes
+        if self._encoded_bytes + draft_bytes >= limits.pending_bytes:
             raise PushbackError(self.pending_bytes, limits.retry_after_s)
         canonical.check_draft(
             draft.evidence, draft.ts_us, draft.observed_us, draft.event_id, draft.source, draft.fsm
         )  # fmt: skip
-        tenant = self._chains.get(draft.tenant) or self._open_chain(draft.tenant)
+        self._draft_chains.append(self._chains.get(draft.tenant) or self._open_chain(draft.tenant))
+        drafts.append(draft)
+        self._draft_bytes = draft_bytes = draft_bytes + len(draft.payload)
         index = self._size
         self._size = index + 1
-        self._drafts.append((tenant, len(tenant.indices), draft))
-        self._draft_bytes += len(draft.payload)
-        tenant.indices.append(index)
-        if not batch.count:
+        if len(drafts) == 1:
             self._work.set()
-        batch.count += 1
-        if len(self._drafts) >= _ENCODED_AT_ONCE or self._draft_bytes >= limits.batch_bytes:
+        if len(drafts) >= self._encoded_at_once or draft_bytes >= limits.batch_bytes:
             self._encode_drafts()
-        if batch.count >= limits.batch_receipts or batch.body_bytes >= limits.batch_bytes:
-            self._cut_soon()
+            batch = self._gathering
+            if batch.count >= limits.batch_receipts or batch.body_bytes >= limits.batch_bytes:
+                self._cut_soon()
         return index
 
     def _encode_drafts(self) -> None:
@@ -284,13 +287,15 @@ class Ledger:
         drafts, batch = self._drafts, self._gathering
         if not drafts:
             return
-        payloads = [draft.payload for _, _, draft in drafts]
+        payloads = [draft.payload for draft in drafts]
         # Asked for together: each call of the kernel costs as much as a third of a receipt.
         keys = chain.split(self._entropy(KEY_BYTES * len(drafts)), KEY_BYTES)
         commitments = chain.commitments(keys, payloads)
         epoch, origin, writer, encode = self.epoch, self.origin, self._writer_name, canonical.encode_checked
         leaves, hashes = [], []
-        for (tenant, tseq, draft), commitment in zip(drafts, commitments, strict=True):
+        index = self._size - len(drafts)
+        for draft, tenant, commitment in zip(drafts, self._draft_chains, commitments, strict=True):
+            indices = tenant.indices
             leaf = encode(
                 # By position, which takes 0.1 µs where keywords take 0.6: the order is that of the fields.
                 Receipt(
@@ -310,7 +315,7 @@ class Ledger:
                     draft.source,
                     tenant.pseudonym,
                     draft.ts_us,
-                    tseq,
+                    len(indices),
                     RECEIPT_VERSION,
                     writer,
                 )
@@ -318,12 +323,16 @@ class Ledger:
             leaves.append(leaf)
             tenant.head = digest = _sha256(b"\0" + leaf).digest()
             hashes.append(digest)
+            indices.append(index)
+            index += 1
         canonical.check_lengths(leaves)
         frames, offsets = segment.encode_receipts(batch.body_bytes, leaves, keys, payloads)
         batch.add(frames)
+        batch.count += len(drafts)
+        self._encoded_bytes += len(frames)
         self._index.offsets.extend(offsets)
         self._tree.extend(hashes)
-        self._drafts, self._draft_bytes = [], 0
+        self._drafts, self._draft_chains, self._draft_bytes = [], [], 0
 
     def put_state(self, key: str, value: object) -> None:
         """Keep `value` as the latest state under `key`; it goes into the same batch as the receipts before it.
@@ -417,7 +426,7 @@ class Ledger:
     async def _drain(self) -> None:
         """Write everything and seal: after this a start finds nothing to repair."""
         try:
-            while self._cut or self._gathering:
+            while self._has_work():
                 await self._write_next()
             assert self._loop is not None  # noqa: S101 - run() has set it
             await asyncio.shield(self._loop.run_in_executor(self._writing, self._segments.seal))
@@ -445,14 +454,17 @@ class Ledger:
             self._index.add_batch(batch.first_index, place)
         self._local_size = batch.first_index + batch.count
         self._local_root = batch.root
-        self._cut_bytes -= batch.body_bytes
+        self._encoded_bytes -= batch.body_bytes
         if self._on_commit is not None:
             self._on_commit(self._loop.time() - self._write_begun_s, batch.count)
         for waiter in batch.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if not self._cut and not self._gathering:
+        if not self._has_work():
             self._work.clear()
+
+    def _has_work(self) -> bool:
+        return bool(self._cut or self._drafts or self._gathering)
 
     def _cut_soon(self) -> None:
         """Cut when the caller gives up the loop: only then do the states fit the receipts."""
@@ -471,8 +483,9 @@ class Ledger:
         self._cut_is_due = False
         self._encode_drafts()
         batch, encode = self._gathering, self._encode_state
-        batch.add(b"".join([segment.encode_state(key, encode(value)) for key, value in batch.states.items()]))
-        self._cut_bytes += batch.body_bytes
+        states = b"".join([segment.encode_state(key, encode(value)) for key, value in batch.states.items()])
+        batch.add(states)
+        self._encoded_bytes += len(states)
         batch.root = self._tree.root()
         self._cut.append(batch)
         self._gathering = _Batch(self._size)
@@ -518,7 +531,7 @@ class Ledger:
     async def _release(self) -> None:
         """Close the file and unlock, behind whatever the writing thread still does: nobody else may write before."""
         assert self._loop is not None  # noqa: S101 - run() has set it
-        if self._failed is None and (self._cut or self._gathering):
+        if self._failed is None and self._has_work():
             self._fail(LedgerClosedError("stopped before everything was written"))
         letting_go = self._loop.run_in_executor(self._writing, self._let_go)
         self._writing.shutdown(wait=False)
