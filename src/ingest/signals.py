@@ -5,11 +5,13 @@ Times travel as RFC 3339 and are held as integer microseconds since the Unix epo
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import DecodeError, Meta, Struct, json
+
+T = TypeVar("T")
 
 # Receipts hold integers exactly only below 2**53 (RFC 8785 section 3.2.2.3), and amounts and times end up in them.
 INTEGER_MAX: Final = 2**53 - 1
@@ -48,6 +50,22 @@ _NAME = re.compile(NAME_PATTERN)
 _CURRENCY = re.compile(CURRENCY_PATTERN)
 _decode_time = json.Decoder(AwareTime).decode
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Memory(dict[str, T]):
+    """What a pure function of a text gave last. A hit costs half of functools.lru_cache's; when full it forgets all."""
+
+    def __init__(self, function: Callable[[str], T], *, entries_max: int) -> None:
+        super().__init__()
+        self._function = function
+        self._entries_max = entries_max
+
+    def __missing__(self, text: str) -> T:
+        result = self._function(text)
+        if len(self) >= self._entries_max:
+            self.clear()
+        self[text] = result
+        return result
 
 
 class Micros(int):
@@ -124,7 +142,7 @@ def _read_time(text: str) -> EpochMicros:
     return EpochMicros(to_epoch_micros(time))
 
 
-_recall_time = lru_cache(maxsize=1024)(_read_time)
+_recall_time = _Memory(_read_time, entries_max=1024).__getitem__
 
 
 def format_time(epoch_us: int) -> str:
@@ -132,22 +150,14 @@ def format_time(epoch_us: int) -> str:
     return (EPOCH + timedelta(microseconds=epoch_us)).replace(tzinfo=None).isoformat() + "Z"
 
 
-@lru_cache(maxsize=16_384)
-def is_name(text: str) -> bool:
-    """Whether the characters are those of a Name; its length is the caller's to check."""
-    return _NAME.match(text) is not None
+is_name = _Memory(lambda text: _NAME.match(text) is not None, entries_max=16_384).__getitem__
+"""Whether the characters are those of a Name; its length is the caller's to check."""
 
+is_tenant = _Memory(lambda text: _NAME.match(text) is not None and "/" not in text, entries_max=16_384).__getitem__
+"""Whether the characters are those of a tenant's name: a Name that is one segment of a path."""
 
-@lru_cache(maxsize=16_384)
-def is_tenant(text: str) -> bool:
-    """Whether the characters are those of a tenant's name: a Name that is one segment of a path."""
-    return _NAME.match(text) is not None and "/" not in text
-
-
-@lru_cache(maxsize=1024)
-def is_currency(text: str) -> bool:
-    """Whether it has the shape of an ISO 4217 code."""
-    return _CURRENCY.match(text) is not None
+is_currency = _Memory(lambda text: _CURRENCY.match(text) is not None, entries_max=1024).__getitem__
+"""Whether it has the shape of an ISO 4217 code."""
 
 
 # The structs check in __post_init__ what no Meta can say. Such an error begins with the field's name and a colon, from
