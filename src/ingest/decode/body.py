@@ -7,6 +7,8 @@ nothing in it was handled.
 
 import re
 from collections.abc import Callable
+from io import BytesIO
+from itertools import islice
 from typing import Final
 
 from msgspec import DecodeError, Raw, Struct, json
@@ -65,15 +67,15 @@ def read_body(
     if not text:
         raise BodyRejectedError(Reason.EMPTY_BODY, 400, "the body is empty")
     parts = media_type.split(text, limits)
-    return [_decode_part(index, part, media_type.decode, received_us, limits) for index, part in enumerate(parts)]
-
-
-def _decode_part(index: int, part: bytes, decode: Decoder, received_us: int, limits: DecodeLimits) -> Signal | Rejected:
-    try:
-        return decode(part, received_us, limits)
-    except SignalRejectedError as error:
-        seen = glimpse(part)
-        return Rejected(index, seen.id, seen.tenant, error.reason, error.field, error.message)
+    decode = media_type.decode
+    entries: list[Signal | Rejected] = []
+    for part in parts:
+        try:
+            entries.append(decode(part, received_us, limits))
+        except SignalRejectedError as error:
+            seen = glimpse(part)
+            entries.append(Rejected(len(entries), seen.id, seen.tenant, error.reason, error.field, error.message))
+    return entries
 
 
 def _media_type(content_type: str) -> MediaType:
@@ -116,17 +118,10 @@ def _take_whole(text: bytes, limits: DecodeLimits) -> list[bytes]:
 
 def _split_lines(text: bytes, limits: DecodeLimits) -> list[bytes]:
     """One value a line; blank lines are skipped, and CRLF ends a line as LF does."""
-    lines: list[bytes] = []
-    start = 0
-    while start < len(text):
-        end = text.find(b"\n", start)
-        end = len(text) if end < 0 else end
-        line = text[start:end].strip(_WHITESPACE)
-        start = end + 1
-        if line:
-            lines.append(line)
-        if len(lines) > limits.batch_max:
-            raise _batch_too_large(limits)
+    stripped = (line.strip(_WHITESPACE) for line in BytesIO(text))
+    lines = list(islice(filter(None, stripped), limits.batch_max + 1))
+    if len(lines) > limits.batch_max:
+        raise _batch_too_large(limits)
     return lines
 
 
