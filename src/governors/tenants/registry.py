@@ -13,6 +13,8 @@ from governors.supervision.dynamic import DynamicSupervisor
 from governors.tenants.decide import Decided
 from governors.tenants.outcome import Ticket
 from governors.tenants.records import (
+    SEPARATOR,
+    Entitlement,
     Header,
     MachineRecord,
     decode_header,
@@ -97,7 +99,7 @@ class Registry:
         """Set timers and admission from what was loaded; yields the actions that were still open."""
         for name, records in self._passive.items():
             header, machines = _decode(records)
-            Tenant(self._shared, header, machines).restore()
+            Tenant(self._shared, header, machines, header_kept=True).restore()
             for key, record in machines.items():
                 action = record.state.in_flight
                 if action is not None:
@@ -151,7 +153,7 @@ class Registry:
         if tenant is None:
             return
         now_us = self._shared.clock_us()
-        governor, _, subject = key.partition("\x1f")
+        governor, _, subject = key.partition(SEPARATOR)
         event = Event(f"timeout-{governor}-{subject}-{now_us}", now_us, Timeout())
         tenant.deliver(Internal(key, event, None))
 
@@ -188,25 +190,23 @@ class Registry:
         if tenant is not None:
             return tenant
         if self._auto_create:
-            return self._create(name, Header(name, "active", self._default_profile, self._shared.clock_us()))
+            return self._create(name, "active")
         entitles = any(isinstance(ticket.signals[position].data, TenantEntitlement) for position in positions)
         if entitles:
-            return self._create(name, Header(name, "unknown", self._default_profile, self._shared.clock_us()))
-        return self._active.get(UNKNOWN_TENANT) or self._create(
-            UNKNOWN_TENANT, Header(UNKNOWN_TENANT, "unknown", self._default_profile, self._shared.clock_us())
-        )
+            return self._create(name, "unknown")
+        unknown = self._active.get(UNKNOWN_TENANT) or self._wake(UNKNOWN_TENANT)
+        return unknown or self._create(UNKNOWN_TENANT, "unknown")
 
     def _wake(self, name: str) -> Tenant | None:
         records = self._passive.pop(name, None)
         if records is None:
             return None
         header, machines = _decode(records)
-        tenant = Tenant(self._shared, header, machines)
-        return self._activate(tenant)
+        return self._activate(Tenant(self._shared, header, machines, header_kept=True))
 
-    def _create(self, name: str, header: Header) -> Tenant:
-        known = self._passive.pop(name, None)
-        return self._activate(Tenant(self._shared, *_decode(known)) if known else Tenant(self._shared, header, {}))
+    def _create(self, name: str, entitlement: Entitlement) -> Tenant:
+        header = Header(name, entitlement, self._default_profile, self._shared.clock_us())
+        return self._activate(Tenant(self._shared, header, {}, header_kept=False))
 
     def _activate(self, tenant: Tenant) -> Tenant:
         self._active[tenant.header.tenant] = tenant

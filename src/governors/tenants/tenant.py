@@ -110,7 +110,10 @@ class Internal:
 class Tenant:
     """The live tenant. Everything but `run` is synchronous: between two awaits its state is whole."""
 
-    def __init__(self, shared: Shared, header: Header, records: Mapping[str, MachineRecord[Any]]) -> None:
+    def __init__(
+        self, shared: Shared, header: Header, records: Mapping[str, MachineRecord[Any]], *, header_kept: bool
+    ) -> None:
+        """`header_kept` says that the ledger has the header; else the first receipt brings it there."""
         self.shared = shared
         self.header = header
         self.profile = shared.profiles[header.profile]
@@ -126,7 +129,7 @@ class Tenant:
         self.retiring = False
         self.failed = ""
         self._wake: asyncio.Future[None] | None = None
-        self._header_kept = False
+        self._header_kept = header_kept
 
     def deliver(self, work: Group | Internal) -> None:
         """Put work into the mailbox and wake the task."""
@@ -245,6 +248,7 @@ class Tenant:
     def _decide(self, signal: Signal, moment: Moment) -> Outcome:
         """Decide one signal and append its receipt: all of it, or nothing."""
         window = self.window
+        # `signal_key` and `machine_key`, spelled out: this runs for every signal.
         key = signal.source + SEPARATOR + signal.id
         original = window.seen.get(key)
         if original is not None:
@@ -263,7 +267,7 @@ class Tenant:
             state = None if machine is None else machine.state
             decided = decide_signal(self.header, governor, state, signal, moment, self._sequence)
         now_us = moment.now_us
-        index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+        index = self._append(decided, signal.source, signal.observed_us, signal.payload, now_us)
         if decided.outcome != "refused":
             # A refused signal may come again once the tenant is active, and must be decided then.
             self.shared.window.remember(window, key, machine_name, signal.observed_us, index, now_us)
@@ -276,7 +280,7 @@ class Tenant:
         governor, subject = machine.governor, machine.subject
         decided = decide_event(governor, subject, machine.state, event, moment, self._sequence)
         # Without a source it can be no sender's signal, whatever its id.
-        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), moment.now_us)
+        index = self._append(decided, "", event.observed_us, _encode_event(event), moment.now_us)
         self._apply(decided, machine_key(governor.name, subject), machine, index)
         return decided, index
 
@@ -296,8 +300,9 @@ class Tenant:
             EVENT_NAMES[type(event.body)],
             status,
             status,
+            event_id=event.id,
         )
-        index = self._append(decided, "", event.id, event.observed_us, _encode_event(event), self.shared.clock_us())
+        index = self._append(decided, "", event.observed_us, _encode_event(event), self.shared.clock_us())
         self._apply(decided, work.key, machine, index)
         work.settle((decided, index))
 
@@ -318,14 +323,12 @@ class Tenant:
         shared = self.shared
         return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym)
 
-    def _append(
-        self, decided: Decided, source: str, event_id: str, observed_us: int, payload: bytes, now_us: int
-    ) -> int:
+    def _append(self, decided: Decided, source: str, observed_us: int, payload: bytes, now_us: int) -> int:
         action = decided.action
         index = self.shared.ledger.append(
             Draft(
                 self.header.tenant,
-                event_id,
+                decided.event_id,
                 source,
                 observed_us,
                 now_us,
@@ -408,8 +411,7 @@ class Tenant:
             self.shared.admission.update(self.header.tenant, key, rule)
 
     def _duplicate(self, signal: Signal, original: int) -> Outcome:
-        governor = BY_SIGNAL.get(type(signal.data))
-        name = governor.name if governor is not None else TENANT
+        name = _machine_name(signal)
         machine = self.machines.get(machine_key(name, signal.subject))
         status = machine.state.status if machine is not None else tenant_status(self.header)
         return Outcome(
@@ -426,15 +428,24 @@ class Tenant:
         await shared.dead_letters.put(
             reason=rule, tenant=signal.tenant, payload=signal.payload, attributes={}, error=error, now_us=now_us
         )
-        governor = BY_SIGNAL.get(type(signal.data))
-        name = governor.name if governor is not None else TENANT
+        name = _machine_name(signal)
         status = tenant_status(self.header)
         decided = Decided(
-            "dead_lettered", "none", rule, evidence, name, TENANT_VERSION, signal.subject, signal.kind, status, status
+            "dead_lettered",
+            "none",
+            rule,
+            evidence,
+            name,
+            TENANT_VERSION,
+            signal.subject,
+            signal.kind,
+            status,
+            status,
+            event_id=signal.id,
         )
         while True:
             try:
-                index = self._append(decided, signal.source, signal.id, signal.observed_us, signal.payload, now_us)
+                index = self._append(decided, signal.source, signal.observed_us, signal.payload, now_us)
                 break
             except PushbackError:
                 await self._ledger_has_room()
@@ -460,8 +471,9 @@ class Tenant:
             from_status=tenant_status(before),
             to_status=tenant_status(after),
             header=after,
+            event_id=f"quarantine-{now_us}",
         )
-        index = self._append(decided, "", f"quarantine-{now_us}", now_us, b"", now_us)
+        index = self._append(decided, "", now_us, b"", now_us)
         self._apply(decided, TENANT, None, index)
         return index
 
@@ -470,8 +482,24 @@ def _before_horizon(signal: Signal, governor: Governor | None, machine: Machine 
     evidence: Evidence = {"behind_ms": (horizon_us - signal.observed_us) // 1000}
     name, version = (TENANT, TENANT_VERSION) if governor is None else (governor.name, governor.version)
     status = "" if machine is None else machine.state.status
-    rule = "tenant.before_horizon"
-    return Decided("stale", "none", rule, evidence, name, version, signal.subject, signal.kind, status, status)
+    return Decided(
+        "stale",
+        "none",
+        "tenant.before_horizon",
+        evidence,
+        name,
+        version,
+        signal.subject,
+        signal.kind,
+        status,
+        status,
+        event_id=signal.id,
+    )
+
+
+def _machine_name(signal: Signal) -> str:
+    governor = BY_SIGNAL.get(type(signal.data))
+    return TENANT if governor is None else governor.name
 
 
 def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:
