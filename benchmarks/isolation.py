@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report import machine, parser, print_report, quantile
+from benchmarks.report import machine, parser, print_report, quantile, scratch
 from governors.fsm.table import Row
 from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.memory import settle_memory
@@ -215,7 +215,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=4.0, help="length of a phase")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
-    with poisoned(), tempfile.TemporaryDirectory(dir=".") as folder:
+    with poisoned(), tempfile.TemporaryDirectory(dir=scratch()) as folder:
         report = asyncio.run(measure(Path(folder), given))
     sick = f"{report['restarts']:,} restarts, {report['dead_lettered']:,} dead letters"
     apart, together = report["ratio_with"], report["ratio_same_batch"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report import machine, parser, print_report, quantile
+from benchmarks.report import machine, parser, print_report, quantile, scratch
 from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
 from benchmarks.support_process import Served, free_port
 from benchmarks.support_pubsub import Consumed, bare_pull, now_us, publish_at_rate
@@ -231,7 +231,7 @@ def main() -> None:
     given = options.parse_args()
     running = os.environ.get(EMULATOR_ENVIRONMENT)
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(dir=".") as folder, ProcessPoolExecutor(1, spawn) as peers:
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder, ProcessPoolExecutor(1, spawn) as peers:
         if running:
             result = asyncio.run(measure(running, Path(folder), peers, given))
         else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pipeline import make_batches, run_ours
-from benchmarks.report import machine, parser, print_report
+from benchmarks.report import machine, parser, print_report, scratch
 from benchmarks.support_process import Served, free_port
 
 TARGET_READY_S: Final = 5.0
@@ -99,7 +99,7 @@ def main() -> None:
     options.add_argument("--receipts", type=int, nargs="*", default=[100_000], help="sizes of logs to start on")
     options.add_argument("--runs", type=int, default=5)
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         report = measure(given.runs, given.receipts, Path(folder))
     lines = [f"{report['peer']}: {report['peer_ready_s']:.2f} s, {report['peer_rss_mb']} MB"]
     lines += [
