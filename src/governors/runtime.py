@@ -18,9 +18,9 @@ from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, C
 from governors.supervision.dynamic import DynamicSupervisor
 from governors.supervision.report import OnEvent, SupervisionEvent
 from governors.supervision.supervisor import Supervisor
-from governors.tenants.decide import Decided
+from governors.tenants.decide import Decided, window_key
 from governors.tenants.dedup import DedupWindow, signal_key
-from governors.tenants.records import encode_record, machine_key
+from governors.tenants.records import encode_record
 from governors.tenants.registry import Registry
 from governors.tenants.tenant import Shared
 from governors.tenants.timers import Timers
@@ -142,7 +142,7 @@ class Runtime:
         """Rebuild the dedup window as the receipts of the log built it."""
         if receipt.source and receipt.outcome in REMEMBERED:
             window = self.window.tenant(receipt.tenant)
-            key = machine_key(receipt.fsm.machine, receipt.fsm.subject)
+            key = window_key(receipt.fsm.machine, receipt.fsm.subject)
             signal = signal_key(receipt.source, receipt.event_id)
             self.window.remember(window, signal, key, receipt.observed_us, index, receipt.ts_us)
 

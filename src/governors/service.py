@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, cast
 
-import orjson
 from msgspec import Raw
 
 from governors.admission import Admitted, Refused
@@ -38,7 +37,8 @@ from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from governors.tenants.outcome import Outcome
 from governors.tenants.records import Header, MachineRecord, machine_key
-from ingest.signals import DEFAULT_SUBJECT, Signal, TenantEntitlement, format_time
+from ingest.decode.native import decode_native, encode_native
+from ingest.signals import Signal, TenantEntitlement, format_time
 from ledger.appender import StoredReceipt
 from ledger.errors import ReceiptNotFoundError
 
@@ -187,18 +187,9 @@ class GovernorService:
             await runtime.ledger.wait_local(cast("int", index))
         now_us = runtime.clock_us()
         data = TenantEntitlement(status=status, profile=profile)
-        signal = Signal(
-            id=f"put-{now_us}",
-            source=OPERATOR,
-            tenant=tenant,
-            kind="tenant.entitlement",
-            subject=DEFAULT_SUBJECT,
-            observed_us=now_us,
-            received_us=now_us,
-            data=data,
-            payload=orjson.dumps({"entitlement": status, "profile": profile}),
-        )
-        await self.submit([signal], "local")
+        # In the form that senders use, so that whoever has the payload can run this decision again like any other.
+        payload = encode_native(data, signal_id=f"put-{now_us}", source=OPERATOR, tenant=tenant, observed_us=now_us)
+        await self.submit([decode_native(payload, now_us)], "local")
         view = self.tenant(tenant)
         if view is None:
             raise NotFoundError(f"tenant {tenant} is not known")

@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from typing import Any, Final, cast, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from governors.fsm.table import Evidence
-from governors.machines.catalog import TENANT
+from governors.machines.catalog import BY_SIGNAL, TENANT
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, RuntimeEvent, Timeout
 from governors.machines.governor import Governor
 from governors.machines.overlays import Advance, MachineState, OpenAction, Turn, advance, initial, on_signal
 from governors.machines.profiles import Profile
-from governors.tenants.records import Header
+from governors.tenants.records import Header, machine_key
 from ingest.signals import Signal, TenantEntitlement
 
 TENANT_VERSION: Final = 1
+ENTITLEMENT_KEY: Final = machine_key(TENANT, "")
 EVENT_NAMES: Final[Mapping[type, str]] = {
     Timeout: "timeout",
     ActionResult: "action.result",
@@ -49,25 +51,52 @@ class Decided(Struct, frozen=True, gc=False):
     event_id: str = ""
 
 
+class Quarantine(Struct, frozen=True, tag="quarantine"):
+    """The runtime's word that a tenant failed too often (`why` says on what), or an operator's that it may go on."""
+
+    quarantined: bool
+    why: str
+
+
 class Moment(Struct, frozen=True, gc=False):
-    """What decisions are taken under: the time, the tenant's profile and all that there are, and who acts."""
+    """What decisions are taken under: the time, the tenant's profile and all that there are, who acts, and how many
+    machines a tenant may have.
+    """
 
     now_us: int
     profile: Profile
     profiles: Mapping[str, Profile]
     actor: str
+    machines_max: int
 
 
 def decide_signal(
-    header: Header, governor: Governor, state: MachineState[Any] | None, signal: Signal, moment: Moment, sequence: int
+    header: Header,
+    governor: Governor | None,
+    state: MachineState[Any] | None,
+    machines: int,
+    horizon_us: int,
+    signal: Signal,
+    moment: Moment,
+    sequence: int,
 ) -> Decided:
-    """Decide a signal that is known to be new. `state` is its machine's, None where it would be the first.
+    """Decide a signal of which no repetition is remembered.
 
-    `sequence` is that of the tenant's receipt to come.
+    `governor` is the one that takes it, None for the tenant itself; `state` its machine's, None where it would be the
+    first; `machines` how many the tenant has. What was observed at or before `horizon_us` (-1: there is none) may have
+    been decided and forgotten. `sequence` is that of the tenant's receipt to come.
     """
+    if signal.observed_us <= horizon_us:
+        return _before_horizon(governor, state, signal, horizon_us)
+    if governor is None:
+        return _decide_entitlement(header, signal, moment)
+    if state is None and machines >= moment.machines_max:
+        return _refuse(
+            governor, signal, "tenant.too_many_machines", {"limit": moment.machines_max, "machines": machines}
+        )
     if header.entitlement != "active":
         rule = "tenant.unknown" if header.entitlement == "unknown" else "tenant.not_active"
-        return refuse(governor, signal, rule, {"status": header.entitlement})
+        return _refuse(governor, signal, rule, {"status": header.entitlement})
     before = initial(governor, moment.now_us) if state is None else state
     event = Event(signal.id, signal.observed_us, signal.data)
     policy = moment.profile.policies[governor.name]
@@ -84,7 +113,101 @@ def decide_event(
     return _decided(governor, subject, EVENT_NAMES[type(event.body)], event.id, state.status, step)
 
 
-def refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) -> Decided:
+def listens(header: Header, deadline_us: int | None, event: Event, now_us: int) -> bool:
+    """Whether the runtime may tell a machine this: timeouts wait while the tenant is not governed, or are not due."""
+    if header.quarantined:
+        return False
+    if not isinstance(event.body, Timeout):
+        return True
+    return header.entitlement == "active" and deadline_us is not None and deadline_us <= now_us
+
+
+def quarantine(header: Header, change: Quarantine, now_us: int) -> Decided:
+    """Quarantine a tenant or release it."""
+    after = replace(header, quarantined=change.quarantined, since_us=now_us)
+    return Decided(
+        outcome="decided",
+        decision="quarantine" if change.quarantined else "release",
+        rule="tenant.quarantine" if change.quarantined else "tenant.released",
+        evidence={"error" if change.quarantined else "by": change.why},
+        governor=TENANT,
+        version=TENANT_VERSION,
+        subject="",
+        event="tenant.quarantine",
+        from_status=tenant_status(header),
+        to_status=tenant_status(after),
+        header=after,
+        event_id=f"quarantine-{now_us}",
+    )
+
+
+def put_aside(header: Header, signal: Signal, rule: str, evidence: Evidence) -> Decided:
+    """A signal that is not decided, because its machine fails on it or the tenant is quarantined."""
+    status = tenant_status(header)
+    return Decided(
+        outcome="dead_lettered",
+        decision="none",
+        rule=rule,
+        evidence=evidence,
+        governor=machine_of(signal),
+        version=TENANT_VERSION,
+        subject=signal.subject,
+        event=signal.kind,
+        from_status=status,
+        to_status=status,
+        event_id=signal.id,
+    )
+
+
+def give_up(governor: Governor, subject: str, status: str, event: Event, evidence: Evidence) -> Decided:
+    """An event of the runtime's own on which a machine fails."""
+    return Decided(
+        outcome="dead_lettered",
+        decision="none",
+        rule="tenant.dead_lettered",
+        evidence=evidence,
+        governor=governor.name,
+        version=governor.version,
+        subject=subject,
+        event=EVENT_NAMES[type(event.body)],
+        from_status=status,
+        to_status=status,
+        event_id=event.id,
+    )
+
+
+def machine_of(signal: Signal) -> str:
+    """The name of the governor that takes a signal, or `tenant`."""
+    governor = BY_SIGNAL.get(type(signal.data))
+    return TENANT if governor is None else governor.name
+
+
+def window_key(machine: str, subject: str) -> str:
+    """What a horizon holds for: a machine. The tenant itself is one, whatever subject a sender gives it."""
+    return ENTITLEMENT_KEY if machine == TENANT else machine_key(machine, subject)
+
+
+def _before_horizon(
+    governor: Governor | None, state: MachineState[Any] | None, signal: Signal, horizon_us: int
+) -> Decided:
+    name, version = (TENANT, TENANT_VERSION) if governor is None else (governor.name, governor.version)
+    status = "" if state is None else state.status
+    return Decided(
+        outcome="stale",
+        decision="none",
+        rule="tenant.before_horizon",
+        evidence={"behind_ms": (horizon_us - signal.observed_us) // 1000},
+        governor=name,
+        version=version,
+        subject=signal.subject,
+        event=signal.kind,
+        from_status=status,
+        to_status=status,
+        event_id=signal.id,
+    )
+
+
+def _refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) -> Decided:
     """A signal that no machine sees. It may come again, and be decided then."""
     return Decided(
         outcome="refused",
@@ -101,7 +224,7 @@ def refuse(governor: Governor, signal: Signal, rule: str, evidence: Evidence) ->
     )
 
 
-def decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decided:
+def _decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decided:
     """Move the tenant itself. An unknown profile is refused: it must never come to mean "allow"."""
     data = cast("TenantEntitlement", signal.data)
     profile = data.profile or header.profile

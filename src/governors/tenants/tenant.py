@@ -15,20 +15,23 @@ import msgspec
 from governors.admission import Admission
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
-from governors.machines.events import Event, Timeout
-from governors.machines.governor import Governor
+from governors.machines.events import Event
 from governors.machines.overlays import OpenAction
 from governors.machines.profiles import Profile
 from governors.tenants.decide import (
-    EVENT_NAMES,
-    TENANT_VERSION,
+    ENTITLEMENT_KEY,
     Decided,
     Moment,
-    decide_entitlement,
+    Quarantine,
     decide_event,
     decide_signal,
-    refuse,
+    give_up,
+    listens,
+    machine_of,
+    put_aside,
+    quarantine,
     tenant_status,
+    window_key,
 )
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
@@ -202,6 +205,8 @@ class Tenant:
         for position in group.positions[group.next : group.next + EVENTS_PER_TURN]:
             if self.header.quarantined or group.attempts >= self.shared.attempts_max:
                 return
+            if moment.profile is not self.profile:  # an entitlement among these signals has changed it
+                moment = self._moment()
             outcome = outcomes[position] = self._decide(signals[position], moment)
             group.last_receipt = max(group.last_receipt, outcome.receipt)
             group.next += 1
@@ -224,15 +229,16 @@ class Tenant:
 
     async def _decide_internal(self, work: Internal) -> None:
         machine = self.machines.get(work.key)
-        if machine is None or not self._listens(machine, work.event):
+        moment = self._moment()
+        if machine is None or not self._listens(machine, work.event, moment.now_us):
             work.settle(None)
             return
         while True:
             try:
                 if work.attempts >= self.shared.attempts_max:
-                    self._give_up(machine, work)
+                    work.settle(self._give_up(machine, work, moment))
                 else:
-                    work.settle(self._tell(machine, work.event))
+                    work.settle(self._tell(machine, work.event, moment))
                 return
             except PushbackError:
                 await self._ledger_has_room()
@@ -254,18 +260,18 @@ class Tenant:
         if original is not None:
             return self._duplicate(signal, original)
         governor = BY_SIGNAL.get(type(signal.data))
-        machine_name = (TENANT if governor is None else governor.name) + SEPARATOR + signal.subject
+        machine_name = ENTITLEMENT_KEY if governor is None else governor.name + SEPARATOR + signal.subject
         machine = self.machines.get(machine_name)
-        if window.horizons and signal.observed_us <= window.horizons.get(machine_name, -1):
-            decided = _before_horizon(signal, governor, machine, window.horizons[machine_name])
-        elif governor is None:
-            decided = decide_entitlement(self.header, signal, moment)
-        elif machine is None and len(self.machines) >= self.shared.machines_max:
-            evidence: Evidence = {"limit": self.shared.machines_max, "machines": len(self.machines)}
-            decided = refuse(governor, signal, "tenant.too_many_machines", evidence)
-        else:
-            state = None if machine is None else machine.state
-            decided = decide_signal(self.header, governor, state, signal, moment, self._sequence)
+        decided = decide_signal(
+            self.header,
+            governor,
+            None if machine is None else machine.state,
+            len(self.machines),
+            window.horizons.get(machine_name, -1) if window.horizons else -1,
+            signal,
+            moment,
+            self._sequence,
+        )
         now_us = moment.now_us
         index = self._append(decided, signal.source, signal.observed_us, signal.payload, now_us)
         if decided.outcome != "refused":
@@ -274,9 +280,8 @@ class Tenant:
         self._apply(decided, machine_name, machine, index)
         return _outcome(signal, decided, index)
 
-    def _tell(self, machine: Machine, event: Event) -> tuple[Decided, int]:
+    def _tell(self, machine: Machine, event: Event, moment: Moment) -> tuple[Decided, int]:
         """Decide an event of the runtime's own and append its receipt."""
-        moment = self._moment()
         governor, subject = machine.governor, machine.subject
         decided = decide_event(governor, subject, machine.state, event, moment, self._sequence)
         # Without a source it can be no sender's signal, whatever its id.
@@ -284,44 +289,26 @@ class Tenant:
         self._apply(decided, machine_key(governor.name, subject), machine, index)
         return decided, index
 
-    def _give_up(self, machine: Machine, work: Internal) -> None:
+    def _give_up(self, machine: Machine, work: Internal, moment: Moment) -> tuple[Decided, int]:
         """Leave a receipt that the machine could not be told; its payload keeps what it should have been told."""
-        event, status = work.event, machine.state.status
-        governor, subject = machine.governor, machine.subject
+        event = work.event
         evidence: Evidence = {"attempts": work.attempts, "error": work.error}
-        decided = Decided(
-            "dead_lettered",
-            "none",
-            "tenant.dead_lettered",
-            evidence,
-            governor.name,
-            governor.version,
-            subject,
-            EVENT_NAMES[type(event.body)],
-            status,
-            status,
-            event_id=event.id,
-        )
-        index = self._append(decided, "", event.observed_us, _encode_event(event), self.shared.clock_us())
+        decided = give_up(machine.governor, machine.subject, machine.state.status, event, evidence)
+        index = self._append(decided, "", event.observed_us, _encode_event(event), moment.now_us)
         self._apply(decided, work.key, machine, index)
-        work.settle((decided, index))
+        return decided, index
 
-    def _listens(self, machine: Machine, event: Event) -> bool:
-        """Whether the machine may be told: timeouts wait while the tenant is not governed, early ones are set anew."""
-        if self.header.quarantined:
-            return False
-        if not isinstance(event.body, Timeout):
+    def _listens(self, machine: Machine, event: Event, now_us: int) -> bool:
+        """Whether the machine may be told; a timeout that is early is set anew."""
+        if listens(self.header, machine.deadline_us, event, now_us):
             return True
-        if self.header.entitlement != "active" or machine.deadline_us is None:
-            return False
-        if machine.deadline_us > self.shared.clock_us():
+        if machine.deadline_us is not None and self.header.entitlement == "active" and not self.header.quarantined:
             self._arm(machine_key(machine.governor.name, machine.subject), machine.deadline_us)
-            return False
-        return True
+        return False
 
     def _moment(self) -> Moment:
         shared = self.shared
-        return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym)
+        return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym, shared.machines_max)
 
     def _append(self, decided: Decided, source: str, observed_us: int, payload: bytes, now_us: int) -> int:
         action = decided.action
@@ -411,7 +398,7 @@ class Tenant:
             self.shared.admission.update(self.header.tenant, key, rule)
 
     def _duplicate(self, signal: Signal, original: int) -> Outcome:
-        name = _machine_name(signal)
+        name = machine_of(signal)
         machine = self.machines.get(machine_key(name, signal.subject))
         status = machine.state.status if machine is not None else tenant_status(self.header)
         return Outcome(
@@ -428,78 +415,25 @@ class Tenant:
         await shared.dead_letters.put(
             reason=rule, tenant=signal.tenant, payload=signal.payload, attributes={}, error=error, now_us=now_us
         )
-        name = _machine_name(signal)
-        status = tenant_status(self.header)
-        decided = Decided(
-            "dead_lettered",
-            "none",
-            rule,
-            evidence,
-            name,
-            TENANT_VERSION,
-            signal.subject,
-            signal.kind,
-            status,
-            status,
-            event_id=signal.id,
-        )
         while True:
             try:
+                decided = put_aside(self.header, signal, rule, evidence)
                 index = self._append(decided, signal.source, signal.observed_us, signal.payload, now_us)
                 break
             except PushbackError:
                 await self._ledger_has_room()
-        machine = machine_key(name, signal.subject)
+        machine = window_key(decided.governor, signal.subject)
         shared.window.remember(self.window, key, machine, signal.observed_us, index, now_us)
         self._apply(decided, machine, None, index)
         return _outcome(signal, decided, index)
 
     def set_quarantine(self, *, quarantined: bool, why: str, now_us: int) -> int:
         """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
-        before = self.header
-        after = msgspec.structs.replace(before, quarantined=quarantined, since_us=now_us)
-        rule = "tenant.quarantine" if quarantined else "tenant.released"
-        decided = Decided(
-            outcome="decided",
-            decision="quarantine" if quarantined else "release",
-            rule=rule,
-            evidence={"error" if quarantined else "by": why[:ERROR_CHARS_MAX]},
-            governor=TENANT,
-            version=TENANT_VERSION,
-            subject="",
-            event="tenant.quarantine",
-            from_status=tenant_status(before),
-            to_status=tenant_status(after),
-            header=after,
-            event_id=f"quarantine-{now_us}",
-        )
-        index = self._append(decided, "", now_us, b"", now_us)
+        change = Quarantine(quarantined=quarantined, why=why[:ERROR_CHARS_MAX])
+        decided = quarantine(self.header, change, now_us)
+        index = self._append(decided, "", now_us, _encode_event(change), now_us)
         self._apply(decided, TENANT, None, index)
         return index
-
-
-def _before_horizon(signal: Signal, governor: Governor | None, machine: Machine | None, horizon_us: int) -> Decided:
-    evidence: Evidence = {"behind_ms": (horizon_us - signal.observed_us) // 1000}
-    name, version = (TENANT, TENANT_VERSION) if governor is None else (governor.name, governor.version)
-    status = "" if machine is None else machine.state.status
-    return Decided(
-        "stale",
-        "none",
-        "tenant.before_horizon",
-        evidence,
-        name,
-        version,
-        signal.subject,
-        signal.kind,
-        status,
-        status,
-        event_id=signal.id,
-    )
-
-
-def _machine_name(signal: Signal) -> str:
-    governor = BY_SIGNAL.get(type(signal.data))
-    return TENANT if governor is None else governor.name
 
 
 def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:
