@@ -18,19 +18,28 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 
-from ledger import durable
-from ledger.errors import LedgerClosedError, LedgerFailedError, PushbackError, ReceiptInvalidError, ReceiptNotFoundError
+from ledger.commits import Commits, FreshHashes
+from ledger.disk import Disk
+from ledger.durable import POSIX
+from ledger.errors import (
+    LeaseLostError,
+    LedgerClosedError,
+    LedgerFailedError,
+    PushbackError,
+    ReceiptInvalidError,
+    ReceiptNotFoundError,
+)
 from ledger.format import canonical, chain, segment
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
-from ledger.index import Chain, ReceiptPlace
+from ledger.index import Chain, ReceiptPlace, SealedSegment
 from ledger.reader import Stored, read_receipts
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
-from ledger.writer import CreateFile, CutBatch, SegmentWriter
+from ledger.writer import CutBatch, SegmentWriter, Written
 
 KEY_BYTES: Final = chain.KEY_BYTES
 STATE_KEY_CHARS_MAX: Final = 16_000  # four bytes each at most, and a frame has room for 65,535
@@ -87,10 +96,29 @@ class StoredReceipt(Struct, frozen=True, gc=False):
     committed: bool
 
 
+class SealedTo(NamedTuple):
+    """What the sealed segments hold: the first `size` receipts, and the tree's root over them."""
+
+    size: int
+    root: bytes
+    epoch: int
+
+
+class ChainHead(NamedTuple):
+    """Where a tenant's chain ends: the sequence number that its next receipt will have, and the last one's leaf hash.
+
+    `pseudonym` is the tenant's name in receipts, 32 hex digits.
+    """
+
+    pseudonym: str
+    next_tseq: int
+    leaf_hash: bytes
+
+
 class _Batch:
     """What gathers, then waits for the disk: frames, and who wants to know."""
 
-    __slots__ = ("body", "body_bytes", "count", "first_index", "root", "states", "waiters")
+    __slots__ = ("body", "body_bytes", "count", "first_index", "hashes", "root", "sealing", "states", "waiters")
 
     def __init__(self, first_index: int) -> None:
         self.first_index = first_index
@@ -98,12 +126,21 @@ class _Batch:
         self.body: list[bytes] = []
         """A piece for many receipts, so that one receipt does not leave a handful of cold objects behind."""
         self.body_bytes = 0
+        self.hashes: list[bytes] = []
+        """Leaf hashes, joined as the body's pieces are."""
         self.states: dict[str, object] = {}
         self.root = b""
         self.waiters: list[asyncio.Future[None]] = []
+        self.sealing: list[asyncio.Future[SealedTo]] = []
+        """Who wants the segment sealed behind this batch."""
 
     def __bool__(self) -> bool:
         return bool(self.count or self.states)
+
+    @property
+    def end(self) -> int:
+        """The index after its last receipt."""
+        return self.first_index + self.count
 
     def add(self, piece: bytes) -> None:
         """Append to the body."""
@@ -126,16 +163,22 @@ class Ledger:
         encode_state: Callable[[Any], bytes],
         limits: Limits = Limits(),
         lock: PartitionLock | None = None,
-        create_file: CreateFile = durable.AppendFile.create,
+        disk: Disk = POSIX,
+        epoch: int | None = None,
+        commits_elsewhere: bool = False,
+        may_answer: Callable[[], bool] | None = None,
         writing: Executor | None = None,
         reading: Executor | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
-        """`open` is the usual way. `lock` is let go of when `run` ends. `writing` must run one call at a time (its
-        own thread by default), `reading` may be anything (the loop's default executor by default).
+        """`open` is the usual way and says what the arguments mean. `lock` is let go of when `run` ends. `writing`
+        must run one call at a time (its own thread by default), `reading` may be anything (the loop's default
+        executor by default).
         """
         self.origin: Final = identity.origin(partition)
-        self.epoch: Final = recovered.epoch + 1
+        self.epoch: Final = recovered.epoch + 1 if epoch is None else epoch
+        if self.epoch <= recovered.epoch:
+            raise ValueError(f"epoch {epoch} has been: the log's last one is {recovered.epoch}")
         self.torn: Final[TornTail | None] = recovered.torn
         self._folder = folder
         self._key = identity.key
@@ -148,14 +191,22 @@ class Ledger:
         self._tree = recovered.tree
         self._size = self._local_size = recovered.size
         self._local_root = recovered.tree.root()
+        self._sealed = recovered.sealed
+        self._disk = disk
         self._segments = SegmentWriter(
             folder, self.origin, self.epoch, recovered.previous_sha256, len(recovered.index.segments),
-            limits.segment_bytes, create_file,
+            limits.segment_bytes, disk,
         )  # fmt: skip
         self._writing = writing or ThreadPoolExecutor(1, thread_name_prefix="ledger-write")
         self._reading = reading
         self._on_commit = on_commit
         self._write_begun_s = 0.0
+        self._commits_elsewhere = commits_elsewhere
+        self._may_answer = may_answer
+        self._commits = Commits()
+        self._hashes = FreshHashes(self._size)
+        self._growing: list[asyncio.Future[None]] = []
+        """Who waits for anything more to be durable."""
 
         self._chains: dict[str, Chain] = {}
         """By tenant's name: a cache that spares an HMAC. The index has them by pseudonym."""
@@ -168,7 +219,7 @@ class Ledger:
         self._gathering = _Batch(self._size)
         self._cut: deque[_Batch] = deque()
         """Batches that wait for the disk; the first is being written if `_write` is set."""
-        self._write: asyncio.Future[Any] | None = None
+        self._write: asyncio.Future[Written] | None = None
         self._encoded_bytes = 0
         """Of all bodies, in `_cut` and gathering."""
         self._work = asyncio.Event()
@@ -191,25 +242,34 @@ class Ledger:
         on_state: OnState | None = None,
         name: str | None = None,
         limits: Limits = Limits(),
+        disk: Disk = POSIX,
+        epoch: int | None = None,
+        commits_elsewhere: bool = False,
+        may_answer: Callable[[], bool] | None = None,
         on_commit: OnCommit | None = None,
     ) -> Self:
         """Lock and recover a partition of a data folder, creating both if need be. Blocking: takes some seconds for
         a million receipts.
 
         `on_receipt` and `on_state` get everything in the log, in order. `name` is the log's origin without the
-        partition. Raises LedgerLockedError, IdentityError, SegmentCorruptError, OSError.
+        partition. `epoch` is the writer's number, larger than any in the log (default: by one). With
+        `commits_elsewhere` a receipt is committed when `mark_committed` says so, else when it is on the disk.
+        `may_answer` says whether this writer may still tell anybody that a receipt is on the disk.
+
+        Raises LedgerLockedError, IdentityError, SegmentCorruptError, OSError.
         """
         identity = open_identity(data_dir, entropy, name)
         folder = partition_folder(data_dir, partition)
         lock = PartitionLock.acquire(folder)
         try:
-            recovered = recover(folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state)
+            recovered = recover(folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state, disk=disk)
         except BaseException:
             lock.release()
             raise
         return cls(
             folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
-            encode_state=encode_state, limits=limits, lock=lock, on_commit=on_commit,
+            encode_state=encode_state, limits=limits, lock=lock, disk=disk, epoch=epoch,
+            commits_elsewhere=commits_elsewhere, may_answer=may_answer, on_commit=on_commit,
         )  # fmt: skip
 
     @property
@@ -225,7 +285,7 @@ class Ledger:
     @property
     def committed_size(self) -> int:
         """How many are committed: without an object store, those on the disk."""
-        return self._local_size
+        return self._commits.size if self._commits_elsewhere else self._local_size
 
     @property
     def root(self) -> bytes:
@@ -330,6 +390,7 @@ class Ledger:
         batch.add(frames)
         batch.count += len(drafts)
         self._encoded_bytes += len(frames)
+        batch.hashes.append(b"".join(hashes))
         self._index.offsets.extend(offsets)
         self._tree.extend(hashes)
         self._drafts, self._draft_chains, self._draft_bytes = [], [], 0
@@ -353,21 +414,98 @@ class Ledger:
     async def wait_local(self, index: int) -> None:
         """Return when receipt `index` is on this machine's disk. The caller sets the deadline.
 
-        Raises LedgerFailedError if that cannot be known any more, ReceiptNotFoundError if it was never appended.
+        Raises LedgerFailedError if that cannot be known any more, LeaseLostError if nobody may be told of it,
+        ReceiptNotFoundError if it was never appended.
         """
-        if index < self._local_size:
-            return
-        if index >= self._size:
-            raise ReceiptNotFoundError(f"receipt {index} was never appended: there are {self._size}")
-        if self._failed is not None:
-            raise LedgerFailedError(str(self._failed)) from self._failed
-        landed = asyncio.get_running_loop().create_future()
-        self._batch_of(index).waiters.append(landed)
-        await landed
+        if index >= self._local_size:
+            self._check_waitable(index)
+            landed = asyncio.get_running_loop().create_future()
+            self._batch_of(index).waiters.append(landed)
+            await landed
+        if self._may_answer is not None and not self._may_answer():
+            raise LeaseLostError(f"receipt {index} is on this disk, but another writer may have the log by now")
 
     async def wait_committed(self, index: int) -> None:
-        """Return when receipt `index` is committed: without an object store, when it is on the disk."""
-        await self.wait_local(index)
+        """Return when receipt `index` is committed: without an object store, when it is on the disk.
+
+        Raises as `wait_local` does; not LeaseLostError where commits happen elsewhere, for a commit is one whoever
+        writes the log.
+        """
+        if not self._commits_elsewhere:
+            await self.wait_local(index)
+        elif index >= self._commits.size:
+            self._check_waitable(index)
+            await self._commits.wait(index)
+
+    async def wait_beyond(self, size: int) -> int:
+        """Return the local size once it is more than `size`. Raises LedgerFailedError, LedgerClosedError."""
+        while self._local_size <= size:
+            if self._stopped is not None:
+                raise LedgerClosedError(self._stopped)
+            grown = asyncio.get_running_loop().create_future()
+            self._growing.append(grown)
+            await grown
+        return self._local_size
+
+    # For whoever commits the log elsewhere
+
+    async def seal(self) -> SealedTo:
+        """Write what is pending and seal the segment, if it holds a receipt: it can be committed now.
+
+        Raises LedgerFailedError, LedgerClosedError.
+        """
+        if self._stopped is not None:
+            raise LedgerClosedError(self._stopped)
+        if self._drafts or self._gathering or not self._cut:
+            self._cut_now()
+        sealed: asyncio.Future[SealedTo] = asyncio.get_running_loop().create_future()
+        if self._write is not None and len(self._cut) == 1:
+            self._cut.append(_Batch(self._cut[-1].end))  # the last batch is being written, and its seal decided
+            self._cut[-1].root = self._cut[0].root
+        self._cut[-1].sealing.append(sealed)
+        self._work.set()
+        return await sealed
+
+    def sealed_since(self, first_index: int) -> list[SealedSegment]:
+        """The sealed segments that hold receipts from `first_index` on, in order; none of them is empty."""
+        begin = bisect_right(self._sealed, first_index, key=lambda one: one.end)
+        return [one for one in self._sealed[begin:] if one.count]
+
+    def mark_committed(self, size: int) -> None:
+        """The first `size` receipts are committed. Wakes those who wait for them; never goes back."""
+        if not self._commits.size <= size <= self._local_size:
+            raise ValueError(f"{size} receipts cannot be committed after {self._commits.size}, of {self._local_size}")
+        self._commits.mark(size)
+
+    @property
+    def hashes_from(self) -> int:
+        """The index of the first receipt whose leaf hash `take_hashes` will give."""
+        return self._hashes.first_index
+
+    def take_hashes(self) -> bytes:
+        """The leaf hashes (32 bytes each) of receipts that became durable since this was called last.
+
+        If nobody takes them for long, the oldest are forgotten, and `hashes_from` moves past them: the segments have
+        them still.
+        """
+        return self._hashes.take()
+
+    def chain_heads(self) -> tuple[int, list[ChainHead]]:
+        """How many receipts there are, durable or not, and where each tenant's chain stands after them.
+
+        A receipt that is appended right now and says so becomes durable after all that it speaks of.
+        """
+        self._encode_drafts()
+        heads = [ChainHead(one.pseudonym, len(one.indices), one.head) for one in self._index.chains.values()]
+        return self._size, heads
+
+    def fail(self, error: BaseException) -> None:
+        """Take nothing more, because of something outside: another writer has the log, say. `run` raises."""
+        if self._failed is None:
+            self._fail(error)
+            self._work.set()
+
+    # Reading
 
     async def read(self, index: int) -> StoredReceipt:
         """A receipt below `local_size`. Raises ReceiptNotFoundError, SegmentCorruptError."""
@@ -403,6 +541,8 @@ class Ledger:
         try:
             while True:
                 await self._work.wait()
+                if self._failed is not None:
+                    raise self._failed  # noqa: TRY301 - what `fail` was told ends this as an error of the disk does
                 await self._write_next()
         except asyncio.CancelledError:
             self._stopped = "the ledger was closed: open it anew"
@@ -442,24 +582,31 @@ class Ledger:
             if not self._cut:
                 self._cut_now()
             batch = self._cut[0]
-            cut = CutBatch(batch.first_index, batch.count, batch.body, batch.root)
+            cut = CutBatch(batch.first_index, batch.count, batch.body, batch.root, seal=bool(batch.sealing))
             self._write = self._loop.run_in_executor(self._writing, self._segments.write, cut)
             self._write_begun_s = self._loop.time()
-        key, place = await asyncio.shield(self._write)
+        written = await asyncio.shield(self._write)
         self._write = None
         batch = self._cut.popleft()
-        if place.segment == len(self._index.segments):
-            self._index.segments.append(key)
-        if batch.count:
-            self._index.add_batch(batch.first_index, place)
-        self._local_size = batch.first_index + batch.count
+        if written.place is not None and written.key is not None:
+            if written.place.segment == len(self._index.segments):
+                self._index.segments.append(written.key)
+            if batch.count:
+                self._index.add_batch(batch.first_index, written.place)
+        self._sealed += written.sealed
+        self._local_size = batch.end
         self._local_root = batch.root
         self._encoded_bytes -= batch.body_bytes
-        if self._on_commit is not None:
+        self._hashes.add(batch.hashes)
+        if self._on_commit is not None and batch.body:
             self._on_commit(self._loop.time() - self._write_begun_s, batch.count)
-        for waiter in batch.waiters:
+        growing, self._growing = self._growing, []
+        for waiter in (*batch.waiters, *growing):
             if not waiter.done():
                 waiter.set_result(None)
+        for sealing in batch.sealing:
+            if not sealing.done():
+                sealing.set_result(SealedTo(batch.end, batch.root, self.epoch))
         if not self._has_work():
             self._work.clear()
 
@@ -484,8 +631,9 @@ class Ledger:
         self._encode_drafts()
         batch, encode = self._gathering, self._encode_state
         states = b"".join([segment.encode_state(key, encode(value)) for key, value in batch.states.items()])
-        batch.add(states)
-        self._encoded_bytes += len(states)
+        if states:
+            batch.add(states)
+            self._encoded_bytes += len(states)
         batch.root = self._tree.root()
         self._cut.append(batch)
         self._gathering = _Batch(self._size)
@@ -511,28 +659,43 @@ class Ledger:
         """The batch that a receipt which is not durable waits in."""
         if index >= self._gathering.first_index:
             return self._gathering
-        return next(batch for batch in self._cut if index < batch.first_index + batch.count)
+        return next(batch for batch in self._cut if index < batch.end)
+
+    def _check_waitable(self, index: int) -> None:
+        if index >= self._size:
+            raise ReceiptNotFoundError(f"receipt {index} was never appended: there are {self._size}")
+        if self._failed is not None:
+            raise LedgerFailedError(str(self._failed)) from self._failed
 
     async def _read(self, places: list[ReceiptPlace]) -> list[Stored]:
         segments = self._index.segments
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_receipts, self._folder, segments, places)
+        return await loop.run_in_executor(self._reading, read_receipts, self._folder, segments, places, self._disk)
 
     def _fail(self, error: BaseException) -> LedgerFailedError:
         """Take nothing more, and tell everybody who waits that nobody knows."""
         message = f"writing the ledger failed: {error!r}"
         self._failed, self._stopped = error, message
-        for batch in (*self._cut, self._gathering):
-            for waiter in batch.waiters:
-                if not waiter.done():
-                    waiter.set_exception(LedgerFailedError(message))
+        self._dismiss(LedgerFailedError(message))
         return LedgerFailedError(message)
+
+    def _dismiss(self, error: Exception) -> None:
+        """Nobody waits any longer."""
+        self._commits.dismiss(error)
+        waiting: list[asyncio.Future[Any]] = list(self._growing)
+        for batch in (*self._cut, self._gathering):
+            waiting += batch.waiters
+            waiting += batch.sealing
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     async def _release(self) -> None:
         """Close the file and unlock, behind whatever the writing thread still does: nobody else may write before."""
         assert self._loop is not None  # noqa: S101 - run() has set it
         if self._failed is None and self._has_work():
             self._fail(LedgerClosedError("stopped before everything was written"))
+        self._dismiss(LedgerClosedError(self._stopped or "closed"))
         letting_go = self._loop.run_in_executor(self._writing, self._let_go)
         self._writing.shutdown(wait=False)
         await asyncio.shield(letting_go)

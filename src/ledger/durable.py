@@ -7,10 +7,13 @@ process ends.
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-TMP_SUFFIX = ".tmp"
+from ledger.disk import SegmentFile
+
+TMP_SUFFIX: Final = ".tmp"
 
 
 class AppendFile:
@@ -51,13 +54,50 @@ class AppendFile:
         os.fdatasync(self._fd)
 
     def rename(self, path: Path) -> None:
-        """Give the file its final name: rename, fsync(folder). A crash in between leaves either name."""
-        self.path.rename(path)
-        fsync_folder(path.parent)
+        """Give the file its final name."""
+        rename(self.path, path)
         self.path = path
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class PosixDisk:
+    """The files of this machine: a `disk.Disk`."""
+
+    def list(self, folder: Path) -> dict[str, int]:
+        found = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # renamed or removed meanwhile
+                    found[entry.name] = entry.stat().st_size
+        return found
+
+    def read(self, path: Path, offset: int = 0, length: int = -1) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read() if length < 0 else file.read(length)
+
+    def create(self, path: Path, head: bytes) -> SegmentFile:
+        return AppendFile.create(path, head)
+
+    def replace(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        replace(path, data, mode)
+
+    def rename(self, path: Path, new: Path) -> None:
+        rename(path, new)
+
+    def link(self, path: Path, new: Path) -> None:
+        link(path, new)
+
+    def truncate(self, path: Path, size: int) -> None:
+        truncate(path, size)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+
+POSIX: Final = PosixDisk()
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -95,6 +135,21 @@ def create_once(path: Path, data: bytes, mode: int) -> bool:
         Path(tmp).unlink()
         fsync_folder(path.parent)
     return True
+
+
+def rename(path: Path, new: Path) -> None:
+    """Give a file another name in its folder: rename, fsync(folder). A crash in between leaves either name."""
+    path.rename(new)
+    fsync_folder(new.parent)
+
+
+def link(path: Path, new: Path) -> None:
+    """Give a file a second name: link, fsync(folder). A crash in between leaves the name or not.
+
+    Raises FileExistsError.
+    """
+    os.link(path, new)
+    fsync_folder(new.parent)
 
 
 def truncate(path: Path, size: int) -> None:

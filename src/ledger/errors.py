@@ -19,6 +19,18 @@ class ProofInvalidError(LedgerError):
     """A Merkle proof does not prove what it should. Reject what it came with."""
 
 
+class NoteInvalidError(ProofInvalidError):
+    """A signed note, checkpoint or proof file is malformed or no trusted key signed it. Reject what it came with."""
+
+
+class TileInvalidError(ProofInvalidError):
+    """A tile or entry bundle does not hold what its name says. Fetch it again, from another copy of the log."""
+
+
+class KeyInvalidError(LedgerError):
+    """A verifier key or signing key cannot be read. Correct it where it is configured."""
+
+
 class PushbackError(LedgerError):
     """More is pending than the disk keeps up with. Slow down and try again after `retry_after_s` seconds."""
 
@@ -34,6 +46,12 @@ class LedgerClosedError(LedgerError):
 
 class LedgerFailedError(LedgerError):
     """Writing failed, so nobody knows what is on the disk. End the process; the next start recovers what is durable."""
+
+
+class LeaseLostError(LedgerError):
+    """This writer may not answer any more: another one may have taken the log over. Tell nobody that the receipt is
+    there; whoever sent it has to send it again, and gets the answer of whoever writes the log now.
+    """
 
 
 class LedgerLockedError(LedgerError):
@@ -84,3 +102,37 @@ class SegmentCorruptError(LedgerError):
         self.offset = offset
         self.index = index
         self.message = message
+
+
+class StoreUnavailableError(LedgerError):
+    """The object store cannot be read now. Try again after `retry_after_s` seconds; nothing was changed."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(f"the object store cannot be reached: {reason}")
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class StoreRefusedError(LedgerError):
+    """The object store answered no, and no retry mends that: rights, a missing bucket or folder, a broken disk. An
+    operator has to change something.
+    """
+
+
+class WriterFencedError(LedgerError):
+    """Another writer has taken this log over. Answer nobody any more and end the process."""
+
+
+class HeadInvalidError(LedgerError):
+    """The head in the object store is not one that this program writes. Do nothing: find out who wrote it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"the head is invalid: {message}")
+
+
+class LogForkedError(LedgerError):
+    """Two logs exist under one name. Nothing was changed: find out which is the true one, and move the other away."""
+
+
+class RestoreError(LedgerError):
+    """The object store does not hold the log that its head names. Nothing was put in place."""

@@ -7,6 +7,7 @@ callers see `place_of` and `chains` only.
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from ledger.errors import ReceiptNotFoundError
@@ -48,6 +49,23 @@ class SegmentKey(NamedTuple):
 
     first_index: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSegment:
+    """A segment that no byte changes in any more. `count` is how many receipts it has, `bytes` how long it is."""
+
+    key: SegmentKey
+    path: Path
+    sha256: bytes
+    first_index: int
+    count: int
+    bytes: int
+
+    @property
+    def end(self) -> int:
+        """The index after its last receipt."""
+        return self.first_index + self.count
 
 
 class LogIndex:

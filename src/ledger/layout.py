@@ -1,8 +1,11 @@
-"""How segments are named: sortable by first index, then epoch; sealed ones apart from the one being written. Pure."""
+"""How segments are named: sortable by first index, then epoch; sealed ones apart from the one being written."""
 
 import re
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from ledger.disk import Disk
+from ledger.durable import POSIX
 
 SEALED_SUFFIX: Final = ".seg"
 OPEN_SUFFIX: Final = ".open"
@@ -26,6 +29,6 @@ def parse(name: str) -> SegmentName | None:
     return SegmentName(int(match[1]), int(match[2]), match[3] == SEALED_SUFFIX) if match else None
 
 
-def list_segments(folder: Path) -> list[SegmentName]:
+def list_segments(folder: Path, disk: Disk = POSIX) -> list[SegmentName]:
     """The segments of a partition in log order."""
-    return sorted(name for path in folder.iterdir() if (name := parse(path.name)) is not None)
+    return sorted(found for name in disk.list(folder) if (found := parse(name)) is not None)

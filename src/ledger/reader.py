@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from ledger.disk import Disk
+from ledger.durable import POSIX
 from ledger.errors import ReceiptNotFoundError, SegmentCorruptError
 from ledger.format import segment
 from ledger.format.segment import COMMITMENT_KEY_BYTES, FRAME_HEAD_BYTES, TRAILER_BYTES, Kind
@@ -30,20 +32,22 @@ class Stored:
         return self.payload[:COMMITMENT_KEY_BYTES], self.payload[COMMITMENT_KEY_BYTES:]
 
 
-def read_receipts(folder: Path, segments: Sequence[SegmentKey], places: Iterable[ReceiptPlace]) -> list[Stored]:
+def read_receipts(
+    folder: Path, segments: Sequence[SegmentKey], places: Iterable[ReceiptPlace], disk: Disk = POSIX
+) -> list[Stored]:
     """The receipts at these places, in the same order. Neighbours in one batch cost one read.
 
     Raises SegmentCorruptError, OSError.
     """
     found: list[Stored] = []
     for batch, group in groupby(places, key=lambda place: place.batch):
-        path, body = _read_body(folder, segments[batch.segment], batch, first := next(group))
+        path, body = _read_body(disk, folder, segments[batch.segment], batch, first := next(group))
         found.extend(_receipt_at(path, batch, body, place) for place in (first, *group))
     return found
 
 
-def _read_body(folder: Path, key: SegmentKey, batch: BatchPlace, first: ReceiptPlace) -> tuple[Path, bytes]:
-    path, data = read_segment(folder, key, batch.body, batch.length + TRAILER_BYTES)
+def _read_body(disk: Disk, folder: Path, key: SegmentKey, batch: BatchPlace, first: ReceiptPlace) -> tuple[Path, bytes]:
+    path, data = read_segment(folder, key, batch.body, batch.length + TRAILER_BYTES, disk)
     if not segment.is_whole(data, batch.seed):
         message = "a batch's CRC does not match when read again"
         raise SegmentCorruptError(path, batch.body - segment.BATCH_HEAD_BYTES, first.index, message)
@@ -64,18 +68,14 @@ def _receipt_at(path: Path, batch: BatchPlace, body: bytes, place: ReceiptPlace)
     return Stored(place.index, leaf, payload)
 
 
-def read_segment(folder: Path, key: SegmentKey, offset: int = 0, length: int = -1) -> tuple[Path, bytes]:
+def read_segment(
+    folder: Path, key: SegmentKey, offset: int = 0, length: int = -1, disk: Disk = POSIX
+) -> tuple[Path, bytes]:
     """Bytes of a segment (to its end by default), whether it is sealed, open, or sealed meanwhile."""
     sealed, unsealed = (folder / str(SegmentName(*key, sealed=sealed)) for sealed in (True, False))
     for path in (sealed, unsealed):
         try:
-            return path, _read(path, offset, length)
+            return path, disk.read(path, offset, length)
         except FileNotFoundError:
             continue
-    return sealed, _read(sealed, offset, length)  # sealed between the two attempts
-
-
-def _read(path: Path, offset: int, length: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        return file.read() if length < 0 else file.read(length)
+    return sealed, disk.read(sealed, offset, length)  # sealed between the two attempts

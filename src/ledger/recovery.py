@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from ledger import durable
+from ledger.disk import Disk
+from ledger.durable import POSIX
 from ledger.errors import NotCanonicalError, SegmentCorruptError, SegmentFormatError
 from ledger.format import canonical, chain, damage, segment
 from ledger.format.merkle import CompactRange
 from ledger.format.receipt import Receipt
 from ledger.format.segment import Batch, Corrupt, Kind, Scan, Torn
-from ledger.index import BatchPlace, Chain, LogIndex, SegmentKey
+from ledger.index import BatchPlace, Chain, LogIndex, SealedSegment, SegmentKey
 from ledger.layout import SegmentName, list_segments
 
 OnReceipt = Callable[[int, Receipt], None]
@@ -53,6 +55,8 @@ class Recovered:
     tree: CompactRange = field(default_factory=CompactRange)
     epoch: int = 0
     previous_sha256: bytes = segment.NO_SEGMENT_SHA256
+    sealed: list[SealedSegment] = field(default_factory=list)
+    """All segments, for recovery seals the last one if it has to."""
     torn: TornTail | None = None
 
     @property
@@ -61,22 +65,28 @@ class Recovered:
 
 
 def recover(
-    folder: Path, log: str, *, on_receipt: OnReceipt | None = None, on_state: OnState | None = None
+    folder: Path,
+    log: str,
+    *,
+    on_receipt: OnReceipt | None = None,
+    on_state: OnState | None = None,
+    disk: Disk = POSIX,
 ) -> Recovered:
     """Read a partition's folder, which the caller has locked. `log` is its origin.
 
     Raises SegmentCorruptError (restore the file it names), OSError.
     """
-    for leftover in folder.glob(f"*{durable.TMP_SUFFIX}"):
-        leftover.unlink()  # a segment that never got its name
+    for name in disk.list(folder):
+        if name.endswith(durable.TMP_SUFFIX):
+            disk.unlink(folder / name)  # a segment that never got its name
     recovered = Recovered()
-    names = list_segments(folder)
-    for name in names[:-1]:
-        if not name.sealed:
+    names = list_segments(folder, disk)
+    for segment_name in names[:-1]:
+        if not segment_name.sealed:
             message = "it is unsealed, but another segment follows"
-            raise SegmentCorruptError(folder / str(name), 0, name.first_index, message)
-    for loaded in _read_ahead(folder, names):
-        _Replay(recovered, loaded, log, on_receipt, on_state).run()
+            raise SegmentCorruptError(folder / str(segment_name), 0, segment_name.first_index, message)
+    for loaded in _read_ahead(disk, folder, names):
+        _Replay(recovered, loaded, log, on_receipt, on_state, disk).run()
     return recovered
 
 
@@ -91,8 +101,8 @@ class _Loaded:
     sha256: bytes
 
 
-def _load(path: Path, name: SegmentName) -> _Loaded:
-    data = path.read_bytes()
+def _load(disk: Disk, path: Path, name: SegmentName) -> _Loaded:
+    data = disk.read(path)
     try:
         scan = segment.scan(data, sealed=name.sealed)
     except SegmentFormatError as error:
@@ -100,12 +110,12 @@ def _load(path: Path, name: SegmentName) -> _Loaded:
     return _Loaded(path, name, data, scan, hashlib.sha256(memoryview(data)[: scan.end]).digest())
 
 
-def _read_ahead(folder: Path, names: list[SegmentName]) -> Iterator[_Loaded]:
+def _read_ahead(disk: Disk, folder: Path, names: list[SegmentName]) -> Iterator[_Loaded]:
     """The segments in order, the next one read and hashed in a thread while the caller is busy with one."""
     loading: deque[Future[_Loaded]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="ledger-recover") as thread:
         for name in names:
-            loading.append(thread.submit(_load, folder / str(name), name))
+            loading.append(thread.submit(_load, disk, folder / str(name), name))
             if len(loading) > 1:
                 yield loading.popleft().result()
         for last in loading:
@@ -116,7 +126,13 @@ class _Replay:
     """One segment, read into what is recovered so far."""
 
     def __init__(
-        self, recovered: Recovered, loaded: _Loaded, log: str, on_receipt: OnReceipt | None, on_state: OnState | None
+        self,
+        recovered: Recovered,
+        loaded: _Loaded,
+        log: str,
+        on_receipt: OnReceipt | None,
+        on_state: OnState | None,
+        disk: Disk,
     ) -> None:
         self._recovered = recovered
         self._loaded = loaded
@@ -124,6 +140,7 @@ class _Replay:
         self._log = log
         self._on_receipt = on_receipt
         self._on_state = on_state
+        self._disk = disk
 
     def run(self) -> None:
         recovered, name, data, scan = self._recovered, self._loaded.name, self._loaded.data, self._loaded.scan
@@ -145,11 +162,22 @@ class _Replay:
         recovered.previous_sha256 = self._loaded.sha256
         if isinstance(scan.verdict, Torn):
             self._refuse_damage(data, scan.verdict)
-            recovered.torn = _cut_off(self._path, data, scan.verdict)
+            recovered.torn = _cut_off(self._disk, self._path, data, scan.verdict)
+        path = self._path.with_name(str(name._replace(sealed=True)))
         if not name.sealed:
             # Seal what the last run left open: from now on nothing in it may look torn.
-            self._path.rename(self._path.with_name(str(name._replace(sealed=True))))
-            durable.fsync_folder(self._path.parent)
+            self._disk.rename(self._path, path)
+        first_index = name.first_index
+        recovered.sealed.append(
+            SealedSegment(
+                SegmentKey(first_index, name.epoch),
+                path,
+                self._loaded.sha256,
+                first_index,
+                recovered.size - first_index,
+                scan.end,
+            )
+        )
 
     def _check_header(self, header: segment.SegmentHeader) -> None:
         recovered = self._recovered
@@ -214,10 +242,10 @@ class _Replay:
         return SegmentCorruptError(self._path, offset, self._recovered.size if index is None else index, message)
 
 
-def _cut_off(path: Path, data: bytes, torn: Torn) -> TornTail:
+def _cut_off(disk: Disk, path: Path, data: bytes, torn: Torn) -> TornTail:
     """Keep a copy of the tail, then cut: in this order, so that a crash in between loses nothing."""
     tail = data[torn.offset :]
     copy = path.with_name(f"{path.name}.{torn.offset}{_BROKEN_SUFFIX}")
-    durable.replace(copy, tail)
-    durable.truncate(path, torn.offset)
+    disk.replace(copy, tail)
+    disk.truncate(path, torn.offset)
     return TornTail(path, torn.offset, len(tail), copy, torn.reason)

@@ -1,35 +1,35 @@
 """Writes batches into segments, one durable append each. Blocking: it runs in the ledger's writing thread."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
+from ledger.disk import Disk, SegmentFile
 from ledger.format import segment
-from ledger.index import BatchPlace, SegmentKey
+from ledger.index import BatchPlace, SealedSegment, SegmentKey
 from ledger.layout import SegmentName
-
-
-class SegmentFile(Protocol):
-    """What the writer needs of a file; `durable.AppendFile` is one. Any error is final."""
-
-    def append(self, data: bytes) -> None: ...
-    def rename(self, path: Path) -> None: ...
-    def close(self) -> None: ...
-
-
-CreateFile = Callable[[Path, bytes], SegmentFile]
 
 
 @dataclass(frozen=True, slots=True)
 class CutBatch:
-    """What one batch shall hold: `count` receipts from `first_index` on, and the tree's root after them."""
+    """What one batch shall hold: `count` receipts from `first_index` on, and the tree's root after them. A batch
+    without a body is not written. `seal`: seal the segment behind it, unless that holds no receipt.
+    """
 
     first_index: int
     count: int
     body: list[bytes]
     root: bytes
+    seal: bool = False
+
+
+class Written(NamedTuple):
+    """Where a batch stands (None for one without a body), and the segments that were sealed before or behind it."""
+
+    key: SegmentKey | None
+    place: BatchPlace | None
+    sealed: list[SealedSegment]
 
 
 class SegmentWriter:
@@ -39,7 +39,7 @@ class SegmentWriter:
 
     def __init__(
         self, folder: Path, log: str, epoch: int, previous_sha256: bytes, segments: int, segment_bytes_max: int,
-        create_file: CreateFile,
+        disk: Disk,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._log = log
@@ -47,29 +47,37 @@ class SegmentWriter:
         self._previous_sha256 = previous_sha256
         self._segments = segments
         self._segment_bytes_max = segment_bytes_max
-        self._create_file = create_file
+        self._disk = disk
         self._current: _Segment | None = None
 
-    def write(self, batch: CutBatch) -> tuple[SegmentKey, BatchPlace]:
+    def write(self, batch: CutBatch) -> Written:
         """Make a batch durable. Each step's comment says what a crash after it leaves."""
-        body_bytes = sum(map(len, batch.body))
-        current = self._current
-        if current is not None and current.is_full(body_bytes, self._segment_bytes_max):
-            self.seal()  # a log of sealed segments: the next start begins a new one, as it always does
-            current = None
-        if current is None:
-            current = self._begin(batch.first_index)  # an empty segment, which the next start keeps and seals
-        place = current.append(batch, body_bytes)  # a whole batch, or a torn one, which the next start cuts off
-        return current.key, place
+        sealed: list[SealedSegment] = []
+        key = place = None
+        if batch.body:
+            body_bytes = sum(map(len, batch.body))
+            current = self._current
+            if current is not None and current.is_full(body_bytes, self._segment_bytes_max):
+                sealed += self.seal()  # a log of sealed segments: the next start begins a new one, as it always does
+                current = None
+            if current is None:
+                current = self._begin(batch.first_index)  # an empty segment, which the next start keeps and seals
+            place = current.append(batch, body_bytes)  # a whole batch, or a torn one, which the next start cuts off
+            key = current.key
+        if batch.seal and self._current is not None and self._current.receipts:
+            sealed += self.seal()
+        return Written(key, place, sealed)
 
-    def seal(self) -> None:
+    def seal(self) -> list[SealedSegment]:
         """Give the current segment, if there is one, its final name: no byte of it changes any more."""
         if self._current is None:
-            return
+            return []
         current, self._current = self._current, None
-        current.file.rename(self._folder / str(SegmentName(*current.key, sealed=True)))
+        path = self._folder / str(SegmentName(*current.key, sealed=True))
+        current.file.rename(path)
         current.file.close()
-        self._previous_sha256 = current.sha256.digest()
+        self._previous_sha256 = sha256 = current.sha256.digest()
+        return [SealedSegment(current.key, path, sha256, current.key.first_index, current.receipts, current.size)]
 
     def close(self) -> None:
         """Let go of the current segment without sealing it: what was not written stays unknown."""
@@ -80,7 +88,7 @@ class SegmentWriter:
     def _begin(self, first_index: int) -> "_Segment":
         key = SegmentKey(first_index, self._epoch)
         head = segment.encode_header(self._log, self._epoch, first_index, self._previous_sha256)
-        file = self._create_file(self._folder / str(SegmentName(*key, sealed=False)), head)
+        file = self._disk.create(self._folder / str(SegmentName(*key, sealed=False)), head)
         self._current = _Segment(key, self._segments, head, file)
         self._segments += 1
         return self._current
@@ -95,14 +103,14 @@ class _Segment:
         self.sha256 = hashlib.sha256(head)
         self._number = number
         self._header = segment.decode_header(head)
-        self._size = len(head)
+        self.size = len(head)
         self._batches = 0
-        self._receipts = 0
+        self.receipts = 0
         self._crc = self._header.crc
 
     def is_full(self, body_bytes: int, bytes_max: int) -> bool:
         """A segment without receipts is never full: the next one would have its name."""
-        return self._receipts > 0 and self._size + segment.batch_bytes(body_bytes) > bytes_max
+        return self.receipts > 0 and self.size + segment.batch_bytes(body_bytes) > bytes_max
 
     def append(self, batch: CutBatch, body_bytes: int) -> BatchPlace:
         data, crc = segment.encode_batch(
@@ -110,9 +118,9 @@ class _Segment:
         )
         self.file.append(data)
         self.sha256.update(data)
-        place = BatchPlace(self._number, self._size + segment.BATCH_HEAD_BYTES, body_bytes, self._crc)
+        place = BatchPlace(self._number, self.size + segment.BATCH_HEAD_BYTES, body_bytes, self._crc)
         self._crc = crc
-        self._size += len(data)
+        self.size += len(data)
         self._batches += 1
-        self._receipts += batch.count
+        self.receipts += batch.count
         return place

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ledger import durable
 from ledger.appender import Draft, Ledger, Limits
+from ledger.disk import SegmentFile
+from ledger.durable import PosixDisk
 from ledger.format.receipt import Fsm
 from ledger.identity import PartitionLock, open_identity, partition_folder
 from ledger.recovery import OnReceipt, OnState, recover
-from ledger.writer import SegmentFile
 
 NAME = "ledger.test/log"
 FSM = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)
@@ -39,7 +39,7 @@ def encode_text(value: object) -> bytes:
 
 
 @dataclass
-class Disk:
+class Disk(PosixDisk):
     """A real disk that fails or waits when told to. `appends` counts batches that were started.
 
     `fail_at`: the number of the batch whose append raises; `landed`: whether it reaches the disk all the same.
@@ -66,12 +66,12 @@ class Disk:
             permits.release()
 
     def create(self, path: Path, head: bytes) -> SegmentFile:
-        return _DiskFile(durable.AppendFile.create(path, head), self)
+        return _DiskFile(super().create(path, head), self)
 
 
 @dataclass
 class _DiskFile:
-    file: durable.AppendFile
+    file: SegmentFile
     disk: Disk
 
     def append(self, data: bytes) -> None:
@@ -103,6 +103,7 @@ def open_ledger(
     on_state: OnState | None = None,
     entropy: Callable[[int], bytes] | None = None,
     encode_state: Callable[[Any], bytes] = encode_text,
+    **options: Any,
 ) -> Ledger:
     """As `Ledger.open`, on a disk of the test's."""
     entropy = entropy or seeded_entropy()
@@ -116,7 +117,7 @@ def open_ledger(
         raise
     return Ledger(
         folder, recovered, identity=identity, partition=0, entropy=entropy, writer="w", encode_state=encode_state,
-        limits=limits or Limits(), lock=lock, create_file=(disk or Disk()).create,
+        limits=limits or Limits(), lock=lock, disk=disk or Disk(), **options,
     )  # fmt: skip
 
 
