@@ -263,14 +263,14 @@ class Ledger:
         lock = PartitionLock.acquire(folder)
         try:
             recovered = recover(folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state, disk=disk)
+            return cls(
+                folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
+                encode_state=encode_state, limits=limits, lock=lock, disk=disk, epoch=epoch,
+                commits_elsewhere=commits_elsewhere, may_answer=may_answer, on_commit=on_commit,
+            )  # fmt: skip
         except BaseException:
             lock.release()
             raise
-        return cls(
-            folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
-            encode_state=encode_state, limits=limits, lock=lock, disk=disk, epoch=epoch,
-            commits_elsewhere=commits_elsewhere, may_answer=may_answer, on_commit=on_commit,
-        )  # fmt: skip
 
     @property
     def size(self) -> int:

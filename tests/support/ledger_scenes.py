@@ -112,13 +112,13 @@ def open_ledger(
     lock = PartitionLock.acquire(folder)
     try:
         recovered = recover(folder, identity.origin(0), on_receipt=on_receipt, on_state=on_state)
+        return Ledger(
+            folder, recovered, identity=identity, partition=0, entropy=entropy, writer="w", encode_state=encode_state,
+            limits=limits or Limits(), lock=lock, disk=disk or Disk(), **options,
+        )  # fmt: skip
     except BaseException:
         lock.release()
         raise
-    return Ledger(
-        folder, recovered, identity=identity, partition=0, entropy=entropy, writer="w", encode_state=encode_state,
-        limits=limits or Limits(), lock=lock, disk=disk or Disk(), **options,
-    )  # fmt: skip
 
 
 @asynccontextmanager
