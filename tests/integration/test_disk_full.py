@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -12,11 +12,17 @@ from support.service import STOP_S, ServiceProcess
 
 from ledger.fsck import verify_log
 
+# What runs out. A batch takes more than a small segment has, so that each begins a segment of its own.
+BYTES: Final = "size=1m"
+FILES: Final = "size=64m,nr_inodes=64"
+LARGE_SEGMENTS: Final = 16 << 20
+SMALL_SEGMENTS: Final = 64 << 10
+
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, room: str) -> Iterator[Path]:
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", room, "tmpfs", str(tmp_path)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a small tmpfs cannot be mounted: {mounted.stderr.decode().strip()}")
@@ -41,9 +47,22 @@ def batch(number: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_service_and_costs_nothing_that_was_answered(small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    ("room", "segment_bytes"),
+    [(BYTES, LARGE_SEGMENTS), (BYTES, SMALL_SEGMENTS), (FILES, SMALL_SEGMENTS)],
+    ids=["bytes", "bytes, many segments", "files"],
+)
+def test_a_full_disk_ends_the_service_and_costs_nothing_that_was_answered(
+    small_disk: Path, tmp_path_factory: pytest.TempPathFactory, segment_bytes: int
+) -> None:
+    config = tmp_path_factory.mktemp("config") / "governors.yaml"
+    limits = f"{{segment_bytes_max: {segment_bytes}, batch_bytes_max: {SMALL_SEGMENTS}}}"
+    config.write_text(f"tenants: {{auto_create: true}}\nledger: {limits}\n")
     answered: dict[str, str] = {}
-    with ServiceProcess(small_disk) as process, httpx.Client(base_url=process.url, timeout=30.0) as client:
+    with (
+        ServiceProcess(small_disk, "--config", str(config)) as process,
+        httpx.Client(base_url=process.url, timeout=30.0) as client,
+    ):
         for number in range(1_000):
             try:
                 response = client.post("/v1/signals", json=batch(number))
@@ -57,7 +76,7 @@ def test_a_full_disk_ends_the_service_and_costs_nothing_that_was_answered(small_
         assert any("No space left on device" in line for line in process.log)
     assert answered
 
-    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=10000", str(small_disk)], check=True)
     with ServiceProcess(small_disk) as process, httpx.Client(base_url=process.url, timeout=30.0) as client:
         for signal_id, receipt in answered.items():
             assert client.get(f"/v1/receipts/{receipt}").json()["receipt"]["event_id"] == signal_id

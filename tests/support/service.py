@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +17,21 @@ STOP_S = 60.0
 
 
 class ServiceProcess:
-    """Starts on a free port and waits for the ready line; `url` is where it listens."""
+    """Starts on a free port and waits for the ready line; `url` is where it listens.
 
-    def __init__(self, data_dir: Path, *args: str, env: dict[str, str] | None = None, entry: str | None = None) -> None:
+    `under`: a command that runs the service by exec, so that the process is the service's own.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *args: str,
+        env: dict[str, str] | None = None,
+        entry: str | None = None,
+        under: Sequence[str] = (),
+    ) -> None:
         self.data_dir = data_dir
-        command = [sys.executable, "-c", entry] if entry else [sys.executable, "-m", "governors"]
+        command = [*under, sys.executable, "-c", entry] if entry else [*under, sys.executable, "-m", "governors"]
         self._process = subprocess.Popen(
             [*command, "serve", "--data-dir", str(data_dir), "--port", "0", *args],
             stdout=subprocess.PIPE,
