@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from governors.admission import Admission
+from governors.machines.catalog import RUNTIME
 from governors.machines.events import Event
 from governors.machines.profiles import Profile, build_profiles
 from governors.outbox.executors import Executor
@@ -20,7 +21,8 @@ from governors.supervision.report import OnEvent, SupervisionEvent
 from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided, window_key
 from governors.tenants.dedup import DedupWindow, signal_key
-from governors.tenants.records import encode_record
+from governors.tenants.policy import POLICY_KEY, make_policy, policy_draft
+from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
 from governors.tenants.tenant import Shared
 from governors.tenants.timers import Timers
@@ -57,7 +59,15 @@ class Runtime:
     def __init__(self, settings: Settings, data_dir: Path, edges: Edges) -> None:
         self.settings = settings
         self.clock_us = edges.clock_us
-        self.profiles: dict[str, Profile] = build_profiles(settings.profiles)
+        self.policy = make_policy(
+            build_profiles(settings.profiles),
+            auto_create=settings.tenants.auto_create,
+            dead_letter_after=settings.tenants.dead_letter_after,
+            default_profile=settings.default_profile,
+            machines_max=settings.tenants.machines_max,
+            window_ids=settings.dedup.window_ids,
+        )
+        self.profiles: dict[str, Profile] = self.policy.profiles
         self.window = DedupWindow(settings.dedup.window_ids)
         self.admission = Admission()
         self.timers = Timers(edges.clock_us, self._on_due)
@@ -108,8 +118,10 @@ class Runtime:
             queued_max=settings.tenants.mailbox_max,
             idle_passivate_us=int(settings.tenants.idle_passivate_s * 1_000_000),
         )
+        recorded = states.pop(POLICY_KEY, None)
         for key, value in states.items():
             self.registry.load(key, value)
+        self._record_policy("" if recorded is None else decode_policy(recorded).digest)
         for work in self.registry.restore():
             self.outbox.submit(work)
 
@@ -136,6 +148,15 @@ class Runtime:
             ],
         )
 
+    def _record_policy(self, recorded: str) -> None:
+        """Write into the log what decisions are taken under from now on, unless it is what `recorded` says."""
+        policy = self.policy
+        if policy.digest != recorded:
+            now_us = self.clock_us()
+            self.ledger.append(policy_draft(recorded, policy, now_us))
+            self.ledger.put_state(POLICY_KEY, PolicyRecord(policy.digest))
+            self.window.resize(policy.document.window_ids, now_us)
+
     # The parts know each other through these; none of them has to exist before another.
 
     def _recall(self, index: int, receipt: Receipt) -> None:
@@ -145,6 +166,9 @@ class Runtime:
             key = window_key(receipt.fsm.machine, receipt.fsm.subject)
             signal = signal_key(receipt.source, receipt.event_id)
             self.window.remember(window, signal, key, receipt.observed_us, index, receipt.ts_us)
+        elif receipt.fsm.machine == RUNTIME:
+            # At the same receipt as then: what has been forgotten depends on it.
+            self.window.resize(int(receipt.evidence["window_ids"]), receipt.ts_us)
 
     def _on_due(self, tenant: str, key: str) -> None:
         self.registry.on_due(tenant, key)

@@ -77,6 +77,8 @@ class Stage:
         self._clock = clock
         self._client = client
         self._record = record
+        self.receipts_before: Final = app.runtime.ledger.size
+        """What the start itself left: the policy that all is decided under."""
 
     async def listen(self, listening: asyncio.Event) -> None:
         """Hear every decision from the service's own stream."""
@@ -141,7 +143,7 @@ class Stage:
             not runtime.timers.is_due()
             and runtime.registry.is_idle
             and runtime.outbox.depth == self._clock.sleepers
-            and runtime.ledger.size == self._record.receipts
+            and runtime.ledger.size == self.receipts_before + self._record.receipts
         )
 
 

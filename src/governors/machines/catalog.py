@@ -28,8 +28,15 @@ TENANT_RULES: Final = {
     "tenant.released": "{by} released the tenant from quarantine",
 }
 
+# And the runtime itself the fifth: what its decisions are taken under.
+RUNTIME: Final = "runtime"
+RUNTIME_RULES: Final = {
+    "runtime.policy_loaded": "decisions are taken under the policy {digest} from here on",
+}
+
 RULES: Final[Mapping[str, str]] = {
     **OVERLAY_RULES,
     **TENANT_RULES,
+    **RUNTIME_RULES,
     **{rule: text for governor in GOVERNORS for rule, text in governor.rules.items()},
 }

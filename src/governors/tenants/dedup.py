@@ -64,6 +64,12 @@ class DedupWindow:
         if len(self._newest) > self.capacity:
             self._retire(self._newest.popleft(), now_us)
 
+    def resize(self, capacity: int, now_us: int) -> None:
+        """Remember more signals from now on, or fewer; what was forgotten stays so."""
+        self.capacity = capacity
+        while len(self._newest) > capacity:
+            self._retire(self._newest.popleft(), now_us)
+
     def _retire(self, oldest: _Entry, now_us: int) -> None:
         if oldest[0] <= now_us:
             _forget(oldest)

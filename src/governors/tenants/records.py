@@ -25,6 +25,12 @@ class Header(Struct, frozen=True):
     quarantined: bool = False
 
 
+class PolicyRecord(Struct, frozen=True):
+    """What a start has to know of the last policy document in the log: its digest."""
+
+    digest: str
+
+
 class MachineRecord(Struct, Generic[S], frozen=True, gc=False):
     """One machine: its state, when it next wants a Timeout, and the receipts that say how it got here.
 
@@ -120,9 +126,10 @@ def plain(value: Any) -> int:
 
 _ENCODER: Final = msgpack.Encoder(enc_hook=plain)
 _HEADER: Final = msgpack.Decoder(Header)
+_POLICY: Final = msgpack.Decoder(PolicyRecord)
 
 
-def encode_record(record: Header | Machine) -> bytes:
+def encode_record(record: Header | Machine | PolicyRecord) -> bytes:
     """A record's bytes for a state frame."""
     return _ENCODER.encode(record.record() if isinstance(record, Machine) else record)
 
@@ -130,6 +137,11 @@ def encode_record(record: Header | Machine) -> bytes:
 def decode_header(data: bytes) -> Header:
     """Raises msgspec.ValidationError for bytes of another shape."""
     return _HEADER.decode(data)
+
+
+def decode_policy(data: bytes) -> PolicyRecord:
+    """Raises msgspec.ValidationError for bytes of another shape."""
+    return _POLICY.decode(data)
 
 
 def _machine_decoder(governor: Governor) -> msgpack.Decoder[Any]:
