@@ -1,6 +1,7 @@
-"""What a committer asks of the writer: to seal, to mark, to hand out hashes, and to be silent once it may not answer."""
+"""What a committer asks of the writer: to seal, to mark, to hand out hashes, and silence once it may not answer."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ async def test_sealed_segments_are_told_with_their_hashes_over_restarts_too(tmp_
         told = ledger.sealed_since(0)
         assert [one.path for one in told] == segments(tmp_path)
         assert [one.end for one in told[:-1]] == [one.first_index for one in told[1:]]
-        for one, following in zip(told, told[1:], strict=False):
+        for one, following in itertools.pairwise(told):
             assert read_segment(one.path.parent, following.key)[1][28:60] == one.sha256
         assert all(one.path.stat().st_size == one.bytes for one in told)
         assert ledger.sealed_since(5)[0].first_index <= 5 < ledger.sealed_since(5)[0].end
