@@ -31,12 +31,11 @@ from typing import Any, Final, Self
 import uvloop
 
 from benchmarks.report import machine, parser, print_report, quantile, scratch
+from benchmarks.stored import stored_receipts
 from benchmarks.support_process import rss_mb
 from governors.memory import settle_memory
 from ledger.appender import Draft, Ledger
-from ledger.format import segment
 from ledger.format.receipt import Fsm
-from ledger.identity import partition_folder
 
 TARGET_PER_S: Final = 50_000
 TARGET_FLATNESS: Final = 1.2
@@ -228,19 +227,6 @@ def insert_all(folder: Path, rows: list[bytes], sizes: tuple[int, ...], transact
     return Outcome.of(clocks, sizes, answer_ms, syncs)
 
 
-def stored_frames(data_dir: Path) -> list[bytes]:
-    """The receipts of the first segment, each with its payload, as the peer shall store them."""
-    data = min(partition_folder(data_dir, 0).glob("*.seg")).read_bytes()
-    rows: list[bytes] = []
-    for batch in segment.scan(data, sealed=True).batches:
-        for kind, start, end in segment.frames(data, batch):
-            if kind == segment.Kind.RECEIPT:
-                rows.append(data[start:end])
-            elif kind == segment.Kind.PAYLOAD:
-                rows[-1] += data[start:end]
-    return rows
-
-
 def measure(sizes: tuple[int, ...], tenants: int) -> dict[str, Any]:
     """Ours and the peer's, one after the other, each in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
@@ -249,7 +235,7 @@ def measure(sizes: tuple[int, ...], tenants: int) -> dict[str, Any]:
         ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as process,
     ):
         ours = process.submit(run_ours, Path(folder), sizes, tenants).result()
-        rows = stored_frames(Path(folder))
+        rows = [leaf + payload for leaf, payload in islice(stored_receipts(Path(folder)), _DRAFTS)]
         peer = process.submit(run_peer, Path(folder), rows, sizes, round(ours.receipts_per_sync)).result()
     flatness = ours.cost_us[sizes[-1]] / ours.cost_us[sizes[0]]
     return {
