@@ -36,7 +36,7 @@ from ledger.errors import (
 from ledger.format import canonical, chain, segment
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
-from ledger.index import Chain, ReceiptPlace, SealedSegment
+from ledger.index import Chain, ReceiptPlace, SealedSegment, SegmentKey
 from ledger.reader import Stored, read_receipts
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
 from ledger.writer import CutBatch, SegmentWriter, Written
@@ -470,6 +470,12 @@ class Ledger:
         """The sealed segments that hold receipts from `first_index` on, in order; none of them is empty."""
         begin = bisect_right(self._sealed, first_index, key=lambda one: one.end)
         return [one for one in self._sealed[begin:] if one.count]
+
+    def sealed_behind(self, key: SegmentKey | None) -> list[SealedSegment]:
+        """The sealed segments behind this one in the log (all for None), those without receipts too: each names the
+        one before it, so a copy of the log needs all of them.
+        """
+        return self._sealed[0 if key is None else bisect_right(self._sealed, key, key=lambda one: one.key) :]
 
     def mark_committed(self, size: int) -> None:
         """The first `size` receipts are committed. Wakes those who wait for them; never goes back."""

@@ -6,7 +6,7 @@ from ledger.store.object_store import Object, ObjectStore, PutOutcome
 
 
 class PrefixedStore:
-    """Passes everything on, with `prefix` and a slash before each key. Closing it is the business of who owns `store`."""
+    """Passes everything on, with `prefix` and a slash before each key. Who owns `store` closes it."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store

@@ -1,0 +1,182 @@
+"""The right to write a log, as the head in the object store has it: held from a takeover until the first lost write."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from ledger.backoff import Backoff
+from ledger.errors import HeadInvalidError, StoreUnavailableError, WriterFencedError
+from ledger.protocol.commit import Committed, Fenced, HeadWrite, Lease, LookAgain, PutAgain
+from ledger.protocol.head import Head, decode_head, encode_head
+from ledger.store.object_store import Object, ObjectStore
+
+HEAD_KEY: Final = "ctl/head"
+NONCE_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTerms:
+    """How a writer treats its head.
+
+    `lease_s`: how long it may answer locally after it wrote a head, 0 if its lock on the disk is fence enough.
+    `margin_s` is what it leaves for clocks that run at different rates, `spacing_s` the least time between two heads
+    (Cloud Storage takes one write a second of an object).
+    """
+
+    lease_s: float = 0.0
+    margin_s: float = 0.0
+    spacing_s: float = 0.0
+
+    @property
+    def lease_us(self) -> int:
+        return int(self.lease_s * 1e6)
+
+
+class Authority:
+    """Writes heads, one at a time, each in the place of the one before. `head` is the latest that is known to be in
+    the store, `generation` its generation there.
+    """
+
+    def __init__(
+        self, store: ObjectStore, terms: HeadTerms, head: Head | None, generation: int,
+        *, entropy: Callable[[int], bytes], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._terms = terms
+        self._entropy = entropy
+        self._rng = rng
+        self._head = head
+        self._generation = generation
+        self._lease = Lease(terms.lease_s, terms.margin_s)
+        self._next_s = float("-inf")
+        self._lock = asyncio.Lock()
+        self._writes: set[asyncio.Task[Head]] = set()
+        self._over = False
+        """Whether nothing may be answered any more."""
+        self._refused: str | None = None
+        """Why no head may be written any more."""
+
+    @property
+    def head(self) -> Head:
+        """Raises LookupError before the first is written."""
+        if self._head is None:
+            raise LookupError("no head was written yet")
+        return self._head
+
+    def may_answer(self) -> bool:
+        """Whether a receipt that is on this disk alone may be told of now."""
+        if self._over:
+            return False
+        return not self._terms.lease_s or self._lease.may_answer(asyncio.get_running_loop().time())
+
+    async def replace(self, **changes: Any) -> Head:
+        """Write a head that differs from the last one in these fields, and return once it is in the store.
+
+        Tries for as long as it takes to know, also when the caller is cancelled. Raises WriterFencedError,
+        StoreRefusedError.
+        """
+        return await self._begin(lambda: msgspec.structs.replace(self.head, **changes))
+
+    async def claim(self, head: Head) -> Head:
+        """Write the first head of this authority. Raises as `replace` does."""
+        return await self._begin(lambda: head)
+
+    async def keep(self) -> None:
+        """Renew the lease in time, for as long as this runs; without a lease there is nothing to do.
+
+        Raises as `replace` does.
+        """
+        loop = asyncio.get_running_loop()
+        while self._terms.lease_s:
+            await asyncio.sleep(max(0.0, self._lease.renew_s - loop.time()))
+            if self._lease.renew_s <= loop.time():  # a commit may have come first
+                await self.replace()
+
+    async def hand_over(self) -> None:
+        """Answer no more, and say so in the head: whoever comes next need not wait. Raises as `replace` does."""
+        self._over = True
+        await self.replace(lease_us=0)
+
+    async def settle(self) -> None:
+        """Return when no write is under way."""
+        async with self._lock:
+            pass
+
+    async def close(self) -> None:
+        """Give up writes that are under way. They may land at any time, so nothing is written any more."""
+        self._over = True
+        for task in self._writes:
+            task.cancel()
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    async def _begin(self, make: Callable[[], Head]) -> Head:
+        # Apart from the caller, who may be cancelled: a write has to be seen through before the next one.
+        write = asyncio.create_task(self._write(make), name="head")
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        return await asyncio.shield(write)
+
+    async def _write(self, make: Callable[[], Head]) -> Head:
+        async with self._lock:
+            if self._refused is not None:
+                raise WriterFencedError(self._refused)
+            head = msgspec.structs.replace(make(), nonce=self._entropy(NONCE_BYTES).hex())
+            data = encode_head(head)
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(max(0.0, self._next_s - loop.time()))
+            self._refused = "an earlier write of the head was given up, and may land at any time"
+            generation, sent_s = await self._swap(HeadWrite(data, self._generation))
+            self._refused = None
+            self._head, self._generation = head, generation
+            self._lease = self._lease.renewed(sent_s)
+            self._next_s = loop.time() + self._terms.spacing_s
+            return head
+
+    async def _swap(self, write: HeadWrite) -> tuple[int, float]:
+        """Put until the outcome is known: the generation that was won, and when what won it was sent."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._rng)
+        first_sent_s = loop.time()
+        while True:
+            sent_s = loop.time()
+            outcome: Committed | LookAgain | PutAgain | Fenced = write.after_put(
+                await self._store.put(HEAD_KEY, write.data, if_generation=write.if_generation)
+            )
+            if isinstance(outcome, LookAgain):
+                if outcome.after_s:
+                    await asyncio.sleep(backoff.next_s(outcome.after_s))
+                outcome = write.after_get(await read_object(self._store, HEAD_KEY, backoff))
+                sent_s = first_sent_s  # which attempt it was that landed cannot be told, so count from the first
+            match outcome:
+                case Committed(generation):
+                    return generation, sent_s
+                case Fenced(found):
+                    self._over = True
+                    self._refused = _by_whom(found)
+                    raise WriterFencedError(self._refused)
+                case PutAgain():
+                    await asyncio.sleep(backoff.next_s())
+
+
+async def read_object(store: ObjectStore, key: str, backoff: Backoff) -> Object | None:
+    """What a key holds; tries until the store answers. The caller sets the deadline. Raises StoreRefusedError."""
+    while True:
+        try:
+            return await store.get(key)
+        except StoreUnavailableError as error:
+            await asyncio.sleep(backoff.next_s(error.retry_after_s))
+
+
+def _by_whom(found: Object | None) -> str:
+    if found is None:
+        return "the head is gone from the store: nobody may delete it"
+    try:
+        head = decode_head(found.data)
+    except HeadInvalidError as error:
+        return f"another program has written the head ({error})"
+    return f"{head.owner} has taken the log over: epoch {head.epoch}, {head.size} receipts"
