@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Final
 
 from ledger.errors import ProofInvalidError
+from ledger.format.chain import split
 
 HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
@@ -28,6 +29,12 @@ def leaf_hash(leaf: bytes) -> bytes:
 def node_hash(left: bytes, right: bytes) -> bytes:
     """SHA-256(0x01 | left | right)."""
     return _sha256(b"\1" + left + right).digest()
+
+
+def pair_hashes(hashes: bytes) -> bytes:
+    """The hashes of the next level, of an even number of concatenated ones."""
+    pairs = split(hashes, 2 * HASH_BYTES)
+    return _join(map(_digest, map(_sha256, map(b"\1".__add__, pairs))))
 
 
 class CompactRange:
@@ -91,44 +98,52 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return tree.root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of leaf `index` in the tree over these leaf hashes (RFC 6962, 2.1.1). O(n)."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} is not in a tree of {len(leaves)}")
-    path: list[bytes] = []
-    while len(leaves) > 1:
-        split = _split(len(leaves))
-        if index < split:
-            path.append(root_of(leaves[split:]))
-            leaves = leaves[:split]
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """The ranges [start, end) of leaves whose roots are the audit path of leaf `index` (RFC 6962, 2.1.1)."""
+    if not 0 <= index < size:
+        raise IndexError(f"leaf {index} is not in a tree of {size}")
+    start, end = 0, size
+    path: list[tuple[int, int]] = []
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            path.append((middle, end))
+            end = middle
         else:
-            path.append(root_of(leaves[:split]))
-            leaves = leaves[split:]
-            index -= split
+            path.append((start, middle))
+            start = middle
     return path[::-1]
+
+
+def consistency_ranges(old_size: int, size: int) -> list[tuple[int, int]]:
+    """The ranges [start, end) of leaves whose roots prove that a tree continues another (RFC 6962, 2.1.2)."""
+    if not 0 <= old_size <= size:
+        raise IndexError(f"a tree of {size} has no earlier size {old_size}")
+    if old_size in (0, size):
+        return []
+    start, end = 0, size
+    path: list[tuple[int, int]] = []
+    while old_size != end:
+        middle = start + _split(end - start)
+        if old_size <= middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((start, middle))
+            start = middle
+    if start:  # otherwise the old tree is a whole subtree, whose root the verifier knows already
+        path.append((start, end))
+    return path[::-1]
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The audit path of leaf `index` in the tree over these leaf hashes. O(n)."""
+    return [root_of(leaves[start:end]) for start, end in inclusion_ranges(index, len(leaves))]
 
 
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """The proof that the tree over `leaves` continues its first `old_size` ones (RFC 6962, 2.1.2). O(n)."""
-    if not 0 <= old_size <= len(leaves):
-        raise IndexError(f"a tree of {len(leaves)} has no earlier size {old_size}")
-    if old_size in (0, len(leaves)):
-        return []
-    path: list[bytes] = []
-    whole = True  # the old tree is a whole subtree here, whose root the verifier knows already
-    while old_size != len(leaves):
-        split = _split(len(leaves))
-        if old_size <= split:
-            path.append(root_of(leaves[split:]))
-            leaves = leaves[:split]
-        else:
-            path.append(root_of(leaves[:split]))
-            leaves = leaves[split:]
-            old_size -= split
-            whole = False
-    if not whole:
-        path.append(root_of(leaves))
-    return path[::-1]
+    """The proof that the tree over `leaves` continues its first `old_size` ones. O(n)."""
+    return [root_of(leaves[start:end]) for start, end in consistency_ranges(old_size, len(leaves))]
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
