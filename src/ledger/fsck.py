@@ -20,21 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ledger.errors import NotALedgerError, NotCanonicalError, SegmentFormatError
-from ledger.format import canonical, chain, damage, segment
-from ledger.format.merkle import CompactRange, leaf_hash
-from ledger.format.segment import COMMITMENT_KEY_BYTES, Batch, Corrupt, Intact, Kind, Scan, SegmentHeader, Torn
+from ledger.errors import NotALedgerError, SegmentFormatError
+from ledger.format import chain, damage, segment
+from ledger.format.merkle import HASH_BYTES, CompactRange
+from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn, Verdict
 from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE
 from ledger.index import SegmentKey
 from ledger.layout import SEALED_SUFFIX, list_segments
 from ledger.reader import read_segment
+from ledger.verify import facts, parallel
+from ledger.verify.facts import FINDINGS_MAX, Facts, Finding, SoundBatch
 
-_ERRORS_MAX: Final = 100
-"""Of one partition: one cause may show in every receipt behind it."""
 _LISTINGS_MAX: Final = 10
-_RECEIPT: Final = int(Kind.RECEIPT)
-_PAYLOAD: Final = int(Kind.PAYLOAD)
-_STATE: Final = int(Kind.STATE)
 
 Progress = Callable[[int, int, int], None]
 """`progress(partition, receipts, segments_left)`, after each segment."""
@@ -98,15 +95,16 @@ class LogReport:
         }  # fmt: skip
 
 
-def verify_log(folder: Path, progress: Progress | None = None) -> LogReport:
+def verify_log(folder: Path, progress: Progress | None = None, *, processes: int = 1) -> LogReport:
     """Verify every partition in a data folder, its `ledger` folder, or one partition's folder.
 
+    With more than one process the segments are shared out among forks of this one, which must not have threads then.
     Raises NotALedgerError if there is none to verify, OSError if a file cannot be read: then nothing was found out.
     """
     started = time.monotonic()
     checks = [_PartitionCheck(number, path, origin) for number, path, origin in _partitions(folder)]
     for check in checks:
-        check.run(progress)
+        check.run(progress, processes)
     return LogReport(
         receipts=sum(check.tree.size for check in checks),
         tenants=len(set().union(*(check.chains for check in checks))),
@@ -134,14 +132,53 @@ def _partitions(folder: Path) -> list[tuple[int, Path, str | None]]:
     return [(number, path, None if name is None else f"{name}/{number}") for number, path in found]
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    folder: Path
+    key: SegmentKey
+    log: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A segment, looked at apart from the others. Without a header it has none that is valid."""
+
+    path: Path
+    sealed: bool
+    header: SegmentHeader | None
+    verdict: Verdict
+    facts: Facts
+    sha256: bytes
+    data: bytes
+    """The segment, if something is wrong with it."""
+
+
+def _look_at(task: _Task) -> _Seen:
+    path, data = read_segment(task.folder, task.key)
+    return _look_into(path, data, task.log)
+
+
+def _look_into(path: Path, data: bytes, log: str | None, *, skip: int = 0) -> _Seen:
+    """What a segment shows, apart from its first `skip` batches."""
+    sealed = path.suffix == SEALED_SUFFIX
+    try:
+        scan = segment.scan(data, sealed=sealed)
+    except SegmentFormatError as error:
+        return _Seen(path, sealed, None, Corrupt(error.offset, error.message), Facts(log, [], {}, [], True), b"", data)
+    found = facts.of_segment(data, scan, log, skip)
+    intact = isinstance(scan.verdict, Intact)
+    sha256 = hashlib.sha256(data).digest() if intact else b""
+    return _Seen(path, sealed, scan.header, scan.verdict, found, sha256, b"" if intact else data)
+
+
 class _PartitionCheck:
-    """One partition, verified segment by segment."""
+    """One partition: what its segments show, joined in order."""
 
     def __init__(self, partition: int, folder: Path, origin: str | None) -> None:
         self.partition = partition
         self.tree = CompactRange()
-        self.chains: dict[str, tuple[int, bytes]] = {}
-        """By pseudonym: how many receipts, and the leaf hash of the last."""
+        self.chains: dict[str, tuple[int, str]] = {}
+        """By pseudonym: how many receipts, and the leaf hash (hex) of the last."""
         self.errors: list[LogError] = []
         self.notes: list[str] = []
         self._folder = folder
@@ -150,15 +187,15 @@ class _PartitionCheck:
         self._previous_sha256 = segment.NO_SEGMENT_SHA256
         self._path = folder
 
-    def run(self, progress: Progress | None) -> None:
+    def run(self, progress: Progress | None, processes: int) -> None:
         """Stops at what makes everything behind it unknowable, or after too many errors."""
         keys = self._list_keys()
-        for number, key in enumerate(keys, 1):
-            self._path, data = read_segment(self._folder, key)
-            sealed = self._path.suffix == SEALED_SUFFIX
-            if not sealed and number < len(keys):
+        tasks = (_Task(self._folder, key, self._log) for key in keys)
+        for number, seen in enumerate(parallel.in_order(_look_at, tasks, min(processes, len(keys))), 1):
+            self._path = seen.path
+            if not seen.sealed and number < len(keys):
                 self._error("missing", 0, "it is unsealed, but another segment follows: a sealed one was replaced")
-            if not self._check_segment(key, data, sealed=sealed):
+            if not self._join(keys[number - 1], seen):
                 self.notes.append(f"{self._path}: receipts from {self.tree.size} on were not judged")
                 return
             if progress is not None:
@@ -174,47 +211,73 @@ class _PartitionCheck:
             listed = keys
         return listed or []
 
-    def _check_segment(self, key: SegmentKey, data: bytes, *, sealed: bool) -> bool:
+    def _join(self, key: SegmentKey, seen: _Seen) -> bool:
         """Can what follows be judged?"""
-        try:
-            scan = segment.scan(data, sealed=sealed)
-        except SegmentFormatError as error:
-            mended = self._mend(data, error.offset, error.message, sealed=sealed)
-            return mended is not None and self._check_segment(key, mended, sealed=sealed)
-        if not self._check_header(key, scan.header):
-            return False
-        return self._check_scan(data, scan, sealed=sealed)
+        if seen.header is not None:
+            return self._check_header(key, seen.header, seen.facts.log) and self._join_batches(seen)
+        assert isinstance(seen.verdict, Corrupt)  # noqa: S101 - no header is valid, so there is a reason
+        mended = self._mend(seen, *seen.verdict)
+        return mended is not None and self._join(key, _look_into(seen.path, mended, self._log))
 
-    def _check_scan(self, data: bytes, scan: Scan, *, sealed: bool, done: int = 0) -> bool:
-        """The batches from number `done` on, then what the scan stopped at."""
-        for batch in scan.batches[done:]:
-            if not self._check_batch(data, batch) or len(self.errors) >= _ERRORS_MAX:
-                return False
-        match scan.verdict:
+    def _join_batches(self, seen: _Seen, done: int = 0) -> bool:
+        """The batches that it shows, which come behind `done` others, then what the scan stopped at."""
+        if not self._join_facts(seen.facts):
+            return False
+        match seen.verdict:
             case Intact():
-                self._previous_sha256 = hashlib.sha256(data).digest()
+                self._previous_sha256 = seen.sha256
                 return True
             case Torn(offset, reason):
-                mended = self._mend(data, offset, reason, sealed=sealed, quiet=True)
+                mended = self._mend(seen, offset, reason, quiet=True)
                 if mended is None:
                     self.notes.append(
-                        f"{self._path}: the last {len(data) - offset} bytes, from {offset} on, are an unfinished batch "
-                        f"({reason}): one that is being written, or that a crash interrupted. The next start cuts it"
+                        f"{self._path}: the last {len(seen.data) - offset} bytes, from {offset} on, are an unfinished "
+                        f"batch ({reason}): one that is being written, or that a crash interrupted. The next start "
+                        "cuts it"
                     )
                     return True
             case Corrupt(offset, reason):
-                mended = self._mend(data, offset, reason, sealed=sealed)
+                mended = self._mend(seen, offset, reason)
                 if mended is None:
                     return False
-        again = segment.scan(mended, sealed=sealed)
-        return self._check_scan(mended, again, sealed=sealed, done=len(scan.batches))
+        done += len(seen.facts.batches)
+        return self._join_batches(_look_into(seen.path, mended, self._log, skip=done), done)
 
-    def _mend(self, data: bytes, offset: int, reason: str, *, sealed: bool, quiet: bool = False) -> bytes | None:
+    def _join_facts(self, found: Facts) -> bool:
+        """Tree and chains go on with what a piece shows. False if they cannot, or after too many errors."""
+        self._log = log = self._log or found.log
+        findings = list(found.findings)
+        for tenant, link in found.links.items():
+            # Without an origin there is no receipt, so no link either.
+            count, head = self.chains.get(tenant) or (0, chain.genesis(log or "", tenant).hex())
+            if (link.tseq, link.prev) != (count, head):
+                message = facts.chain_break(tenant, link.tseq, count)
+                findings.append(Finding(link.index, link.offset, "tenant_chain", message))
+            self.chains[tenant] = (link.next_tseq, link.head)
+        stopped = found.broken
+        for batch in found.batches:
+            if not self._grow(batch):
+                message = "a batch's receipts do not give its root"
+                findings = [one for one in findings if one.index < batch.first_index + batch.count]
+                findings.append(Finding(batch.first_index, batch.offset, "root", message))
+                stopped = True
+                break
+        for finding in sorted(findings)[: FINDINGS_MAX - len(self.errors)]:
+            self._error(finding.kind, finding.offset, finding.message, finding.index)
+        return not stopped and len(self.errors) < FINDINGS_MAX
+
+    def _grow(self, batch: SoundBatch) -> bool:
+        """The tree with a batch's leaves, if that gives the batch's root."""
+        self.tree.extend(chain.split(batch.hashes, HASH_BYTES))
+        return self.tree.root() == batch.root
+
+    def _mend(self, seen: _Seen, offset: int, reason: str, *, quiet: bool = False) -> bytes | None:
         """Report damage, by the byte if one byte explains it; the bytes as they were, if so.
 
         `quiet`: say nothing of what no single byte explains.
         """
-        repairs = [one for one in damage.explain(data, sealed=sealed) if self._is_sound(one, offset)]
+        data = seen.data
+        repairs = [one for one in damage.explain(data, sealed=seen.sealed) if self._is_sound(one, offset)]
         if len(repairs) != 1:
             if not quiet:
                 self._error("damaged", offset, reason)
@@ -231,7 +294,7 @@ class _PartitionCheck:
         batch = next((one for one in repair.scan.batches if one.offset == offset), None)
         return batch is None or damage.is_sound(repair.data, batch, self.tree)
 
-    def _check_header(self, key: SegmentKey, header: SegmentHeader) -> bool:
+    def _check_header(self, key: SegmentKey, header: SegmentHeader, log: str | None) -> bool:
         if header.first_index != self.tree.size:
             missing = f"it begins at receipt {header.first_index}, not {self.tree.size}: a segment is missing before it"
             self._error("missing", 0, missing)
@@ -242,67 +305,12 @@ class _PartitionCheck:
             self._error("sequence", 0, f"epoch {header.epoch} comes after {self._epoch}")
         if header.previous_sha256 != self._previous_sha256:
             self._error("sequence", 0, "the segment before it is not the one whose SHA-256 it names")
-        if self._log is not None and header.log_hash != segment.log_hash(self._log):
-            self._error("foreign", 0, f"it belongs to another log than {self._log}")
+        named = self._log or log
+        if named is not None and header.log_hash != segment.log_hash(named):
+            self._error("foreign", 0, f"it belongs to another log than {named}")
             return False
         self._epoch = header.epoch
         return True
-
-    def _check_batch(self, data: bytes, batch: Batch) -> bool:
-        """False if the tree cannot go on."""
-        hashes: list[bytes] = []
-        commitment: str | None = None
-        index = batch.first_index
-        try:
-            for kind, start, end in segment.frames(data, batch):
-                content = data[start:end]
-                if kind == _RECEIPT:
-                    digest = leaf_hash(content)
-                    hashes.append(digest)
-                    commitment = self._check_receipt(content, digest, batch, index, start)
-                    index += 1
-                elif kind == _PAYLOAD:
-                    key, payload = content[:COMMITMENT_KEY_BYTES], content[COMMITMENT_KEY_BYTES:]
-                    if len(key) < COMMITMENT_KEY_BYTES or commitment != chain.commitment(key, payload):
-                        self._error("commitment", start, "a payload is not the one its receipt commits to", index - 1)
-                    commitment = None
-                elif kind == _STATE:
-                    segment.decode_state(content)
-                else:
-                    self._error("frame", start, f"a frame of the unknown kind {kind}", index)
-        except SegmentFormatError as error:
-            self._error("frame", error.offset, error.message, index)
-            return False
-        if len(hashes) != batch.count:
-            self._error(
-                "frame", batch.offset, f"a batch of {batch.count} receipts has {len(hashes)}", batch.first_index
-            )
-            return False
-        self.tree.extend(hashes)
-        if self.tree.root() != batch.root:
-            self._error("root", batch.offset, "a batch's receipts do not give its root", batch.first_index)
-            return False
-        return True
-
-    def _check_receipt(self, leaf: bytes, digest: bytes, batch: Batch, index: int, start: int) -> str | None:
-        """What the receipt commits to as its payload."""
-        try:
-            receipt = canonical.check_receipt(leaf)
-        except NotCanonicalError as error:
-            self._error("canonical", start, str(error), index)
-            return None
-        if self._log is None:
-            self._log = receipt.log
-        if receipt.log != self._log or receipt.epoch != batch.epoch:
-            self._error("foreign", start, f"a receipt of {receipt.log!r}, epoch {receipt.epoch}", index)
-        known = self.chains.get(receipt.tenant)
-        count, head = known if known is not None else (0, chain.genesis(receipt.log, receipt.tenant))
-        if receipt.tseq != count or receipt.prev != head.hex():
-            self._error(
-                "tenant_chain", start, f"tenant {receipt.tenant}: {receipt.tseq} does not follow {count - 1}", index
-            )
-        self.chains[receipt.tenant] = (receipt.tseq + 1, digest)
-        return receipt.inputs_commit
 
     def _error(self, kind: str, offset: int, message: str, index: int | None = None) -> None:
         at = self.tree.size if index is None else index

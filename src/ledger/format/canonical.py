@@ -12,9 +12,8 @@ import msgspec
 import orjson
 
 from ledger.errors import NotCanonicalError, ReceiptInvalidError
-from ledger.format.receipt import LEAF_BYTES_MAX, Fsm, Receipt
+from ledger.format.receipt import INT_LIMIT, LEAF_BYTES_MAX, Fsm, Receipt
 
-INT_LIMIT: Final = 2**53
 # Of everything that senders and operators write; a character takes six bytes at the most, so a leaf never overflows.
 TEXT_CHARS_MAX: Final = 8_000
 
@@ -26,8 +25,6 @@ _decode = msgspec.json.Decoder(Receipt).decode
 _write = orjson.dumps
 _STRICT: Final = orjson.OPT_STRICT_INTEGER  # TypeError for integers of 2**53 and more, in magnitude
 _plain = frozenset((int, str)).issuperset  # exactly these: a bool is an int too, and JSON would say `true`
-_FIELDS: Final = len(Receipt.__struct_fields__)
-_FSM_FIELDS: Final = len(Fsm.__struct_fields__)
 
 
 def encode(receipt: Receipt) -> bytes:
@@ -109,14 +106,11 @@ def check(leaf: bytes) -> dict[str, Any]:
 def check_receipt(leaf: bytes) -> Receipt:
     """`check` and `decode` in one, at a third of the cost for receipts that have just the fields known here."""
     receipt = decode(leaf)
-    parsed = _check_form(leaf)
-    if len(parsed) != _FIELDS or len(parsed["fsm"]) != _FSM_FIELDS or not leaf.isascii():
-        _check_profile(parsed)
+    # Where no string needs an escape and decoding has bounded the numbers, there is nothing that two encoders could
+    # disagree about: the writer's own will do. It shows fields that it does not know by leaving them out.
+    if leaf.isascii() and b"\\" not in leaf and len(leaf) <= LEAF_BYTES_MAX and encode_checked(receipt) == leaf:
         return receipt
-    numbers = [value for value in receipt.evidence.values() if type(value) is int]
-    numbers += (receipt.epoch, receipt.observed_us, receipt.ts_us, receipt.tseq, receipt.v, receipt.fsm.version)
-    if not -INT_LIMIT < min(numbers) <= max(numbers) < INT_LIMIT:
-        raise NotCanonicalError("an integer is not below 2**53 in magnitude")
+    check(leaf)
     return receipt
 
 

@@ -4,12 +4,16 @@ The leaf is the exact UTF-8 bytes, in the strict profile of RFC 8785 (JCS): ASCI
 no floats. Fields are declared in the order JCS sorts them, so that encoding needs no sort.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 RECEIPT_VERSION: Final = 1
 LEAF_BYTES_MAX: Final = 65_535
+INT_LIMIT: Final = 2**53
+
+Int = Annotated[int, Meta(gt=-INT_LIMIT, lt=INT_LIMIT)]
+"""What decoding holds every number to."""
 
 
 class Fsm(Struct, frozen=True, gc=False):
@@ -20,7 +24,7 @@ class Fsm(Struct, frozen=True, gc=False):
     machine: str
     subject: str
     to: str
-    version: int
+    version: Int
 
 
 class Receipt(Struct, frozen=True, gc=False):
@@ -35,20 +39,20 @@ class Receipt(Struct, frozen=True, gc=False):
 
     actions: tuple[str, ...]
     decision: str
-    epoch: int
+    epoch: Int
     event_id: str
-    evidence: dict[str, int | str]
+    evidence: dict[str, Int | str]
     fsm: Fsm
     inputs_commit: str
     log: str
-    observed_us: int
+    observed_us: Int
     outcome: str
     policy_digest: str
     prev: str
     rule: str
     source: str
     tenant: str
-    ts_us: int
-    tseq: int
-    v: int
+    ts_us: Int
+    tseq: Int
+    v: Int
     writer: str

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from ledger.format.merkle import CompactRange, leaf_hash
 from ledger.format.segment import HEADER_BYTES, Kind, frame_head
 from ledger.fsck import LogReport, verify_log
 from ledger.identity import partition_folder
+from ledger.verify import parallel
 
 LOG = "ledger.test/log/0"
 
@@ -229,6 +231,7 @@ async def test_a_forger_who_changes_nothing_is_not_found(forger: Forger, tmp_pat
         ({"epoch": 2}, ["foreign", "tenant_chain"]),
         ({"ts_us": 2**53}, ["canonical", "commitment", "tenant_chain"]),
         ({"extra": 0.5}, ["canonical", "commitment", "tenant_chain"]),
+        ({"extra": "ä"}, ["tenant_chain"]),  # of a later version, perhaps
     ],
 )
 async def test_a_rewritten_receipt_is_found(
@@ -302,6 +305,37 @@ async def test_progress_is_told_after_each_segment(tmp_path: Path) -> None:
     verify_log(tmp_path, lambda *progress: told.append(progress))
     assert len(told) == len(segments(tmp_path))
     assert told[-1] == (0, 20, 0)
+
+
+async def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    await write_log(tmp_path, [3] * 12, tenants=5, limits=Limits(segment_bytes=4_000))
+    paths = segments(tmp_path)
+    assert len(paths) >= 6
+    alone = verify_log(tmp_path).as_dict()
+    shared = verify_log(tmp_path, processes=3).as_dict()
+    assert alone | {"seconds": 0} == shared | {"seconds": 0}
+    spoil(paths[2], HEADER_BYTES + 200)
+    spoil(paths[4], paths[4].stat().st_size - 40)
+    alone = verify_log(tmp_path).as_dict()
+    shared = verify_log(tmp_path, processes=3).as_dict()
+    assert alone | {"seconds": 0} == shared | {"seconds": 0}
+    assert [error["kind"] for error in alone["errors"]] == ["damaged", "damaged"]
+    paths[3].unlink()
+    assert kinds(verify_log(tmp_path, processes=3)) == ["damaged", "missing"]
+
+
+async def test_a_file_that_another_process_cannot_read_is_no_verdict_either(tmp_path: Path) -> None:
+    await write_log(tmp_path, [3] * 12, limits=Limits(segment_bytes=4_000))
+    path = segments(tmp_path)[4]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        verify_log(tmp_path, processes=2)
+
+
+def test_a_process_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="ended before"):
+        list(parallel.in_order(os._exit, [9, 9], 2))
 
 
 async def test_the_data_folder_keeps_its_secret_to_itself(tmp_path: Path) -> None:
