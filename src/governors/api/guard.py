@@ -1,0 +1,91 @@
+"""Nobody gets past here without a right to: who asks is found out before anything of a request is read.
+
+401 where nobody valid asks, 403 where somebody asks for what they may not have. A tenant out of scope is refused
+alike whether it exists or not.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from governors.api.access import Access, AccessTable, Reach
+from governors.api.problem import ProblemError, render
+from governors.auth.principal import LOCAL, Principal
+
+Authenticate = Callable[[bytes], Awaitable[Principal | None]]
+"""`authenticate(token)`: whose token it is, None if it is nobody's."""
+
+_SCHEME: Final = b"bearer "
+_CHALLENGE: Final = 'Bearer realm="governors"'
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks. The guard has put it there, on every route but the open ones."""
+    principal: Principal = request.state.principal
+    return principal
+
+
+def require_tenant(principal: Principal, tenant: str) -> None:
+    """Raise ProblemError for a tenant that is out of scope."""
+    if not principal.sees(tenant):
+        raise ProblemError("forbidden", f"the token of {principal.name} is not for tenant {tenant}", field="tenant")
+
+
+class Guard:
+    """ASGI middleware. `authenticate` is None where nobody is asked: everybody is LOCAL then."""
+
+    def __init__(
+        self, app: ASGIApp, access: AccessTable, authenticate: Authenticate | None, rng: random.Random
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._authenticate = authenticate
+        self._rng = rng
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                scope.setdefault("state", {})["principal"] = await self._admit(scope)
+            except ProblemError as refused:
+                await render(refused, self._rng)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> Principal | None:
+        found = self._access.find(scope["method"], scope["path"])
+        if found is not None and found[0].reach is Reach.NOBODY:
+            return None
+        principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
+        if found is not None:
+            _check(principal, *found)
+        return principal
+
+    async def _identify(self, scope: Scope, authenticate: Authenticate) -> Principal:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not given:
+            raise ProblemError(
+                "unauthenticated", "expected Authorization: Bearer …", headers={"WWW-Authenticate": _CHALLENGE}
+            )
+        principal = None
+        if len(given) == 1 and given[0][: len(_SCHEME)].lower() == _SCHEME:
+            principal = await authenticate(given[0][len(_SCHEME) :].strip(b" "))
+        if principal is None:
+            # Why is not said: unknown, expired and malformed look the same to whoever tries tokens.
+            headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+            raise ProblemError("unauthenticated", "the token is not valid", field="Authorization", headers=headers)
+        return principal
+
+
+def _check(principal: Principal, access: Access, tenant: str | None) -> None:
+    if not principal.may(access.role):
+        headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{access.role}"'}
+        detail = f"the token of {principal.name} lacks the role {access.role}"
+        raise ProblemError("forbidden", detail, headers=headers)
+    if access.reach is Reach.EVERY and principal.tenants is not None:
+        detail = f"the token of {principal.name} is limited to some tenants, and this concerns all of them"
+        raise ProblemError("forbidden", detail)
+    if access.reach is Reach.NAMED and tenant is not None:
+        require_tenant(principal, tenant)
