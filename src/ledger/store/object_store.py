@@ -94,12 +94,14 @@ class ObjectStore(Protocol):
         ...
 
 
-def check_key(key: str) -> str:
-    """The key, if it is one: ASCII parts of at most 200 characters between slashes, at most 512 in all.
+def is_key(key: str) -> bool:
+    """ASCII parts of at most 200 characters between slashes, at most 512 in all; each begins with a letter or digit."""
+    return len(key) <= _KEY_BYTES_MAX and _KEY.fullmatch(key) is not None
 
-    Raises ValueError.
-    """
-    if not _KEY.fullmatch(key) or len(key) > _KEY_BYTES_MAX:
+
+def check_key(key: str) -> str:
+    """The key, if it is one. Raises ValueError."""
+    if not is_key(key):
         raise ValueError(f"not a key of an object: {key!r}")
     return key
 

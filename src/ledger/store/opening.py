@@ -1,6 +1,5 @@
 """Which object store a URL means. The cloud's client is slow to import, so each kind is imported when it is named."""
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -9,7 +8,7 @@ from ledger.errors import StoreRefusedError
 from ledger.store.object_store import ObjectStore
 
 
-def open_store(url: str, *, clock_us: Callable[[], int], executor: Executor | None = None) -> ObjectStore:
+def open_store(url: str, *, executor: Executor | None = None) -> ObjectStore:
     """`file:///folder` or `gs://bucket/prefix` (the prefix may be missing).
 
     `executor` runs what blocks; None: threads of the store's own. Blocks itself, for as long as it takes to import a
@@ -20,7 +19,7 @@ def open_store(url: str, *, clock_us: Callable[[], int], executor: Executor | No
         case "file" if parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             from ledger.store.folder import FolderStore  # noqa: PLC0415 - imported only where configured
 
-            return FolderStore(Path(unquote(parts.path)), clock_us=clock_us, executor=executor)
+            return FolderStore(Path(unquote(parts.path)), executor=executor)
         case "gs" if parts.netloc:
             from ledger.store.gcs import GcsStore  # noqa: PLC0415 - takes a second to import
 
