@@ -125,6 +125,11 @@ class Signer:
         return self.verifier.public_key
 
     @property
+    def seed(self) -> bytes:
+        """Secret."""
+        return self._seed
+
+    @property
     def skey(self) -> str:
         """Secret."""
         return _PRIVATE_PREFIX + _format_key(self.name, self.key_id, self._seed)
