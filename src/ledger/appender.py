@@ -11,7 +11,7 @@ is final: nobody knows what reached the disk, so the ledger takes nothing more a
 
 import asyncio
 import hashlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 
+from ledger.archive import INDEX_FILE, Archive
 from ledger.commits import Commits, FreshHashes
 from ledger.disk import Disk
 from ledger.durable import POSIX
@@ -36,8 +37,9 @@ from ledger.errors import (
 from ledger.format import canonical, chain, segment
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
-from ledger.index import Chain, ReceiptPlace, SealedSegment, SegmentKey
-from ledger.reader import Stored, read_receipts
+from ledger.index import Chain, SealedSegment, SegmentKey
+from ledger.log_index import LogIndex
+from ledger.reader import Stored
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
 from ledger.writer import CutBatch, SegmentWriter, Written
 
@@ -118,7 +120,10 @@ class ChainHead(NamedTuple):
 class _Batch:
     """What gathers, then waits for the disk: frames, and who wants to know."""
 
-    __slots__ = ("body", "body_bytes", "count", "first_index", "hashes", "root", "sealing", "states", "waiters")
+    __slots__ = (
+        "body", "body_bytes", "count", "first_index", "hashes", "offsets", "root", "sealing", "states", "tenants",
+        "waiters",
+    )  # fmt: skip
 
     def __init__(self, first_index: int) -> None:
         self.first_index = first_index
@@ -128,6 +133,9 @@ class _Batch:
         self.body_bytes = 0
         self.hashes: list[bytes] = []
         """Leaf hashes, joined as the body's pieces are."""
+        self.offsets: list[int] = []
+        self.tenants: list[Chain] = []
+        """By receipt: where its frame begins in the body, and whose it is."""
         self.states: dict[str, object] = {}
         self.root = b""
         self.waiters: list[asyncio.Future[None]] = []
@@ -167,38 +175,38 @@ class Ledger:
         epoch: int | None = None,
         commits_elsewhere: bool = False,
         may_answer: Callable[[], bool] | None = None,
+        archive: Archive | None = None,
         writing: Executor | None = None,
         reading: Executor | None = None,
+        indexing: Executor | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
-        """`open` is the usual way and says what the arguments mean. `lock` is let go of when `run` ends. `writing`
-        must run one call at a time (its own thread by default), `reading` may be anything (the loop's default
-        executor by default).
+        """`open` is the usual way and says what the arguments mean. `lock` and `archive` (by default in memory) are
+        let go of when `run` ends. `writing` and `indexing` must run one call at a time (threads of their own by
+        default), `reading` may be anything (the loop's default executor by default).
         """
         self.origin: Final = identity.origin(partition)
         self.epoch: Final = recovered.epoch + 1 if epoch is None else epoch
         if self.epoch <= recovered.epoch:
             raise ValueError(f"epoch {epoch} has been: the log's last one is {recovered.epoch}")
         self.torn: Final[TornTail | None] = recovered.torn
-        self._folder = folder
         self._key = identity.key
         self._writer_name = writer
         self._entropy = entropy
         self._encode_state = encode_state
         self._limits = limits
         self._lock = lock
-        self._index = recovered.index
+        self._index = LogIndex(archive or Archive(None, folder, disk), recovered.sealed, folder, disk)
+        self._all_chains = recovered.chains
         self._tree = recovered.tree
         self._size = self._local_size = recovered.size
         self._local_root = recovered.tree.root()
-        self._sealed = recovered.sealed
-        self._disk = disk
         self._segments = SegmentWriter(
-            folder, self.origin, self.epoch, recovered.previous_sha256, len(recovered.index.segments),
-            limits.segment_bytes, disk,
-        )  # fmt: skip
+            folder, self.origin, self.epoch, recovered.previous_sha256, limits.segment_bytes, disk
+        )
         self._writing = writing or ThreadPoolExecutor(1, thread_name_prefix="ledger-write")
         self._reading = reading
+        self._indexing = indexing or ThreadPoolExecutor(1, thread_name_prefix="ledger-index")
         self._on_commit = on_commit
         self._write_begun_s = 0.0
         self._commits_elsewhere = commits_elsewhere
@@ -209,7 +217,7 @@ class Ledger:
         """Who waits for anything more to be durable."""
 
         self._chains: dict[str, Chain] = {}
-        """By tenant's name: a cache that spares an HMAC. The index has them by pseudonym."""
+        """By tenant's name: a cache that spares an HMAC. `_all_chains` has them by pseudonym."""
         self._drafts: list[Draft] = []
         self._draft_chains: list[Chain] = []
         """Receipts that have their index but no bytes yet, nor a place in their chains; those chains."""
@@ -261,14 +269,21 @@ class Ledger:
         identity = open_identity(data_dir, entropy, name)
         folder = partition_folder(data_dir, partition)
         lock = PartitionLock.acquire(folder)
+        archive: Archive | None = None
         try:
-            recovered = recover(folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state, disk=disk)
+            archive = Archive(folder / INDEX_FILE, folder, disk)
+            recovered = recover(
+                folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state, on_segment=archive.add,
+                disk=disk,
+            )  # fmt: skip
             return cls(
                 folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
-                encode_state=encode_state, limits=limits, lock=lock, disk=disk, epoch=epoch,
+                encode_state=encode_state, limits=limits, lock=lock, disk=disk, archive=archive, epoch=epoch,
                 commits_elsewhere=commits_elsewhere, may_answer=may_answer, on_commit=on_commit,
             )  # fmt: skip
         except BaseException:
+            if archive is not None:
+                archive.close()
             lock.release()
             raise
 
@@ -311,7 +326,7 @@ class Ledger:
         """The sequence number that the tenant's next receipt will have."""
         self._encode_drafts()
         found = self._known_chain(tenant)
-        return len(found.indices) if found is not None else 0
+        return found.count if found is not None else 0
 
     def append(self, draft: Draft) -> int:
         """Add a receipt and return its index. No I/O; wait with `wait_local` before telling anybody.
@@ -353,9 +368,8 @@ class Ledger:
         commitments = chain.commitments(keys, payloads)
         epoch, origin, writer, encode = self.epoch, self.origin, self._writer_name, canonical.encode_checked
         leaves, hashes = [], []
-        index = self._size - len(drafts)
         for draft, tenant, commitment in zip(drafts, self._draft_chains, commitments, strict=True):
-            indices = tenant.indices
+            tseq = tenant.count
             leaf = encode(
                 # By position, which takes 0.1 µs where keywords take 0.6: the order is that of the fields.
                 Receipt(
@@ -375,7 +389,7 @@ class Ledger:
                     draft.source,
                     tenant.pseudonym,
                     draft.ts_us,
-                    len(indices),
+                    tseq,
                     RECEIPT_VERSION,
                     writer,
                 )
@@ -383,15 +397,15 @@ class Ledger:
             leaves.append(leaf)
             tenant.head = digest = _sha256(b"\0" + leaf).digest()
             hashes.append(digest)
-            indices.append(index)
-            index += 1
+            tenant.count = tseq + 1
         canonical.check_lengths(leaves)
         frames, offsets = segment.encode_receipts(batch.body_bytes, leaves, keys, payloads)
         batch.add(frames)
         batch.count += len(drafts)
         self._encoded_bytes += len(frames)
         batch.hashes.append(b"".join(hashes))
-        self._index.offsets.extend(offsets)
+        batch.offsets += offsets
+        batch.tenants += self._draft_chains
         self._tree.extend(hashes)
         self._drafts, self._draft_chains, self._draft_bytes = [], [], 0
 
@@ -468,14 +482,16 @@ class Ledger:
 
     def sealed_since(self, first_index: int) -> list[SealedSegment]:
         """The sealed segments that hold receipts from `first_index` on, in order; none of them is empty."""
-        begin = bisect_right(self._sealed, first_index, key=lambda one: one.end)
-        return [one for one in self._sealed[begin:] if one.count]
+        sealed = self._index.sealed
+        begin = bisect_right(sealed, first_index, key=lambda one: one.end)
+        return [one for one in sealed[begin:] if one.count]
 
     def sealed_behind(self, key: SegmentKey | None) -> list[SealedSegment]:
         """The sealed segments behind this one in the log (all for None), those without receipts too: each names the
         one before it, so a copy of the log needs all of them.
         """
-        return self._sealed[0 if key is None else bisect_right(self._sealed, key, key=lambda one: one.key) :]
+        sealed = self._index.sealed
+        return sealed[0 if key is None else bisect_right(sealed, key, key=lambda one: one.key) :]
 
     def mark_committed(self, size: int) -> None:
         """The first `size` receipts are committed. Wakes those who wait for them; never goes back."""
@@ -502,7 +518,7 @@ class Ledger:
         A receipt that is appended right now and says so becomes durable after all that it speaks of.
         """
         self._encode_drafts()
-        heads = [ChainHead(one.pseudonym, len(one.indices), one.head) for one in self._index.chains.values()]
+        heads = [ChainHead(one.pseudonym, one.count, one.head) for one in self._all_chains.values()]
         return self._size, heads
 
     def fail(self, error: BaseException) -> None:
@@ -515,26 +531,34 @@ class Ledger:
 
     async def read(self, index: int) -> StoredReceipt:
         """A receipt below `local_size`. Raises ReceiptNotFoundError, SegmentCorruptError."""
-        (stored,) = await self._read([self._index.place_of(index, self._local_size)])
-        return StoredReceipt(stored.index, stored.leaf, stored.index < self.committed_size)
+        stored = await self._read(index)
+        return StoredReceipt(index, stored.leaf, index < self.committed_size)
 
     async def payload(self, index: int) -> tuple[bytes, bytes]:
         """The commitment key (32 bytes) and the sender's bytes of a receipt. Raises as `read` does."""
-        (stored,) = await self._read([self._index.place_of(index, self._local_size)])
-        return stored.split_payload()
+        return (await self._read(index)).split_payload()
 
     async def tenant_receipts(self, tenant: str, after: int, limit: int) -> list[StoredReceipt]:
-        """At most `limit` receipts of a tenant in order, beginning after index `after` (-1: from its first)."""
-        found = self._known_chain(tenant)
-        if found is None:
+        """At most `limit` receipts of a tenant in order, beginning after index `after` (-1: from its first).
+
+        Raises SegmentCorruptError.
+        """
+        known = self._known_chain(tenant)
+        if known is None:
             return []
-        first = bisect_right(found.indices, after) if after >= 0 else 0
-        last = bisect_left(found.indices, self._local_size)
-        places = [
-            self._index.place_of(index, self._local_size) for index in found.indices[first : min(first + limit, last)]
-        ]
+        read, loop = self._index.read_chain, asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._reading, read, known.pseudonym, after, limit, self._local_size
+        )  # fmt: skip
         committed = self.committed_size
-        return [StoredReceipt(one.index, one.leaf, one.index < committed) for one in await self._read(places)]
+        return [StoredReceipt(one.index, one.leaf, one.index < committed) for one in found]
+
+    async def _read(self, index: int) -> Stored:
+        if not 0 <= index < self._local_size:
+            raise ReceiptNotFoundError(f"no receipt {index}: the log has {self._local_size}")
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._index.read, index)
+
+    # Writing
 
     async def run(self) -> None:
         """Commit in groups until cancelled; then write what is pending, seal the segment, unlock and end.
@@ -544,6 +568,7 @@ class Ledger:
         if self._loop is not None or self._stopped is not None:
             raise LedgerClosedError("a ledger runs once; open it anew")
         self._loop = asyncio.get_running_loop()
+        self._index.start(self._indexing)
         try:
             while True:
                 await self._work.wait()
@@ -567,6 +592,8 @@ class Ledger:
         if self._loop is None and self._stopped is None:
             self._fail(LedgerClosedError("closed before it ran"))
             self._writing.shutdown(wait=False)
+            self._indexing.shutdown(wait=False)
+            self._index.close()
             self._let_go()
 
     async def _drain(self) -> None:
@@ -594,12 +621,10 @@ class Ledger:
         written = await asyncio.shield(self._write)
         self._write = None
         batch = self._cut.popleft()
-        if written.place is not None and written.key is not None:
-            if written.place.segment == len(self._index.segments):
-                self._index.segments.append(written.key)
-            if batch.count:
-                self._index.add_batch(batch.first_index, written.place)
-        self._sealed += written.sealed
+        if batch.count and written.place is not None:
+            self._index.add_batch(batch.first_index, written.place, batch.offsets, batch.tenants)
+        if written.sealed:
+            self._index.add_sealed(written.sealed)
         self._local_size = batch.end
         self._local_root = batch.root
         self._encoded_bytes -= batch.body_bytes
@@ -645,7 +670,7 @@ class Ledger:
         self._gathering = _Batch(self._size)
 
     def _known_chain(self, tenant: str) -> Chain | None:
-        return self._chains.get(tenant) or self._index.chains.get(chain.pseudonym(self._key, tenant))
+        return self._chains.get(tenant) or self._all_chains.get(chain.pseudonym(self._key, tenant))
 
     def _open_chain(self, tenant: str) -> Chain:
         """The tenant's chain, begun if it has none."""
@@ -655,7 +680,7 @@ class Ledger:
             raise ReceiptInvalidError(f"the tenant's name {tenant!r} holds a lone surrogate") from error
         if found is None:
             pseudonym = chain.pseudonym(self._key, tenant)
-            found = self._index.chains[pseudonym] = Chain(pseudonym, chain.genesis(self.origin, pseudonym))
+            found = self._all_chains[pseudonym] = Chain(pseudonym, chain.genesis(self.origin, pseudonym))
         if len(self._chains) >= _TENANTS_CACHED_MAX:
             self._chains.clear()  # rare; filling it again costs 2 µs a tenant
         self._chains[tenant] = found
@@ -672,11 +697,6 @@ class Ledger:
             raise ReceiptNotFoundError(f"receipt {index} was never appended: there are {self._size}")
         if self._failed is not None:
             raise LedgerFailedError(str(self._failed)) from self._failed
-
-    async def _read(self, places: list[ReceiptPlace]) -> list[Stored]:
-        segments = self._index.segments
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_receipts, self._folder, segments, places, self._disk)
 
     def _fail(self, error: BaseException) -> LedgerFailedError:
         """Take nothing more, and tell everybody who waits that nobody knows."""
@@ -702,9 +722,16 @@ class Ledger:
         if self._failed is None and self._has_work():
             self._fail(LedgerClosedError("stopped before everything was written"))
         self._dismiss(LedgerClosedError(self._stopped or "closed"))
+        await asyncio.shield(asyncio.ensure_future(self._let_go_behind()))
+
+    async def _let_go_behind(self) -> None:
+        """The lock goes last: until then index and segment are this process's."""
+        assert self._loop is not None  # noqa: S101 - run() has set it
+        await self._index.stop()
+        self._indexing.shutdown(wait=False)
         letting_go = self._loop.run_in_executor(self._writing, self._let_go)
         self._writing.shutdown(wait=False)
-        await asyncio.shield(letting_go)
+        await letting_go
 
     def _let_go(self) -> None:
         self._segments.close()

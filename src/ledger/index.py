@@ -1,35 +1,48 @@
-"""Where everything is: receipts by index, and each tenant's chain. In memory, rebuilt from the log at every start.
+"""Where receipts stand, for one segment at a time, and what is known of each tenant's chain.
 
-Costs 12 bytes a receipt, 28 a batch and some 400 a tenant. Sidecar files beside the segments can take its place, since
-callers see `place_of` and `chains` only.
+Only segments that are not in the archive yet (`ledger.archive`) have theirs in memory: 16 bytes a receipt, 28 a batch.
 """
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ledger.errors import ReceiptNotFoundError
+TAG_BYTES: Final = 8
+
+
+def tag_of(pseudonym: str) -> bytes:
+    """What stands for a tenant in the archive: half of its pseudonym, so that two of a billion tenants have the same
+    in one log of forty.
+    """
+    return bytes.fromhex(pseudonym[: 2 * TAG_BYTES])
 
 
 class Chain:
-    """One tenant's receipts: how many, the leaf hash of the last (or genesis), and their indices in order."""
+    """One tenant's receipts: how many there are, and the leaf hash of the last (or genesis)."""
 
-    __slots__ = ("head", "indices", "pseudonym")
+    __slots__ = ("count", "head", "pseudonym", "tag")
 
-    def __init__(self, pseudonym: str, head: bytes) -> None:
+    def __init__(self, pseudonym: str, head: bytes, count: int = 0) -> None:
         self.pseudonym = pseudonym
         self.head = head
-        self.indices = array("Q")
+        self.count = count
+        self.tag = tag_of(pseudonym)
+
+
+class SegmentKey(NamedTuple):
+    """What a segment's name says, whether it is sealed or not."""
+
+    first_index: int
+    epoch: int
 
 
 class BatchPlace(NamedTuple):
-    """Where a batch's body stands: in which segment (a number of this index), from which byte, how long; and the CRC
-    that its own continues.
-    """
+    """Where a batch's body stands: in which segment, from which byte, how long; and the CRC that its own continues."""
 
-    segment: int
+    key: SegmentKey
     body: int
     length: int
     seed: int
@@ -42,13 +55,6 @@ class ReceiptPlace:
     index: int
     batch: BatchPlace
     offset: int
-
-
-class SegmentKey(NamedTuple):
-    """What a segment's name says, whether it is sealed or not."""
-
-    first_index: int
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +74,63 @@ class SealedSegment:
         return self.first_index + self.count
 
 
-class LogIndex:
-    """Positions of receipts and chains of tenants."""
+class Batches:
+    """Where the batches of a segment and the receipts in them stand; grows by whole batches."""
 
-    def __init__(self) -> None:
-        self.chains: dict[str, Chain] = {}
-        self.segments: list[SegmentKey] = []
+    def __init__(self, key: SegmentKey) -> None:
+        self.key = key
+        self.first = array("Q")
+        """By batch: the index of its first receipt, …"""
+        self.body = array("I")
+        self.length = array("I")
+        self.seed = array("I")
+        """… and the rest of its place."""
         self.offsets = array("I")
-        """Of each receipt's frame in its batch's body; appended to as receipts come, before their batch is placed."""
-        self._batch_first = array("Q")
-        self._batch_segment = array("I")
-        self._batch_body = array("I")
-        self._batch_length = array("I")
-        self._batch_seed = array("I")
+        """By receipt: of its frame in its batch's body."""
 
-    def add_batch(self, first_index: int, place: BatchPlace) -> None:
-        """A batch with receipts is on the disk."""
-        self._batch_first.append(first_index)
-        self._batch_segment.append(place.segment)
-        self._batch_body.append(place.body)
-        self._batch_length.append(place.length)
-        self._batch_seed.append(place.seed)
+    @property
+    def end(self) -> int:
+        """The index after the last receipt."""
+        return self.key.first_index + len(self.offsets)
 
-    def place_of(self, index: int, size: int) -> ReceiptPlace:
-        """Where receipt `index` of the first `size` stands. Raises ReceiptNotFoundError."""
-        if not 0 <= index < size:
-            raise ReceiptNotFoundError(f"no receipt {index}: the log has {size}")
-        at = bisect_right(self._batch_first, index) - 1
-        batch = BatchPlace(self._batch_segment[at], self._batch_body[at], self._batch_length[at], self._batch_seed[at])
-        return ReceiptPlace(index, batch, self.offsets[index])
+    def add(self, first_index: int, place: BatchPlace, offsets: Iterable[int]) -> None:
+        """The next batch, with the offsets of its receipts: at least one."""
+        self.body.append(place.body)
+        self.length.append(place.length)
+        self.seed.append(place.seed)
+        self.offsets.extend(offsets)
+        self.first.append(first_index)
+
+    def place_of(self, index: int) -> ReceiptPlace:
+        """Where one of its receipts stands."""
+        at = bisect_right(self.first, index) - 1
+        batch = BatchPlace(self.key, self.body[at], self.length[at], self.seed[at])
+        return ReceiptPlace(index, batch, self.offsets[index - self.key.first_index])
+
+
+class SegmentIndex:
+    """One segment's receipts: where they stand and whose they are."""
+
+    __slots__ = ("batches", "tenants")
+
+    def __init__(self, key: SegmentKey) -> None:
+        self.batches = Batches(key)
+        self.tenants: list[Chain] = []
+        """By receipt. The chain itself, because that costs nothing while a receipt is made."""
+
+    @property
+    def key(self) -> SegmentKey:
+        """The segment's."""
+        return self.batches.key
+
+    def add(self, first_index: int, place: BatchPlace, offsets: Iterable[int], tenants: Iterable[Chain]) -> None:
+        """The next batch: at least one receipt."""
+        self.tenants.extend(tenants)
+        self.batches.add(first_index, place, offsets)
+
+    def indices_of(self, pseudonym: str, after: int, end: int) -> list[int]:
+        """The tenant's receipts with `after < index < end`, in order."""
+        first = self.key.first_index
+        begin = max(0, after + 1 - first)
+        mine = enumerate(self.tenants[begin : max(0, end - first)], first + begin)
+        return [index for index, chain in mine if chain.pseudonym == pseudonym]

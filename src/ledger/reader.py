@@ -3,7 +3,7 @@
 A batch is read whole and its CRC checked: what the disk has spoiled is never handed out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -32,22 +32,20 @@ class Stored:
         return self.payload[:COMMITMENT_KEY_BYTES], self.payload[COMMITMENT_KEY_BYTES:]
 
 
-def read_receipts(
-    folder: Path, segments: Sequence[SegmentKey], places: Iterable[ReceiptPlace], disk: Disk = POSIX
-) -> list[Stored]:
+def read_receipts(folder: Path, places: Iterable[ReceiptPlace], disk: Disk = POSIX) -> list[Stored]:
     """The receipts at these places, in the same order. Neighbours in one batch cost one read.
 
     Raises SegmentCorruptError, OSError.
     """
     found: list[Stored] = []
     for batch, group in groupby(places, key=lambda place: place.batch):
-        path, body = _read_body(disk, folder, segments[batch.segment], batch, first := next(group))
+        path, body = _read_body(disk, folder, batch, first := next(group))
         found.extend(_receipt_at(path, batch, body, place) for place in (first, *group))
     return found
 
 
-def _read_body(disk: Disk, folder: Path, key: SegmentKey, batch: BatchPlace, first: ReceiptPlace) -> tuple[Path, bytes]:
-    path, data = read_segment(folder, key, batch.body, batch.length + TRAILER_BYTES, disk)
+def _read_body(disk: Disk, folder: Path, batch: BatchPlace, first: ReceiptPlace) -> tuple[Path, bytes]:
+    path, data = read_segment(folder, batch.key, batch.body, batch.length + TRAILER_BYTES, disk)
     if not segment.is_whole(data, batch.seed):
         message = "a batch's CRC does not match when read again"
         raise SegmentCorruptError(path, batch.body - segment.BATCH_HEAD_BYTES, first.index, message)

@@ -21,13 +21,15 @@ from ledger.format import canonical, chain, damage, segment
 from ledger.format.merkle import CompactRange
 from ledger.format.receipt import Receipt
 from ledger.format.segment import Batch, Corrupt, Kind, Scan, Torn
-from ledger.index import BatchPlace, Chain, LogIndex, SealedSegment, SegmentKey
+from ledger.index import BatchPlace, Chain, SealedSegment, SegmentIndex, SegmentKey
 from ledger.layout import SegmentName, list_segments
 
 OnReceipt = Callable[[int, Receipt], None]
 """`on_receipt(index, receipt)`, in log order."""
 OnState = Callable[[str, bytes], None]
 """`on_state(key, value)`, in log order: the latest of a key wins."""
+OnSegment = Callable[[SealedSegment, SegmentIndex], None]
+"""`on_segment(segment, index)`, when all of a segment is read."""
 
 _RECEIPT: Final = int(Kind.RECEIPT)
 _STATE: Final = int(Kind.STATE)
@@ -51,7 +53,8 @@ class TornTail:
 class Recovered:
     """A partition as its segments have it. `epoch` is the last one in the log (0 for an empty log)."""
 
-    index: LogIndex = field(default_factory=LogIndex)
+    chains: dict[str, Chain] = field(default_factory=dict)
+    """By the tenant's pseudonym."""
     tree: CompactRange = field(default_factory=CompactRange)
     epoch: int = 0
     previous_sha256: bytes = segment.NO_SEGMENT_SHA256
@@ -70,6 +73,7 @@ def recover(
     *,
     on_receipt: OnReceipt | None = None,
     on_state: OnState | None = None,
+    on_segment: OnSegment | None = None,
     disk: Disk = POSIX,
 ) -> Recovered:
     """Read a partition's folder, which the caller has locked. `log` is its origin.
@@ -86,7 +90,9 @@ def recover(
             message = "it is unsealed, but another segment follows"
             raise SegmentCorruptError(folder / str(segment_name), 0, segment_name.first_index, message)
     for loaded in _read_ahead(disk, folder, names):
-        _Replay(recovered, loaded, log, on_receipt, on_state, disk).run()
+        index = _Replay(recovered, loaded, log, on_receipt, on_state, disk).run()
+        if on_segment is not None:
+            on_segment(recovered.sealed[-1], index)
     return recovered
 
 
@@ -141,8 +147,9 @@ class _Replay:
         self._on_receipt = on_receipt
         self._on_state = on_state
         self._disk = disk
+        self._index = SegmentIndex(SegmentKey(loaded.name.first_index, loaded.name.epoch))
 
-    def run(self) -> None:
+    def run(self) -> SegmentIndex:
         recovered, name, data, scan = self._recovered, self._loaded.name, self._loaded.data, self._loaded.scan
         if isinstance(scan, SegmentFormatError):
             raise self._corrupt(scan.offset, scan.message) from scan
@@ -151,7 +158,6 @@ class _Replay:
             raise self._corrupt(scan.verdict.offset, scan.verdict.reason, index)
         self._check_header(scan.header)
         recovered.epoch = scan.header.epoch
-        recovered.index.segments.append(SegmentKey(name.first_index, name.epoch))
         for batch in scan.batches:
             try:
                 self._apply(data, batch)
@@ -167,17 +173,9 @@ class _Replay:
         if not name.sealed:
             # Seal what the last run left open: from now on nothing in it may look torn.
             self._disk.rename(self._path, path)
-        first_index = name.first_index
-        recovered.sealed.append(
-            SealedSegment(
-                SegmentKey(first_index, name.epoch),
-                path,
-                self._loaded.sha256,
-                first_index,
-                recovered.size - first_index,
-                scan.end,
-            )
-        )
+        first, count = name.first_index, recovered.size - name.first_index
+        recovered.sealed.append(SealedSegment(self._index.key, path, self._loaded.sha256, first, count, scan.end))
+        return self._index
 
     def _check_header(self, header: segment.SegmentHeader) -> None:
         recovered = self._recovered
@@ -194,9 +192,11 @@ class _Replay:
 
     def _apply(self, data: bytes, batch: Batch) -> None:
         recovered, on_receipt, on_state = self._recovered, self._on_receipt, self._on_state
-        chains, offsets = recovered.index.chains, recovered.index.offsets
+        chains = recovered.chains
         decode, epoch, sha256 = canonical.decode, batch.epoch, hashlib.sha256
         hashes: list[bytes] = []
+        offsets: list[int] = []
+        tenants: list[Chain] = []
         index = batch.first_index
         for kind, start, end in segment.frames(data, batch):
             if kind == _RECEIPT:
@@ -206,12 +206,13 @@ class _Replay:
                 tenant = chains.get(receipt.tenant)
                 if tenant is None:
                     tenant = chains[receipt.tenant] = Chain(receipt.tenant, chain.genesis(self._log, receipt.tenant))
-                if receipt.prev != tenant.head.hex() or receipt.tseq != len(tenant.indices):
+                if receipt.prev != tenant.head.hex() or receipt.tseq != tenant.count:
                     raise self._corrupt(start, "a tenant's chain is broken", index)
                 if receipt.epoch != epoch or receipt.log != self._log:
                     raise self._corrupt(start, "a receipt of another log or epoch", index)
                 tenant.head = digest
-                tenant.indices.append(index)
+                tenant.count += 1
+                tenants.append(tenant)
                 offsets.append(start - segment.FRAME_HEAD_BYTES - batch.body)
                 hashes.append(digest)
                 if on_receipt is not None:
@@ -225,8 +226,8 @@ class _Replay:
         if recovered.tree.root() != batch.root:
             raise self._corrupt(batch.offset, "a batch's receipts do not give its root", batch.first_index)
         if batch.count:
-            place = BatchPlace(len(recovered.index.segments) - 1, batch.body, batch.body_end - batch.body, batch.seed)
-            recovered.index.add_batch(batch.first_index, place)
+            place = BatchPlace(self._index.key, batch.body, batch.body_end - batch.body, batch.seed)
+            self._index.add(batch.first_index, place, offsets, tenants)
 
     def _refuse_damage(self, data: bytes, torn: Torn) -> None:
         """A last batch that one changed byte explains was whole, and its receipts were acknowledged: no crash leaves

@@ -27,7 +27,6 @@ class CutBatch:
 class Written(NamedTuple):
     """Where a batch stands (None for one without a body), and the segments that were sealed before or behind it."""
 
-    key: SegmentKey | None
     place: BatchPlace | None
     sealed: list[SealedSegment]
 
@@ -38,14 +37,13 @@ class SegmentWriter:
     """
 
     def __init__(
-        self, folder: Path, log: str, epoch: int, previous_sha256: bytes, segments: int, segment_bytes_max: int,
+        self, folder: Path, log: str, epoch: int, previous_sha256: bytes, segment_bytes_max: int,
         disk: Disk,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._log = log
         self._epoch = epoch
         self._previous_sha256 = previous_sha256
-        self._segments = segments
         self._segment_bytes_max = segment_bytes_max
         self._disk = disk
         self._current: _Segment | None = None
@@ -53,7 +51,7 @@ class SegmentWriter:
     def write(self, batch: CutBatch) -> Written:
         """Make a batch durable. Each step's comment says what a crash after it leaves."""
         sealed: list[SealedSegment] = []
-        key = place = None
+        place: BatchPlace | None = None
         if batch.body:
             body_bytes = sum(map(len, batch.body))
             current = self._current
@@ -63,10 +61,9 @@ class SegmentWriter:
             if current is None:
                 current = self._begin(batch.first_index)  # an empty segment, which the next start keeps and seals
             place = current.append(batch, body_bytes)  # a whole batch, or a torn one, which the next start cuts off
-            key = current.key
         if batch.seal and self._current is not None and self._current.receipts:
             sealed += self.seal()
-        return Written(key, place, sealed)
+        return Written(place, sealed)
 
     def seal(self) -> list[SealedSegment]:
         """Give the current segment, if there is one, its final name: no byte of it changes any more."""
@@ -89,19 +86,17 @@ class SegmentWriter:
         key = SegmentKey(first_index, self._epoch)
         head = segment.encode_header(self._log, self._epoch, first_index, self._previous_sha256)
         file = self._disk.create(self._folder / str(SegmentName(*key, sealed=False)), head)
-        self._current = _Segment(key, self._segments, head, file)
-        self._segments += 1
+        self._current = _Segment(key, head, file)
         return self._current
 
 
 class _Segment:
     """The segment being written: what its next batch continues."""
 
-    def __init__(self, key: SegmentKey, number: int, head: bytes, file: SegmentFile) -> None:
+    def __init__(self, key: SegmentKey, head: bytes, file: SegmentFile) -> None:
         self.key = key
         self.file = file
         self.sha256 = hashlib.sha256(head)
-        self._number = number
         self._header = segment.decode_header(head)
         self.size = len(head)
         self._batches = 0
@@ -118,7 +113,7 @@ class _Segment:
         )
         self.file.append(data)
         self.sha256.update(data)
-        place = BatchPlace(self._number, self.size + segment.BATCH_HEAD_BYTES, body_bytes, self._crc)
+        place = BatchPlace(self.key, self.size + segment.BATCH_HEAD_BYTES, body_bytes, self._crc)
         self._crc = crc
         self.size += len(data)
         self._batches += 1
