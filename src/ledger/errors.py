@@ -27,6 +27,18 @@ class TileInvalidError(ProofInvalidError):
     """A tile or entry bundle does not hold what its name says. Fetch it again, from another copy of the log."""
 
 
+class RollbackError(ProofInvalidError):
+    """A log shows fewer receipts than it has shown before. Keep both checkpoints: together they are the evidence."""
+
+
+class ForkError(ProofInvalidError):
+    """A log has shown two histories, both signed. Keep both checkpoints: together they are the evidence."""
+
+
+class TrustFileError(LedgerError):
+    """What an auditor keeps about a log cannot be used. Nothing was checked: mend the file, or name the key again."""
+
+
 class KeyInvalidError(LedgerError):
     """A verifier key or signing key cannot be read. Correct it where it is configured."""
 
