@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.backoff import Backoff
-from ledger.errors import HeadInvalidError, StoreUnavailableError, WriterFencedError
+from ledger.backoff import Backoff, with_patience
+from ledger.errors import HeadInvalidError, WriterFencedError
 from ledger.protocol.commit import Committed, Fenced, HeadWrite, Lease, LookAgain, PutAgain
 from ledger.protocol.head import Head, decode_head, encode_head
 from ledger.store.object_store import Object, ObjectStore
@@ -149,8 +149,8 @@ class Authority:
             )
             if isinstance(outcome, LookAgain):
                 if outcome.after_s:
-                    await asyncio.sleep(backoff.next_s(outcome.after_s))
-                outcome = write.after_get(await read_object(self._store, HEAD_KEY, backoff))
+                    await backoff.wait(outcome.after_s)
+                outcome = write.after_get(await with_patience(lambda: self._store.get(HEAD_KEY), backoff))
                 sent_s = first_sent_s  # which attempt it was that landed cannot be told, so count from the first
             match outcome:
                 case Committed(generation):
@@ -160,16 +160,7 @@ class Authority:
                     self._refused = _by_whom(found)
                     raise WriterFencedError(self._refused)
                 case PutAgain():
-                    await asyncio.sleep(backoff.next_s())
-
-
-async def read_object(store: ObjectStore, key: str, backoff: Backoff) -> Object | None:
-    """What a key holds; tries until the store answers. The caller sets the deadline. Raises StoreRefusedError."""
-    while True:
-        try:
-            return await store.get(key)
-        except StoreUnavailableError as error:
-            await asyncio.sleep(backoff.next_s(error.retry_after_s))
+                    await backoff.wait()
 
 
 def _by_whom(found: Object | None) -> str:

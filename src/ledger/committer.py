@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from ledger.appender import SealedTo
-from ledger.authority import Authority, read_object
-from ledger.backoff import Backoff
+from ledger.authority import Authority
+from ledger.backoff import Backoff, with_patience
 from ledger.disk import Disk
 from ledger.errors import LedgerClosedError, LedgerError, SegmentCorruptError, StoreRefusedError
 from ledger.format import segment
@@ -93,6 +93,8 @@ class Committer:
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._pending_since_s: float | None = None
+        self._is_behind = False
+        """Whether the last commit left something out because it was long enough."""
         self._ended: BaseException | None = None
 
     @property
@@ -127,6 +129,7 @@ class Committer:
         tail = _next_piece(self._log.sealed_behind(_last_key(head)), head.size, sealed.size)
         if not tail:
             return False
+        self._is_behind = tail[-1].end < sealed.size
         size, root = tail[-1].end, await self._check(head, tail)
         if size == sealed.size and root != sealed.root:
             raise SegmentCorruptError(tail[-1].path, tail[-1].bytes, size, "its root is not the one that was sealed")
@@ -196,6 +199,8 @@ class Committer:
             if not await self.commit():
                 continue
             self._pending_since_s = begun_s
+            if self._is_behind:
+                self._next_s = begun_s
             if self._on_committed is not None:
                 self._on_committed(loop.time() - begun_s, self.head.size - before)
             self._wake(None)
@@ -245,9 +250,9 @@ class Committer:
                 case Won():
                     return SegmentRef(key, one.sha256.hex())
                 case Unknown(_, retry_after_s):
-                    await asyncio.sleep(backoff.next_s(retry_after_s))
+                    await backoff.wait(retry_after_s)
                 case Lost():
-                    found = await read_object(self._store, key, backoff)
+                    found = await with_patience(lambda: self._store.get(key), backoff)
                     if found is not None and hashlib.sha256(found.data).digest() == one.sha256:
                         return SegmentRef(key, one.sha256.hex())  # an earlier attempt had landed
                     raise StoreRefusedError(f"{key} holds something else than was put there")

@@ -1,0 +1,143 @@
+"""Brings a whole log back from an object store alone, onto a disk that has nothing of it.
+
+Everything is checked on the way: the head's checkpoint has a signature, its size and root are those at the end of the
+segment that it names, and from there SHA-256 leads from segment to segment to the first. Run `fsck.verify_log` on the
+result to have every receipt hashed too.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ledger import durable, local_log
+from ledger.authority import HEAD_KEY
+from ledger.backoff import PATIENCE_S, Backoff, with_patience
+from ledger.disk import Disk
+from ledger.durable import POSIX
+from ledger.errors import KeyInvalidError, NoteInvalidError, RestoreError
+from ledger.fetch import Fetcher, OnProgress
+from ledger.format.checkpoint import open_checkpoint
+from ledger.format.note import Verifier
+from ledger.identity import LEDGER_FOLDER, Identity, PartitionLock, partition_folder
+from ledger.identity_object import install_identity, read_identity
+from ledger.protocol.head import Head, decode_head
+from ledger.store.object_store import ObjectStore
+from ledger.store.prefixed import PrefixedStore
+
+TRUSTED_FILE: Final = "trusted.vkeys"
+"""In the ledger folder: verifier keys, one a line, of whoever may have signed what is committed already."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredPartition:
+    """`size` receipts with this root, of which `fetched` bytes came from the store; signed by the key `vkey`."""
+
+    partition: int
+    origin: str
+    size: int
+    root: bytes
+    fetched: int
+    vkey: str
+
+
+def read_trusted(data_dir: Path) -> list[Verifier]:
+    """The verifier keys that a data folder trusts besides its own. Raises KeyInvalidError, OSError."""
+    path = data_dir / LEDGER_FOLDER / TRUSTED_FILE
+    if not path.exists():
+        return []
+    return [Verifier.parse(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+async def restore(
+    store: ObjectStore,
+    data_dir: Path,
+    *,
+    rng: random.Random,
+    vkey: str | None = None,
+    disk: Disk = POSIX,
+    executor: Executor | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[RestoredPartition]:
+    """Restore all partitions that the store has. One that was interrupted goes on where it was.
+
+    `vkey` is the key that must have signed the log, from somewhere else than the store; without it the store's own word
+    is taken. Raises RestoreError (also for a folder that holds another log), NoteInvalidError, HeadInvalidError,
+    IdentityError, KeyInvalidError, LedgerLockedError, StoreUnavailableError, StoreRefusedError, OSError.
+    """
+    identity = await read_identity(store, rng)
+    if identity is None:
+        raise RestoreError("the store holds no log")
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(executor, install_identity, data_dir, identity)
+    restored: list[RestoredPartition] = []
+    for partition in count():
+        part = PrefixedStore(store, str(partition))
+        found = await with_patience(partial(part.get, HEAD_KEY), Backoff(rng), PATIENCE_S)
+        if found is None:
+            break
+        head = decode_head(found.data)
+        one = _Restoration(part, data_dir, identity, partition, head, rng, disk, executor, on_progress)
+        restored.append(await one.run(vkey))
+    trusted = "".join(f"{key}\n" for key in sorted({one.vkey for one in restored}))
+    path = data_dir / LEDGER_FOLDER / TRUSTED_FILE
+    await loop.run_in_executor(executor, durable.replace, path, trusted.encode())
+    return restored
+
+
+class _Restoration:
+    """One partition's."""
+
+    def __init__(
+        self, store: ObjectStore, data_dir: Path, identity: Identity, partition: int, head: Head, rng: random.Random,
+        disk: Disk, executor: Executor | None, on_progress: OnProgress | None,
+    ) -> None:  # fmt: skip
+        self._folder = partition_folder(data_dir, partition)
+        self._partition = partition
+        self._origin = identity.origin(partition)
+        self._head = head
+        self._disk = disk
+        self._executor = executor
+        self._fetcher = Fetcher(
+            store, disk, self._folder, self._origin, lambda: Backoff(rng), executor=executor, on_progress=on_progress
+        )
+
+    async def run(self, vkey: str | None) -> RestoredPartition:
+        signed_by = _verify(self._head, vkey, self._origin)
+        lock = await self._blocking(lambda: PartitionLock.acquire(self._folder))
+        try:
+            present = {
+                one.sha256 for one in await self._blocking(lambda: local_log.find_segments(self._disk, self._folder))
+            }
+            # Segments come in log order, so what an interrupted run has put in place is a beginning.
+            fetched = await self._fetcher.fetch(self._head, present)
+            if present and fetched.common is None:
+                raise RestoreError(f"{self._folder} holds another log than the store: name an empty folder")
+            await self._blocking(lambda: self._fetcher.put_in_place(fetched))
+            await self._blocking(self._fetcher.discard)
+        finally:
+            lock.release()
+        return RestoredPartition(
+            self._partition, self._origin, self._head.size, self._head.root_bytes(), fetched.bytes, signed_by
+        )
+
+    async def _blocking(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _verify(head: Head, vkey: str | None, origin: str) -> str:
+    """The verifier key that the head's checkpoint was checked with: a log has one key, under each partition's name."""
+    try:
+        verifier = Verifier(origin, Verifier.parse(vkey or head.vkey).public_key)
+    except KeyInvalidError:
+        if vkey is not None:
+            raise
+        raise NoteInvalidError("the head in the store names no key that it was signed with") from None
+    open_checkpoint(head.checkpoint.encode(), verifier, origin)
+    return verifier.vkey

@@ -1,0 +1,226 @@
+"""Takes over a log: brings the folder in line with what is committed, then raises the epoch in the head.
+
+Everything that only reads, fetches or puts aside comes first, and the compare-and-swap last: if somebody else has
+written the head meanwhile, it starts again, and a writer that could not go on anyway never fences one that can. From
+the swap on the writer before is fenced, and the folder holds the committed log and perhaps a tail that extends it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from ledger import local_log
+from ledger.authority import HEAD_KEY, Authority, HeadTerms
+from ledger.backoff import PATIENCE_S, Backoff, with_patience
+from ledger.disk import Disk
+from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, WriterFencedError
+from ledger.fetch import Fetcher, OnProgress
+from ledger.format import checkpoint as checkpoints
+from ledger.format.checkpoint import Checkpoint, sign_checkpoint
+from ledger.format.merkle import EMPTY_ROOT
+from ledger.format.note import Signer, Verifier, open_note
+from ledger.local_log import FoundSegment
+from ledger.protocol.head import Head, decode_head
+from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
+from ledger.store.object_store import CREATE, ObjectStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One partition: its part of the object store, and its folder (which the caller has locked)."""
+
+    store: ObjectStore
+    disk: Disk
+    folder: Path
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who wants to write. `owner` is told to people; `lock` names the lock that it holds on its folder, such that a
+    head with the same one was written under that very lock, by a process that has ended.
+
+    `verifiers` are of keys that may have signed what is committed; the signer's own is among them anyway.
+    """
+
+    owner: str
+    lock: str
+    signer: Signer
+    terms: HeadTerms
+    verifiers: Sequence[Verifier] = ()
+
+
+@dataclass(slots=True)
+class TakenOver:
+    """`authority` to write, under `epoch`. The folder holds the committed log and `adopted` receipts that extend it;
+    `lost` receipts that were only local are in quarantine, in the files `put_aside`; `fetched` bytes came from the
+    store. `waited_s` is how long the last owner's lease had to be waited for.
+    """
+
+    authority: Authority
+    epoch: int
+    adopted: int = 0
+    lost: int = 0
+    put_aside: Sequence[Path] = ()
+    fetched: int = 0
+    waited_s: float = 0.0
+
+
+async def take_over(
+    place: Place,
+    claimant: Claimant,
+    *,
+    entropy: Callable[[int], bytes],
+    rng: random.Random,
+    executor: Executor | None = None,
+    on_waiting: Callable[[str, float], None] | None = None,
+    on_progress: OnProgress | None = None,
+) -> TakenOver:
+    """Wait until the log is free, and take it.
+
+    Raises StoreRefusedError, StoreUnavailableError, HeadInvalidError, NoteInvalidError (who
+    signed the log?), LogForkedError, RestoreError, SegmentCorruptError, OSError; the log still belongs to whom it
+    belonged then.
+    """
+    return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress).run()
+
+
+class _Takeover:
+    def __init__(
+        self,
+        place: Place,
+        claimant: Claimant,
+        entropy: Callable[[int], bytes],
+        rng: random.Random,
+        executor: Executor | None,
+        on_waiting: Callable[[str, float], None] | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._place = place
+        self._claimant = claimant
+        self._entropy = entropy
+        self._rng = rng
+        self._executor = executor
+        self._on_waiting = on_waiting
+        self._on_progress = on_progress
+        self._lost = 0
+        self._put_aside: list[Path] = []
+        self._fetched = 0
+        self._waited_s = 0.0
+
+    async def run(self) -> TakenOver:
+        loop = asyncio.get_running_loop()
+        while True:
+            head, generation = await self._read_head()
+            seen_s = loop.time()
+            if head is None:
+                local = await self._blocking(self._find)
+                head, adopted = self._first_head(), _end_of(local)
+            else:
+                self._check_signature(head)
+                # The disk agrees with the head after this, whoever gets it: a crash leaves a part of it done.
+                local, adopted = await self._bring_in_line(head)
+                await self._wait(head, seen_s)
+            epoch = max(head.epoch, local[-1].name.epoch if local else 0) + 1
+            authority = Authority(
+                self._place.store, self._claimant.terms, None, generation, entropy=self._entropy, rng=self._rng
+            )
+            mine = msgspec.structs.replace(head, epoch=epoch, owner=self._owner, lease_us=self._claimant.terms.lease_us)
+            try:
+                await authority.claim(mine)
+            except WriterFencedError:
+                continue  # the owner has renewed its lease or committed, or another claimant was faster
+            # The log is ours from here on. A crash leaves a head whose owner is gone, which the next start sees.
+            await self._send_quarantined()
+            return TakenOver(authority, epoch, adopted, self._lost, self._put_aside, self._fetched, self._waited_s)
+
+    @property
+    def _owner(self) -> str:
+        return f"{self._claimant.owner} {self._claimant.lock}"
+
+    async def _read_head(self) -> tuple[Head | None, int]:
+        found = await with_patience(lambda: self._place.store.get(HEAD_KEY), Backoff(self._rng), PATIENCE_S)
+        return (None, CREATE) if found is None else (decode_head(found.data), found.generation)
+
+    def _first_head(self) -> Head:
+        signer = self._claimant.signer
+        note = sign_checkpoint(Checkpoint(self._place.origin, 0, EMPTY_ROOT), signer)
+        return Head(
+            checkpoint=note.decode(), epoch=0, lease_us=0, nonce="", owner="", root=EMPTY_ROOT.hex(), segment=None,
+            size=0, vkey=signer.verifier.vkey,
+        )  # fmt: skip
+
+    def _check_signature(self, head: Head) -> None:
+        own = self._claimant.signer.verifier
+        known = {(one.name, one.key_id): one for one in (own, *self._claimant.verifiers)}
+        try:
+            note = open_note(head.checkpoint.encode(), list(known.values()))
+        except NoteInvalidError as error:
+            raise NoteInvalidError(
+                f"the log {self._place.origin} in the store was not signed by a key that is known here ({error}): "
+                "bring its signing key here, or name its verifier key as one that is trusted"
+            ) from error
+        if checkpoints.decode(note.text).origin != self._place.origin:
+            raise HeadInvalidError(f"it is of the log {checkpoints.decode(note.text).origin}, not {self._place.origin}")
+
+    async def _wait(self, head: Head, seen_s: float) -> None:
+        is_gone = head.owner.rpartition(" ")[2] == self._claimant.lock
+        now_s = asyncio.get_running_loop().time()
+        seconds = wait_s(head, seen_s=seen_s, now_s=now_s, owner_is_gone=is_gone)
+        if seconds > 0:
+            if self._on_waiting is not None:
+                self._on_waiting(head.owner, seconds)
+            await asyncio.sleep(seconds)
+            self._waited_s += seconds
+
+    async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
+        """Make the folder hold all that is committed; also, how many receipts it has beyond that."""
+        place = self._place
+        local = await self._blocking(self._find)
+        fetcher = Fetcher(
+            place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
+            executor=self._executor, on_progress=self._on_progress,
+        )  # fmt: skip
+        fetched = await fetcher.fetch(head, {one.sha256 for one in local})
+        digests = [one.sha256 for one in local]
+        common = digests.index(fetched.common) + 1 if fetched.common is not None else 0
+        verdict = judge_log([one.as_local() for one in local], common, head, has_all=not fetched.names)
+        match verdict:
+            case Fork(message):
+                raise LogForkedError(message)
+            case Adopt(receipts):
+                return local, receipts
+            case Quarantine(first, receipts):
+                names = [one.name for one in local[first:]]
+                put_aside = await self._blocking(
+                    lambda: local_log.quarantine(place.disk, place.folder, names, head.epoch)
+                )
+                self._put_aside += put_aside
+                self._lost += receipts
+        await self._blocking(lambda: fetcher.put_in_place(fetched))
+        self._fetched += fetched.bytes
+        return await self._blocking(self._find), 0
+
+    async def _send_quarantined(self) -> None:
+        """For the record: one attempt each, for the files stay here too. Those that are there already are not new."""
+        place = self._place
+        for path, key in await self._blocking(lambda: list(local_log.quarantined(place.disk, place.folder))):
+            await place.store.put_file(key, path)
+
+    def _find(self) -> list[FoundSegment]:
+        return local_log.find_segments(self._place.disk, self._place.folder)
+
+    async def _blocking(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _end_of(local: Sequence[FoundSegment]) -> int:
+    return local[-1].end_index if local else 0

@@ -1,0 +1,236 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+from simulation.loop import run_simulated
+from support.ledger_scenes import draft
+from support.machine import Machine, stored_head
+from support.memory_store import HELD, LANDED, LATE, NOT_LANDED, REFUSED, MemoryStore
+
+from ledger.appender import Limits
+from ledger.committer import Cadence
+from ledger.errors import LeaseLostError, LedgerFailedError, StoreRefusedError, WriterFencedError
+from ledger.format.checkpoint import open_checkpoint
+from ledger.format.merkle import EMPTY_ROOT
+from ledger.format.note import Verifier
+
+HEAD = "0/ctl/head"
+SEGMENTS = "0/seg/"
+
+
+def segments(store: MemoryStore) -> list[str]:
+    return [key for key in store.objects if key.startswith(SEGMENTS)]
+
+
+def test_a_receipt_is_committed_once_the_head_names_its_segment(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        assert (await stored_head(store)).root == EMPTY_ROOT.hex()
+        index = await one.commit(3)
+        head = await stored_head(store)
+        assert head.size == index + 1 == one.ledger.committed_size
+        assert head.root_bytes() == one.ledger.root
+        assert head.segment is not None
+        assert f"0/{head.segment.key}" in store.objects
+        checkpoint = open_checkpoint(head.checkpoint.encode(), Verifier.parse(head.vkey), one.ledger.origin)
+        assert (checkpoint.size, checkpoint.root) == (3, one.ledger.root)
+        assert (await one.ledger.read(0)).committed
+        await one.stop()
+
+    run_simulated(run())
+
+
+@pytest.mark.parametrize("key", [HEAD, SEGMENTS])
+@pytest.mark.parametrize("fate", [LANDED, NOT_LANDED])
+@pytest.mark.parametrize("times", [1, 3])
+def test_every_fault_of_a_put_is_survived_whether_it_had_landed_or_not(
+    tmp_path: Path, key: str, fate: str, times: int
+) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        await one.commit(2)
+        store.fail(key, *[fate] * times)
+        await one.commit(2)
+        assert (await stored_head(store)).size == 4
+        assert len(segments(store)) == 2
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_nothing_is_committed_before_the_head_is_known_to_be_there(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        store.fail(HEAD, HELD)
+        index = await one.append()
+        waiting = asyncio.create_task(one.ledger.wait_committed(index))
+        await asyncio.sleep(3.0)
+        assert not waiting.done()
+        assert one.ledger.committed_size == 0
+        store.let_go.set()
+        await waiting
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_commits_keep_their_distance_and_happen_only_when_there_is_something(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store, cadence=Cadence(interval_s=2.0)).start()
+        for _ in range(100):
+            await one.append()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(100.0)
+        assert len(segments(store)) == 6  # at 0, 2, 4, 6, 8 s, and at 10 s what came last
+        assert one.ledger.committed_size == 100
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_commit_that_is_asked_for_does_not_wait_for_its_turn(tmp_path: Path) -> None:
+    async def run() -> None:
+        one = await Machine("a", tmp_path, MemoryStore(), cadence=Cadence(interval_s=30.0)).start()
+        await one.commit()
+        await one.append(4)
+        begun_s = asyncio.get_running_loop().time()
+        head = await one.committer.commit_now()
+        assert head.size == 5
+        assert asyncio.get_running_loop().time() - begun_s < 0.5
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_long_tail_is_committed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        monkeypatch.setattr("ledger.committer.BYTES_AT_ONCE", 40_000)
+        store = MemoryStore()
+        sizes: list[int] = []
+        one = await Machine("a", tmp_path, store, limits=Limits(segment_bytes=16_384, batch_bytes=4_096)).start()
+        one.committer._on_committed = lambda _, receipts: sizes.append(receipts)
+        for _ in range(29):
+            await one.append(10)
+        begun_s = asyncio.get_running_loop().time()
+        await one.commit(10)
+        assert sum(sizes) == 300
+        assert len(sizes) > 3
+        assert asyncio.get_running_loop().time() - begun_s < 4.0
+        assert (await stored_head(store)).root_bytes() == one.ledger.root
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_fenced_writer_answers_nobody_and_ends(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit()
+        one.link.cut = True
+        two = await Machine("b", tmp_path / "b", store).start()
+        assert two.waited == ["a lock-of-a"]
+        index = one.ledger.append(draft(99))
+        with pytest.raises(LeaseLostError):
+            await one.ledger.wait_local(index)
+        one.link.cut = False
+        waiting = asyncio.create_task(one.ledger.wait_committed(index))
+        assert isinstance(await one.ended(), WriterFencedError)
+        with pytest.raises(LedgerFailedError, match="b lock-of-b has taken the log over"):
+            await waiting
+        assert isinstance(one.ledger.failed, WriterFencedError)
+        await two.commit()
+        assert (await stored_head(store)).size == 2
+        await two.stop()
+
+    run_simulated(run())
+
+
+def test_a_zombies_head_that_lands_late_is_lost(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit()
+        store.fail(HEAD, *[LATE] * 8)
+        await one.append()
+        await asyncio.sleep(4.0)
+        store.faults.clear()
+        one.link.cut = True
+        two = await Machine("b", tmp_path / "b", store).start()
+        before = await two.commit(2)
+        store.land_late_ones()
+        assert (await stored_head(store)).owner.startswith("b")
+        await two.commit()
+        assert two.ledger.committed_size == before + 2
+        one.link.cut = False
+        assert isinstance(await one.ended(), WriterFencedError)
+        await two.stop()
+
+    run_simulated(run())
+
+
+def test_what_no_retry_mends_ends_the_writer(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        store.fail(SEGMENTS, REFUSED)
+        await one.append()
+        assert isinstance(await one.ended(), StoreRefusedError)
+        assert isinstance(one.ledger.failed, StoreRefusedError)
+
+    run_simulated(run())
+
+
+def test_a_writer_that_stops_commits_what_is_left_and_hands_over(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store, cadence=Cadence(interval_s=1_000.0)).start()
+        await one.commit()
+        await one.append(5)
+        await one.stop()
+        head = await stored_head(store)
+        assert (head.size, head.lease_us) == (6, 0)
+        two = await Machine("b", tmp_path / "b", store).start()
+        assert two.waited == []
+        assert two.ledger.size == 6
+        await two.stop()
+
+    run_simulated(run())
+
+
+def test_a_store_that_is_silent_when_the_writer_stops_does_not_hold_it_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store, cadence=Cadence(hand_over_s=8.0)).start()
+        await one.append(5)
+        one.link.cut = True
+        begun_s = asyncio.get_running_loop().time()
+        await one.stop()
+        assert asyncio.get_running_loop().time() - begun_s < 9.0
+
+    run_simulated(run())
+
+
+def test_receipts_that_wait_for_long_raise_an_alarm_and_no_error(tmp_path: Path) -> None:
+    async def run() -> None:
+        one = await Machine("a", tmp_path, MemoryStore(), cadence=Cadence(alarm_s=600.0)).start()
+        await one.commit()
+        await asyncio.sleep(10_000.0)
+        assert not one.committer.is_late()
+        one.link.cut = True
+        one.ledger.append(draft(99))
+        await asyncio.sleep(590.0)
+        assert not one.committer.is_late()
+        await asyncio.sleep(20.0)
+        assert one.committer.is_late()
+        one.link.cut = False
+        await asyncio.sleep(20.0)
+        assert not one.committer.is_late()
+        assert one.ledger.committed_size == 2
+        await one.stop()
+
+    run_simulated(run())
