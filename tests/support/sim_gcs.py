@@ -1,7 +1,8 @@
 """A small, strict stand-in for Google Cloud Storage: the calls of its JSON API that we make, and faults by script.
 
 Strict: it answers 501 to a call and 400 to a parameter that it does not know, so that nothing is silently ignored.
-Preconditions hold on every verb, but for those that a test names in `ignores`. One lock makes each call one step; generations only grow, across deletes too.
+Preconditions hold on every verb, but for those that a test names in `ignores`. One lock makes each call one step;
+generations only grow, across deletes too.
 
 A fault is armed for the next call of a verb about a key. Where `landed` is true the call takes effect and only its
 answer goes wrong, where it is false it takes none. What the client sees: a status, a connection that is reset, or
@@ -271,6 +272,7 @@ def crc32c(data: bytes) -> str:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # a connection that finds the queue full is tried again after a second
     gcs: SimGcs
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:

@@ -102,6 +102,8 @@ class FolderStore:
     async def _call(self, call: Callable[..., T], *args: object) -> T:
         try:
             return await self._in_thread(call, *args)
+        except _NothingToPutError:
+            raise
         except (_BusyError, TimeoutError) as error:
             raise StoreUnavailableError(str(error) or f"no answer within {self._timeout_s} s", _RETRY_S) from error
         except OSError as error:
@@ -145,6 +147,8 @@ class FolderStore:
             staged.unlink(missing_ok=True)
 
     def _put_file(self, key: str, path: Path) -> PutOutcome:
+        if not path.exists():
+            raise _NothingToPutError(errno.ENOENT, "there is no file to put", str(path))
         staged = self._own / str(next(self._numbers))
         try:
             _link_or_copy(path, staged)
@@ -271,6 +275,10 @@ class FolderStore:
 
 class _BusyError(Exception):
     """Somebody else holds the lock for longer than this call may last."""
+
+
+class _NothingToPutError(FileNotFoundError):
+    """The caller's file is missing, which says nothing of the store."""
 
 
 def _generation(stat: os.stat_result) -> int:

@@ -76,7 +76,9 @@ class ObjectStore(Protocol):
         ...
 
     async def put_file(self, key: str, path: Path) -> PutOutcome:
-        """Create the key with the bytes of a file that never changes again. Raises StoreRefusedError."""
+        """Create the key with the bytes of a file that never changes again. Raises StoreRefusedError, and
+        FileNotFoundError if there is no such file.
+        """
         ...
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
