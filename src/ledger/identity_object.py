@@ -50,12 +50,18 @@ async def read_identity(store: ObjectStore, rng: random.Random) -> Identity | No
 
 
 def install_identity(data_dir: Path, identity: Identity) -> None:
-    """Give a data folder that has no log yet the identity of one. Blocking. Raises OSError."""
+    """Give a data folder that has no log yet the identity of one. Blocking.
+
+    Raises IdentityError if it has a log, another one; OSError.
+    """
     folder = data_dir / LEDGER_FOLDER
     durable.make_folder(folder)
     # The key first: a folder with an origin has had its key.
     durable.create_once(folder / KEY_FILE, identity.key, 0o600)
     durable.create_once(folder / ORIGIN_FILE, identity.name.encode() + b"\n", 0o644)
+    origin = (folder / ORIGIN_FILE).read_text(encoding="utf-8").removesuffix("\n")
+    if Identity(origin, (folder / KEY_FILE).read_bytes()) != identity:
+        raise IdentityError(f"{folder} belongs to the log {origin!r} already: name an empty data folder")
 
 
 async def share_identity(store: ObjectStore, identity: Identity, rng: random.Random) -> None:

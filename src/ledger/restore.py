@@ -112,12 +112,10 @@ class _Restoration:
         signed_by = _verify(self._head, vkey, self._origin)
         lock = await self._blocking(lambda: PartitionLock.acquire(self._folder))
         try:
-            present = {
-                one.sha256 for one in await self._blocking(lambda: local_log.find_segments(self._disk, self._folder))
-            }
+            present = await self._blocking(lambda: local_log.find_segments(self._disk, self._folder))
+            fetched = await self._fetcher.fetch(self._head, {one.sha256 for one in present})
             # Segments come in log order, so what an interrupted run has put in place is a beginning.
-            fetched = await self._fetcher.fetch(self._head, present)
-            if present and fetched.common is None:
+            if present and fetched.names and present[-1].sha256 != fetched.common:
                 raise RestoreError(f"{self._folder} holds another log than the store: name an empty folder")
             await self._blocking(lambda: self._fetcher.put_in_place(fetched))
             await self._blocking(self._fetcher.discard)
