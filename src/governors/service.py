@@ -28,6 +28,7 @@ from governors.api.service import (
     TenantView,
     Wait,
 )
+from governors.auth.principal import Scope
 from governors.machines.catalog import BY_NAME, RULES
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.machines.explain import explain
@@ -41,6 +42,7 @@ from ingest.decode.native import decode_native, encode_native
 from ingest.signals import Signal, TenantEntitlement, format_time
 from ledger.appender import StoredReceipt
 from ledger.errors import ReceiptNotFoundError
+from ledger.format import canonical
 
 OPERATOR: Final = "operator"
 RETRY_S: Final = 1.0
@@ -60,15 +62,15 @@ class Watchers:
     def tell(self, tenant: str, decided: Decided, index: int) -> None:
         """Pass a decision on to those who asked for its like."""
         for one in self._watchers:
-            if (one.tenant is None or one.tenant == tenant) and (one.every or decided.decision not in _QUIET):
+            if (one.scope is None or tenant in one.scope) and (one.every or decided.decision not in _QUIET):
                 one.queue.append(_result_of_decided(tenant, decided, index))
                 one.wake.set()
 
-    async def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+    async def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
         """Decisions from now on, until dismissed."""
         if len(self._watchers) >= WATCHERS_MAX:
             raise NotAcceptingError(f"{WATCHERS_MAX} others are watching", RETRY_S)
-        watcher = _Watcher(tenant, every)
+        watcher = _Watcher(scope, every)
         self._watchers.append(watcher)
         try:
             while True:
@@ -89,12 +91,12 @@ class Watchers:
 
 
 class _Watcher:
-    """One who watches: of whom, whether also what changed nothing, and what was not fetched yet."""
+    """One who watches: whom, whether also what changed nothing, and what was not fetched yet."""
 
-    __slots__ = ("dismissed", "every", "queue", "tenant", "wake")
+    __slots__ = ("dismissed", "every", "queue", "scope", "wake")
 
-    def __init__(self, tenant: str | None, every: bool) -> None:  # noqa: FBT001 - as the query has it
-        self.tenant = tenant
+    def __init__(self, scope: Scope, every: bool) -> None:  # noqa: FBT001 - as the query has it
+        self.scope = scope
         self.every = every
         self.queue: deque[SignalResult] = deque(maxlen=WATCH_QUEUE_MAX)
         self.wake = asyncio.Event()
@@ -165,13 +167,14 @@ class GovernorService:
         found = self._runtime.registry.view(tenant)
         return None if found is None else self._tenant_view(*found)
 
-    def tenants(self, after: str, limit: int) -> TenantsPage:
+    def tenants(self, after: str, limit: int, scope: Scope) -> TenantsPage:
         """A page of tenants in order of their names."""
-        names = [name for name in self._runtime.registry.names() if name > after]
+        names = self._runtime.registry.names()
+        names = [name for name in names if name > after and (scope is None or name in scope)]
         views = [view for name in names[:limit] if (view := self.tenant(name)) is not None]
         return TenantsPage(views, names[limit - 1] if len(names) > limit else None)
 
-    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
+    async def put_tenant(self, tenant: str, change: TenantChange, by: str) -> TenantView:
         """Make a tenant known or change it; setting it active also releases it from quarantine."""
         runtime = self._runtime
         found = runtime.registry.view(tenant)
@@ -183,12 +186,13 @@ class GovernorService:
         if status == "unknown":
             raise InvalidFieldError("entitlement", f"tenant {tenant} is not entitled yet: say what it shall be")
         if header is not None and header.quarantined and change.entitlement == "active":
-            index = runtime.registry.set_quarantine(tenant, quarantined=False, why=OPERATOR)
+            index = runtime.registry.set_quarantine(tenant, quarantined=False, why=f"{OPERATOR}/{by}")
             await runtime.ledger.wait_local(cast("int", index))
         now_us = runtime.clock_us()
         data = TenantEntitlement(status=status, profile=profile)
         # In the form that senders use, so that whoever has the payload can run this decision again like any other.
-        payload = encode_native(data, signal_id=f"put-{now_us}", source=OPERATOR, tenant=tenant, observed_us=now_us)
+        source = f"{OPERATOR}/{by}"
+        payload = encode_native(data, signal_id=f"put-{now_us}", source=source, tenant=tenant, observed_us=now_us)
         await self.submit([decode_native(payload, now_us)], "local")
         view = self.tenant(tenant)
         if view is None:
@@ -277,18 +281,24 @@ class GovernorService:
         page = [_receipt_view(stored) for stored in found[:limit]]
         return ReceiptsPage(page, page[-1].index if len(found) > limit else None)
 
-    async def receipt(self, partition: int, index: int) -> ReceiptView:
-        """One receipt."""
+    async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
+        """One receipt, if its tenant is in scope."""
         if partition != PARTITION:
             raise NotFoundError(f"partition {partition} is not here")
         try:
-            return _receipt_view(await self._runtime.ledger.read(index))
+            stored = await self._runtime.ledger.read(index)
         except ReceiptNotFoundError as error:
             raise NotFoundError(str(error)) from error
+        if scope is not None:
+            # A receipt names its tenant by a pseudonym only.
+            pseudonyms = map(self._runtime.ledger.pseudonym, scope)
+            if canonical.decode(stored.leaf).tenant not in pseudonyms:
+                raise NotFoundError(f"no receipt {index} of a tenant that this token is for")
+        return _receipt_view(stored)
 
-    def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
+    def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
         """Decisions as they are taken."""
-        return self._watchers.watch(tenant, every=every)
+        return self._watchers.watch(scope, every=every)
 
     # The service itself
 

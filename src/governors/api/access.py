@@ -1,6 +1,6 @@
-"""Who may call which route: one table. A route that is not in it does not start. Pure."""
+"""Who may call which route: one table. What is not in it does not exist for anybody. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -51,27 +51,30 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
 }
 
 
+class Place(NamedTuple):
+    """A path that exists: its pattern, the access to it by method, and the tenant that it names, if it names one."""
+
+    route: str
+    access: Mapping[str, Access]
+    tenant: str | None
+
+
 class AccessTable:
     """`ACCESS` made ready for lookup by path."""
 
     def __init__(self, rules: Mapping[tuple[str, str], Access] = ACCESS) -> None:
-        self._fixed = {key: access for key, access in rules.items() if "{" not in key[1]}
-        self._patterns = [
-            (method, compile_path(path)[0], access) for (method, path), access in rules.items() if "{" in path
-        ]
+        by_path: dict[str, dict[str, Access]] = {}
+        for (method, path), access in rules.items():
+            by_path.setdefault(path, {})[method] = access
+        self._fixed = {path: Place(path, access, None) for path, access in by_path.items() if "{" not in path}
+        self._patterns = [(compile_path(path)[0], path, access) for path, access in by_path.items() if "{" in path]
 
-    def find(self, method: str, path: str) -> tuple[Access, str | None] | None:
-        """The access to a route, and the tenant that its path names; None where there is no such route."""
-        method = "GET" if method == "HEAD" else method
-        access = self._fixed.get((method, path))
-        if access is not None:
-            return access, None
-        for own, pattern, access in self._patterns:
-            if own == method and (match := pattern.match(path)):
-                return access, match.groupdict().get("tenant")
+    def find(self, path: str) -> Place | None:
+        """The place that a request's path means; None where there is none."""
+        fixed = self._fixed.get(path)
+        if fixed is not None:
+            return fixed
+        for pattern, route, access in self._patterns:
+            if match := pattern.match(path):
+                return Place(route, access, match.groupdict().get("tenant"))
         return None
-
-
-def undeclared(routes: Iterable[tuple[str, str]]) -> list[str]:
-    """Routes (method, path) that the table does not have."""
-    return [f"{method} {path}" for method, path in routes if method != "HEAD" and (method, path) not in ACCESS]

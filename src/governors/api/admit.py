@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from governors.admission import CLASSES, Admitted, Refused
+from governors.api.guard import principal_of, require_tenant
 from governors.api.problem import ProblemError
 from governors.api.respond import json_response
 from governors.api.service import Service
@@ -35,6 +36,7 @@ def admit_endpoint(service: Service, metrics: Metrics) -> Endpoint:
         except ProblemError:
             metrics.rejected("admit", Reason.BAD_FIELD)
             raise
+        require_tenant(principal_of(request), tenant)
         answer = service.admit(tenant, klass, user, cost)
         if isinstance(answer, Admitted):
             return json_response(answer)

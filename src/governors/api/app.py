@@ -13,9 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from governors.admission import CLASSES, Admitted
+from governors.api.access import ACCESS, AccessTable, Reach
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
-from governors.api.documents import ANSWER_EXAMPLE, REF, SIGNAL_EXAMPLE, answers, component_schemas
+from governors.api.documents import (
+    ANSWER_EXAMPLE,
+    REF,
+    SIGNAL_EXAMPLE,
+    answers,
+    component_schemas,
+    problem_answers,
+)
 from governors.api.edge import Edge
+from governors.api.guard import Authenticate, Guard
 from governors.api.health import health_router
 from governors.api.problem import problem_of, render
 from governors.api.service import Service, ServiceError
@@ -36,9 +45,16 @@ DESCRIPTION: Final = (
 
 
 def build_api(
-    service: Service, settings: Settings, metrics: Metrics, clock_us: Callable[[], int], rng: random.Random
+    service: Service,
+    settings: Settings,
+    metrics: Metrics,
+    clock_us: Callable[[], int],
+    rng: random.Random,
+    authenticate: Authenticate | None = None,
 ) -> FastAPI:
-    """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After."""
+    """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
+    asked who they are.
+    """
     http = settings.http
     app = FastAPI(
         title="Governors",
@@ -49,6 +65,8 @@ def build_api(
         # Our own metrics say the same; FastAPI's cost a span for every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    # The last one added comes first: what takes too long is ended, and counted, also where it is refused.
+    app.add_middleware(Guard, access=AccessTable(), authenticate=authenticate, rng=rng)
     app.add_middleware(
         Edge,
         metrics=metrics,
@@ -92,6 +110,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas.pop("ValidationError", None)
     paths = {"/v1/signals": {"post": _signals_operation()}, "/v1/admit": {"get": _admit_operation()}}
     document["paths"] = paths | document["paths"]
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for (method, path), access in ACCESS.items():
+        operation = document["paths"].get(path.replace(":path", ""), {}).get(method.lower())
+        if operation is not None and access.reach is not Reach.NOBODY:
+            operation["security"] = [{"token": [access.role]}]
+            operation["responses"] |= _statuses(problem_answers(401, 403))
     return document
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from governors.api.guard import UNKNOWN_ROUTE
 from governors.api.problem import ProblemError, render
 from governors.telemetry.metrics import Metrics
 from ingest.errors import Reason
@@ -36,6 +37,7 @@ class Edge:
         begun_s = loop.time()
         body = _Body(scope, receive, self._body_bytes_max)
         status = 0
+        scope.setdefault("state", {})["route"] = UNKNOWN_ROUTE
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
@@ -54,7 +56,7 @@ class Edge:
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
             # Without a status an exception is on its way to the server's error handler, which answers 500.
-            self._metrics.http_answered(_route(scope), method, status or 500, loop.time() - begun_s)
+            self._metrics.http_answered(scope["state"]["route"], method, status or 500, loop.time() - begun_s)
 
     def _late(self, body: "_Body") -> ProblemError:
         if body.pending:
@@ -98,15 +100,6 @@ class _Body:
     def _too_large(self, size: int) -> ProblemError:
         detail = f"{size} bytes or more; a body may have {self._bytes_max}"
         return ProblemError("body-too-large", detail, members={"reason": Reason.TOO_LARGE})
-
-
-def _route(scope: Scope) -> str:
-    """The pattern of the route that was found; `none` where there was none, or anybody could make up series."""
-    route = scope.get("route")
-    if route is not None:
-        return str(route.path)
-    # FastAPI names its own routes only. The plain ones have no parameters, so their path is their pattern.
-    return str(scope["path"]) if "endpoint" in scope else "none"
 
 
 def _content_length(scope: Scope) -> int:

@@ -11,13 +11,15 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from governors.api.access import Access, AccessTable, Reach
+from governors.api.access import Access, AccessTable, Place, Reach
 from governors.api.problem import ProblemError, render
 from governors.auth.principal import LOCAL, Principal
 
 Authenticate = Callable[[bytes], Awaitable[Principal | None]]
 """`authenticate(token)`: whose token it is, None if it is nobody's."""
 
+UNKNOWN_ROUTE: Final = "none"
+"""What metrics call all paths that do not exist: by their names, anybody could make up series."""
 _SCHEME: Final = b"bearer "
 _CHALLENGE: Final = 'Bearer realm="governors"'
 
@@ -48,19 +50,25 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope.setdefault("state", {})["principal"] = await self._admit(scope)
+                scope.setdefault("state", {})
+                scope["state"]["principal"] = await self._admit(scope)
             except ProblemError as refused:
                 await render(refused, self._rng)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope) -> Principal | None:
-        found = self._access.find(scope["method"], scope["path"])
-        if found is not None and found[0].reach is Reach.NOBODY:
+        place = self._access.find(scope["path"])
+        scope["state"]["route"] = place.route if place is not None else UNKNOWN_ROUTE
+        # Starlette answers HEAD where it answers GET.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        access = place.access.get(method) if place is not None else None
+        if access is not None and access.reach is Reach.NOBODY:
             return None
         principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
-        if found is not None:
-            _check(principal, *found)
+        if place is None or access is None:
+            raise _nowhere(place)
+        _check(principal, access, place.tenant)
         return principal
 
     async def _identify(self, scope: Scope, authenticate: Authenticate) -> Principal:
@@ -77,6 +85,14 @@ class Guard:
             headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
             raise ProblemError("unauthenticated", "the token is not valid", field="Authorization", headers=headers)
         return principal
+
+
+def _nowhere(place: Place | None) -> ProblemError:
+    """Said here and not by the router, so that a route that nobody put into the table is out of everybody's reach."""
+    if place is not None:
+        headers = {"Allow": ", ".join(sorted(place.access))}
+        return ProblemError("method-not-allowed", "this route takes other methods", headers=headers)
+    return ProblemError("not-found", "there is no such route")
 
 
 def _check(principal: Principal, access: Access, tenant: str | None) -> None:

@@ -30,6 +30,8 @@ class ProblemType(NamedTuple):
 TYPES: Final[Mapping[str, ProblemType]] = {
     "unreadable-body": ProblemType(400, "The body cannot be read"),
     "bad-request": ProblemType(400, "The request cannot be understood"),
+    "unauthenticated": ProblemType(401, "Nobody valid asks"),
+    "forbidden": ProblemType(403, "Whoever asks may not have this"),
     "not-found": ProblemType(404, "There is no such thing"),
     "method-not-allowed": ProblemType(405, "This route does not take this method"),
     "request-timeout": ProblemType(408, "The body did not arrive in time"),

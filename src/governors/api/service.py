@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from msgspec import Raw, Struct
 
 from governors.admission import Admitted, Refused
+from governors.auth.principal import Scope
 from governors.supervision.report import TreeNode
 from ingest.signals import Signal
 
@@ -203,12 +204,12 @@ class Service(Protocol):
 
     def tenant(self, tenant: str) -> TenantView | None: ...
 
-    def tenants(self, after: str, limit: int) -> TenantsPage:
-        """Those whose names come after `after` ("" for the first page)."""
+    def tenants(self, after: str, limit: int, scope: Scope) -> TenantsPage:
+        """Those in scope whose names come after `after` ("" for the first page)."""
         ...
 
-    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
-        """Make a tenant known, or change it. Raises InvalidFieldError for an unknown profile."""
+    async def put_tenant(self, tenant: str, change: TenantChange, by: str) -> TenantView:
+        """Make a tenant known, or change it, in the name of `by`. Raises InvalidFieldError for an unknown profile."""
         ...
 
     async def grant_override(self, tenant: str, grant: OverrideGrant) -> OverrideResult:
@@ -223,12 +224,12 @@ class Service(Protocol):
         """Those with an index above `after` (-1 for the first page). Raises NotFoundError for an unknown tenant."""
         ...
 
-    async def receipt(self, partition: int, index: int) -> ReceiptView:
-        """Raises NotFoundError."""
+    async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
+        """Raises NotFoundError, for a receipt of a tenant that is out of scope as for one that is not there."""
         ...
 
-    def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
-        """Decisions as they are taken, of all tenants or one; without `every` only those that changed something."""
+    def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
+        """Decisions as they are taken, about tenants in scope; without `every` only those that changed something."""
         ...
 
     def tree(self) -> TreeNode: ...

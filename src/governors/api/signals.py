@@ -6,9 +6,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from governors.api.guard import principal_of
 from governors.api.problem import ProblemError
 from governors.api.respond import json_response
 from governors.api.service import Service, SignalError, SignalResult, UnreadableResult, Wait
+from governors.auth.principal import Principal
 from governors.telemetry.metrics import Metrics
 from ingest.decode.body import Rejected, read_body
 from ingest.decode.limits import DecodeLimits
@@ -35,6 +37,7 @@ def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, c
         except (ProblemError, BodyRejectedError) as refused:
             metrics.rejected(SOURCE, _reason(refused))
             raise
+        entries = _in_scope(entries, principal_of(request))
         signals = _count(metrics, entries)
         decided = iter(await service.submit(signals, wait) if signals else ())
         results = [next(decided) if isinstance(entry, Signal) else _unreadable(entry) for entry in entries]
@@ -73,6 +76,21 @@ def _reason(refused: ProblemError | BodyRejectedError) -> str:
     return str(refused.members.get("reason", Reason.BAD_FIELD))
 
 
+def _in_scope(entries: list[Signal | Rejected], principal: Principal) -> list[Signal | Rejected]:
+    """A signal about a tenant that is out of scope is rejected; its neighbours are handled."""
+    if principal.tenants is None:
+        return entries
+    return [
+        entry if isinstance(entry, Rejected) or principal.sees(entry.tenant) else _forbid(number, entry, principal)
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _forbid(number: int, signal: Signal, principal: Principal) -> Rejected:
+    message = f"the token of {principal.name} is not for tenant {signal.tenant}"
+    return Rejected(number, signal.id, signal.tenant, Reason.FORBIDDEN_TENANT, "tenant", message)
+
+
 def _count(metrics: Metrics, entries: Sequence[Signal | Rejected]) -> list[Signal]:
     signals = [entry for entry in entries if isinstance(entry, Signal)]
     metrics.received(SOURCE, [signal.kind for signal in signals])
@@ -102,6 +120,8 @@ def _is_single(request: Request, body: bytes) -> bool:
 def _single(result: Result) -> Response:
     if result.error is None:
         return json_response({"results": [result]})
+    if result.error.reason == Reason.FORBIDDEN_TENANT:
+        raise ProblemError("forbidden", result.error.detail, field=result.error.field)
     receipt = {"receipt": result.receipt} if isinstance(result, SignalResult) else {}
     raise ProblemError(
         "signal-rejected",

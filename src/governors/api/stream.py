@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
 from governors.api.documents import problem_answers
+from governors.api.guard import principal_of, require_tenant
 from governors.api.service import Service, SignalResult
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -30,11 +31,17 @@ def stream_router(service: Service) -> APIRouter:
         response_class=StreamingResponse,
     )
     async def stream(
+        request: Request,
         tenant: Annotated[str | None, Query(max_length=128, description="Only this tenant's.")] = None,
         every: Annotated[bool, Query(alias="all", description="Also decisions that changed nothing.")] = False,  # noqa: FBT002 - a query parameter
     ) -> Any:
         """Decisions as they are taken, each in the shape of a signal's result, until the caller hangs up."""
-        results = service.watch(tenant, every=every)
+        principal = principal_of(request)
+        scope = principal.tenants
+        if tenant is not None:
+            require_tenant(principal, tenant)
+            scope = frozenset({tenant})
+        results = service.watch(scope, every=every)
         first = asyncio.ensure_future(anext(results))
         # One turn of the loop, so that a service that takes nobody more can say so with a status.
         await asyncio.sleep(0)

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from governors.api.documents import answers
+from governors.api.guard import principal_of
 from governors.api.problem import ProblemError
 from governors.api.respond import json_response
 from governors.api.service import (
@@ -22,6 +23,7 @@ from governors.api.service import (
     TenantsPage,
     TenantView,
 )
+from governors.auth.principal import LOCAL, Principal
 from ingest.signals import DEFAULT_SUBJECT, parse_micros
 
 PAGE_MAX: Final = 1_000
@@ -76,9 +78,11 @@ class OverrideBody(BaseModel):
         str | None, Field(description="With extra_budget: how much more, a decimal string.", examples=["250.00"])
     ] = None
     reason: Text
-    by: Who
+    by: Annotated[
+        Who | None, Field(description="Whose decision it is. With a token it is the token's, and can be left out.")
+    ] = None
 
-    def grant(self) -> OverrideGrant:
+    def grant(self, by: str) -> OverrideGrant:
         """The same for the service. Raises ProblemError where the mode and its own field do not go together."""
         _belongs("status", self.status != "", self.mode, "force")
         _belongs("extra_amount", self.extra_amount is not None, self.mode, "extra_budget")
@@ -87,11 +91,22 @@ class OverrideBody(BaseModel):
             subject=self.subject,
             mode=self.mode,
             ttl_s=self.ttl_s,
-            by=self.by,
+            by=by,
             reason=self.reason,
             status=self.status,
             extra_micros=0 if self.extra_amount is None else _amount(self.extra_amount),
         )
+
+
+def _who(principal: Principal, by: str | None) -> str:
+    """Whose decision it is: the principal's own, or, where nobody is asked who they are, whose they say it is."""
+    if principal is not LOCAL:
+        if by not in (None, principal.name):
+            raise ProblemError("invalid-field", f"the token is that of {principal.name}", field="by")
+        return principal.name
+    if by is None:
+        raise ProblemError("invalid-field", "required: whose decision it is", field="by")
+    return by
 
 
 def _belongs(field: str, given: bool, mode: str, to_mode: str) -> None:  # noqa: FBT001 - both are named by the callers
@@ -116,11 +131,12 @@ def tenants_router(service: Service) -> APIRouter:
 
     @router.get("/v1/tenants", responses=answers(TenantsPage, 422), response_class=Response)
     async def list_tenants(
+        request: Request,
         after: Annotated[str, Query(max_length=128, description="The `next` of the page before.")] = "",
         limit: Limit = 100,
     ) -> Any:
         """Known tenants in order of their names, with the state of each machine."""
-        return json_response(service.tenants(after, limit))
+        return json_response(service.tenants(after, limit, principal_of(request).tenants))
 
     @router.get("/v1/tenants/{tenant}", responses=answers(TenantView, 404, 422), response_class=Response)
     async def get_tenant(tenant: TenantPath) -> Any:
@@ -131,9 +147,10 @@ def tenants_router(service: Service) -> APIRouter:
         return json_response(view)
 
     @router.put("/v1/tenants/{tenant}", responses=answers(TenantView, 400, 422, 503), response_class=Response)
-    async def put_tenant(tenant: TenantPath, body: TenantBody) -> Any:
+    async def put_tenant(request: Request, tenant: TenantPath, body: TenantBody) -> Any:
         """Make a tenant known, or change its entitlement or profile. The change leaves a receipt."""
-        return json_response(await service.put_tenant(tenant, TenantChange(body.entitlement, body.profile)))
+        change = TenantChange(body.entitlement, body.profile)
+        return json_response(await service.put_tenant(tenant, change, principal_of(request).name))
 
     @router.post(
         "/v1/tenants/{tenant}/overrides",
@@ -141,9 +158,9 @@ def tenants_router(service: Service) -> APIRouter:
         responses=answers(OverrideResult, 400, 404, 422, 503, status=201),
         response_class=Response,
     )
-    async def grant_override(tenant: TenantPath, body: OverrideBody) -> Any:
+    async def grant_override(request: Request, tenant: TenantPath, body: OverrideBody) -> Any:
         """Take a decision out of a machine's hands for a while. Always ends by itself, always leaves a receipt."""
-        result = await service.grant_override(tenant, body.grant())
+        result = await service.grant_override(tenant, body.grant(_who(principal_of(request), body.by)))
         where = f"/v1/tenants/{tenant}/overrides/{result.governor}/{result.subject}"
         return json_response(result, 201, {"Location": where})
 
@@ -153,13 +170,18 @@ def tenants_router(service: Service) -> APIRouter:
         response_class=Response,
     )
     async def withdraw_override(
+        request: Request,
         tenant: TenantPath,
         governor: GovernorName,
         subject: Annotated[str, Path(max_length=128, pattern=SUBJECT_PATTERN)],
-        by: Annotated[str, Query(min_length=1, max_length=256, pattern=PLAIN_PATTERN, description="Who withdraws it.")],
+        by: Annotated[
+            str | None,
+            Query(min_length=1, max_length=256, pattern=PLAIN_PATTERN, description="Who withdraws it; see `by` there."),
+        ] = None,
     ) -> Any:
         """End a machine's override before its time."""
-        return json_response(await service.withdraw_override(tenant, governor, subject, by))
+        who = _who(principal_of(request), by)
+        return json_response(await service.withdraw_override(tenant, governor, subject, who))
 
     @router.get("/v1/tenants/{tenant}/receipts", responses=answers(ReceiptsPage, 404, 422), response_class=Response)
     async def list_receipts(
@@ -179,12 +201,13 @@ def receipts_router(service: Service) -> APIRouter:
 
     @router.get("/v1/receipts/{receipt_id}", responses=answers(ReceiptView, 404, 422), response_class=Response)
     async def get_receipt(
+        request: Request,
         receipt_id: Annotated[
             str, Path(pattern=r"^[0-9]{1,4}:[0-9]{1,15}$", description="`partition:index`.", examples=["0:1234"])
         ],
     ) -> Any:
         """One receipt: decoded, and its exact bytes."""
         partition, _, index = receipt_id.partition(":")
-        return json_response(await service.receipt(int(partition), int(index)))
+        return json_response(await service.receipt(int(partition), int(index), principal_of(request).tenants))
 
     return router

@@ -4,6 +4,7 @@ Only asymmetric signatures are taken, and of those only what the key itself is f
 checked. Time is an argument; issuer, audience and expiry are always checked.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
@@ -17,6 +18,8 @@ ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
 TOKEN_BYTES_MAX: Final = 8_192
 # How far an issuer's clock may be ahead of ours, or behind.
 SKEW_S: Final = 60
+# It goes into receipts and logs as whose decision something was.
+_SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _REQUIRED: Final = ["iss", "aud", "exp", "sub"]
 
 
@@ -93,6 +96,8 @@ def verify(token: bytes, keys: KeySet, trust: Trust, now_us: int) -> dict[str, A
     except jwt.PyJWTError as error:
         raise TokenInvalidError(str(error)) from error
     _check_times(claims, now_us // 1_000_000)
+    if not isinstance(claims["sub"], str) or not _SUBJECT.fullmatch(claims["sub"]):
+        raise TokenInvalidError("sub is no name that a receipt could hold")
     return claims
 
 
@@ -105,7 +110,7 @@ def principal_of(claims: Mapping[str, Any], trust: Trust) -> Principal:
     if trust.tenants_claim is not None:
         named = claims.get(trust.tenants_claim, [])
         tenants = frozenset(one for one in named if isinstance(one, str)) if isinstance(named, list) else frozenset()
-    return Principal(str(claims["sub"])[:128], roles, tenants)
+    return Principal(claims["sub"], roles, tenants)
 
 
 def _usable(entry: Any) -> jwt.PyJWK | None:

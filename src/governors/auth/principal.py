@@ -7,6 +7,8 @@ from msgspec import Struct
 
 Role = Literal["ingest", "admit", "read", "operate", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Scope = frozenset[str] | None
+"""The tenants that somebody may see and touch; None for every one."""
 
 # What else a role may do. Senders and gateways are machines with one job each; they get nothing besides.
 _INCLUDED: Final[Mapping[Role, frozenset[Role]]] = {
@@ -23,7 +25,7 @@ class Principal(Struct, frozen=True):
 
     name: str
     roles: frozenset[Role]
-    tenants: frozenset[str] | None = None
+    tenants: Scope = None
 
     def may(self, role: Role) -> bool:
         """Whether one of the roles is, or includes, `role`."""

@@ -27,6 +27,7 @@ from governors.api.service import (
     TenantView,
     Wait,
 )
+from governors.auth.principal import Scope
 from governors.settings import HttpSettings, Settings
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
@@ -44,6 +45,7 @@ class FakeService:
     asked: list[Any] = field(default_factory=list)
     answer: Admitted | Refused = field(default_factory=lambda: Admitted("rules"))
     error: Exception | None = None
+    scopes: list[Scope] = field(default_factory=list)
     rejects: SignalError | None = None
     known: dict[str, TenantView] = field(default_factory=dict)
     missing_parts: list[str] = field(default_factory=list)
@@ -82,13 +84,14 @@ class FakeService:
     def tenant(self, tenant: str) -> TenantView | None:
         return self.known.get(tenant)
 
-    def tenants(self, after: str, limit: int) -> TenantsPage:
+    def tenants(self, after: str, limit: int, scope: Scope) -> TenantsPage:
+        self.scopes.append(scope)
         names = [name for name in sorted(self.known) if name > after]
         more = names[limit - 1] if len(names) > limit else None
         return TenantsPage([self.known[name] for name in names[:limit]], more)
 
-    async def put_tenant(self, tenant: str, change: TenantChange) -> TenantView:
-        self.asked.append((tenant, change))
+    async def put_tenant(self, tenant: str, change: TenantChange, by: str) -> TenantView:
+        self.asked.append((tenant, change, by))
         self._maybe_raise()
         return TenantView(tenant, change.entitlement or "active", change.profile or "standard", "NORMAL", [])
 
@@ -118,7 +121,8 @@ class FakeService:
         views = [self._receipt(index) for index in range(after + 1, 3)][:limit]
         return ReceiptsPage(views, views[-1].index if views and views[-1].index < 2 else None)
 
-    async def receipt(self, partition: int, index: int) -> ReceiptView:
+    async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
+        self.scopes.append(scope)
         if partition or index > 2:
             raise NotFoundError(f"receipt {partition}:{index} is not in the log")
         return self._receipt(index)
@@ -127,10 +131,12 @@ class FakeService:
         leaf = b'{"decision":"none","event_id":"e%d"}' % index
         return ReceiptView(f"0:{index}", index, msgspec.Raw(leaf), leaf, committed=True)
 
-    async def watch(self, tenant: str | None, *, every: bool) -> AsyncIterator[SignalResult]:
-        self.asked.append((tenant, every))
+    async def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
+        self.asked.append((scope, every))
+        self.scopes.append(scope)
+        tenant = next(iter(sorted(scope or ())), "any")
         yield SignalResult(
-            "e1", tenant or "any", "cost_guard", "s", "decided", "warn", "WARN", "NORMAL", "why", "0:7", "committed"
+            "e1", tenant, "cost_guard", "s", "decided", "warn", "WARN", "NORMAL", "why", "0:7", "committed"
         )
 
     def tree(self) -> TreeNode:

@@ -70,7 +70,7 @@ async def test_the_stream_sends_decisions_as_events(api: Any) -> None:
     (data,) = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert json.loads(data)["receipt"] == "0:7"
     assert "id: 0:7" in lines
-    assert api.service.asked == [("acme", True)]
+    assert api.service.asked == [(frozenset({"acme"}), True)]
 
 
 async def test_a_stream_that_cannot_be_had_is_refused_before_it_begins(

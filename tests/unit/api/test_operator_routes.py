@@ -40,7 +40,7 @@ async def test_putting_a_tenant_sets_what_is_named_and_leaves_the_rest(api: Any)
     response = await api.client.put("/v1/tenants/acme", json={"profile": "premium"})
     assert response.status_code == 200
     assert response.json()["profile"] == "premium"
-    assert api.service.asked == [("acme", TenantChange(None, "premium"))]
+    assert api.service.asked == [("acme", TenantChange(None, "premium"), "local")]
 
 
 async def test_an_unknown_profile_is_a_problem_of_its_field(api: Any) -> None:

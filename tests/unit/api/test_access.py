@@ -1,0 +1,221 @@
+"""Every route, asked by every role with every scope: allowed or refused as designed."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from governors.api.access import ACCESS, AccessTable
+from governors.api.app import build_api
+from governors.api.service import TenantView
+from governors.auth.principal import ROLES, Principal, Role
+from governors.settings import HttpSettings, Settings
+from governors.telemetry.metrics import Metrics
+
+NOW_US = 1_795_341_600_000_000  # 2026-11-22T10:00:00Z
+
+
+class Ask(NamedTuple):
+    """A request about `tenant`, where it is about one."""
+
+    method: str
+    path: str
+    body: Any = None
+
+
+def signal_of(tenant: str) -> dict[str, Any]:
+    return {
+        "id": "q-1",
+        "source": "broker",
+        "tenant": tenant,
+        "kind": "queue.sample",
+        "observed_at": "2026-11-22T10:00:00Z",
+        "data": {"depth": 1, "oldest_age_s": 0, "in_rate_per_s": 1, "done_rate_per_s": 1},
+    }
+
+
+OVERRIDE = {"governor": "cost_guard", "mode": "hold", "reason": "a test"}
+READERS: tuple[Role, ...] = ("read", "operate", "admin")
+
+# Who may: as it is meant, written a second time by hand. `{t}` is the tenant that a request is about.
+OPEN = [Ask("GET", "/healthz"), Ask("GET", "/readyz"), Ask("GET", "/openapi.json"), Ask("GET", "/docs")]
+EVERYBODYS = [(Ask("GET", "/metrics"), READERS), (Ask("GET", "/v1/tree"), READERS)]
+NAMING = [
+    (Ask("POST", "/v1/signals", signal_of), ("ingest", "admin")),
+    (Ask("GET", "/v1/admit?tenant={t}"), ("admit", "admin")),
+    (Ask("GET", "/v1/tenants/{t}"), READERS),
+    (Ask("PUT", "/v1/tenants/{t}", {"entitlement": "active"}), ("admin",)),
+    (Ask("POST", "/v1/tenants/{t}/overrides", OVERRIDE), ("operate", "admin")),
+    (Ask("DELETE", "/v1/tenants/{t}/overrides/cost_guard/default"), ("operate", "admin")),
+    (Ask("GET", "/v1/tenants/{t}/receipts"), READERS),
+    (Ask("GET", "/v1/stream?tenant={t}"), READERS),
+]
+# They name no tenant; the service is told what the scope is, and leaves the rest out.
+FILTERED = [
+    (Ask("GET", "/v1/tenants"), READERS),
+    (Ask("GET", "/v1/receipts/0:1"), READERS),
+    (Ask("GET", "/v1/stream"), READERS),
+]
+
+SCOPES = {"all": None, "acme": frozenset({"acme"}), "none": frozenset[str]()}
+PRINCIPALS = {
+    f"{role}-{scope}": Principal(f"{role}-{scope}", frozenset({role}), tenants)
+    for role in ROLES
+    for scope, tenants in SCOPES.items()
+}
+
+
+@pytest_asyncio.fixture
+async def guarded(api: Any) -> AsyncIterator[Any]:
+    """The API behind tokens: a principal's name is its token."""
+
+    async def authenticate(token: bytes) -> Principal | None:
+        return PRINCIPALS.get(token.decode("ascii", "replace"))
+
+    for tenant in ("acme", "globex"):
+        api.service.known[tenant] = TenantView(tenant, "active", "standard", "NORMAL", [])
+    settings, metrics = Settings(http=HttpSettings()), Metrics("0.1.0")
+    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
+        api.client = client
+        yield api
+
+
+async def ask(api: Any, one: Ask, tenant: str = "acme", token: str | None = None) -> httpx.Response:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    body = one.body(tenant) if callable(one.body) else one.body
+    response: httpx.Response = await api.client.request(
+        one.method, one.path.format(t=tenant), headers=headers, json=body
+    )
+    return response
+
+
+def test_every_route_is_in_one_of_the_lists() -> None:
+    table = AccessTable()
+    asked = {
+        (one.method, place.route)
+        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED)]
+        if (place := table.find(one.path.format(t="acme").partition("?")[0])) is not None
+    }
+
+    assert asked | {("GET", "/docs/oauth2-redirect")} == ACCESS.keys()
+
+
+@pytest.mark.parametrize("one", OPEN, ids=str)
+async def test_open_routes_answer_anybody(guarded: Any, one: Ask) -> None:
+    assert (await ask(guarded, one)).status_code == 200
+    assert (await ask(guarded, one, token="nobody's")).status_code == 200
+
+
+@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS + NAMING + FILTERED, ids=str)
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Bearer nobody's", "Basic admin-all", "admin-all", "Bearer admin-all x"]
+)
+async def test_nobody_gets_in_without_a_valid_token(guarded: Any, one: Ask, _roles: Any, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    response = await guarded.client.request(one.method, one.path.format(t="acme"), headers=headers)
+
+    assert response.status_code == 401
+    assert response.json()["type"] == "urn:governors:problem:unauthenticated"
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert guarded.service.asked == guarded.service.submitted == guarded.service.scopes == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("one", "roles"), EVERYBODYS + NAMING + FILTERED, ids=str)
+async def test_a_role_may_what_it_is_for(guarded: Any, one: Ask, roles: tuple[Role, ...], role: Role) -> None:
+    response = await ask(guarded, one, token=f"{role}-all")
+
+    assert (response.status_code < 300) == (role in roles)
+    if role not in roles:
+        assert response.status_code == 403
+        assert guarded.service.asked == guarded.service.submitted == guarded.service.scopes == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("one", "roles"), NAMING, ids=str)
+async def test_a_token_sees_and_touches_its_own_tenants_alone(
+    guarded: Any, one: Ask, roles: tuple[Role, ...], role: Role
+) -> None:
+    own = await ask(guarded, one, "acme", f"{role}-acme")
+    assert (own.status_code < 300) == (role in roles)
+    before = (len(guarded.service.asked), len(guarded.service.submitted))
+
+    refused = [
+        await ask(guarded, one, "globex", f"{role}-acme"),
+        await ask(guarded, one, "not-even-there", f"{role}-acme"),
+        await ask(guarded, one, "acme", f"{role}-none"),
+    ]
+
+    assert [response.status_code for response in refused] == [403] * 3
+    assert (len(guarded.service.asked), len(guarded.service.submitted)) == before
+    if role in roles:
+        assert [response.json()["field"] for response in refused] == ["tenant"] * 3
+
+
+@pytest.mark.parametrize("scope", ["acme", "none"])
+@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS, ids=str)
+async def test_what_concerns_all_tenants_is_not_for_a_limited_token(
+    guarded: Any, one: Ask, _roles: Any, scope: str
+) -> None:
+    assert (await ask(guarded, one, token=f"admin-{scope}")).status_code == 403
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("one", "roles"), FILTERED, ids=str)
+async def test_where_no_tenant_is_named_the_scope_goes_along(
+    guarded: Any, one: Ask, roles: tuple[Role, ...], scope: str
+) -> None:
+    await ask(guarded, one, token=f"{roles[0]}-{scope}")
+
+    assert guarded.service.scopes == [SCOPES[scope]]
+
+
+async def test_of_a_batch_only_the_signals_of_own_tenants_are_taken(guarded: Any) -> None:
+    batch = [signal_of(tenant) | {"id": tenant} for tenant in ("acme", "globex", "acme")]
+
+    response = await ask(guarded, Ask("POST", "/v1/signals", batch), token="ingest-acme")
+
+    assert response.status_code == 200
+    outcomes = [(one["outcome"], one.get("error", {}).get("reason")) for one in response.json()["results"]]
+    assert outcomes == [("decided", None), ("rejected", "forbidden_tenant"), ("decided", None)]
+    assert [[signal.tenant for signal in taken] for taken in guarded.service.submitted] == [["acme", "acme"]]
+
+
+async def test_an_operators_name_is_that_of_the_token(guarded: Any) -> None:
+    taken = await ask(guarded, Ask("POST", "/v1/tenants/acme/overrides", OVERRIDE), token="operate-all")
+    assert taken.status_code == 201
+    assert guarded.service.asked[-1][1].by == "operate-all"
+
+    assumed = await ask(
+        guarded, Ask("POST", "/v1/tenants/acme/overrides", OVERRIDE | {"by": "the boss"}), token="operate-all"
+    )
+    assert (assumed.status_code, assumed.json()["field"]) == (422, "by")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [Ask("GET", "/v1/nonsense"), Ask("GET", "/v1/tenants/acme/nonsense"), Ask("PATCH", "/v1/signals")],
+    ids=str,
+)
+async def test_what_does_not_exist_is_told_only_to_those_who_are_known(guarded: Any, one: Ask) -> None:
+    assert (await ask(guarded, one)).status_code == 401
+    assert (await ask(guarded, one, token="read-none")).status_code in (404, 405)
+
+
+@pytest.mark.parametrize(
+    "path", ["//v1/tenants", "/v1/tenants/", "/v1//tenants", "/v1/tenants/..", "/V1/tree", "/v1/tree/"]
+)
+async def test_another_spelling_of_a_path_is_no_way_around(guarded: Any, path: str) -> None:
+    for token in ("ingest-all", "read-acme"):
+        response = await guarded.client.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code in (403, 404)
+
+
+async def test_two_authorization_headers_are_none(guarded: Any) -> None:
+    headers = [("Authorization", "Bearer admin-all"), ("Authorization", "Bearer read-acme")]
+    assert (await guarded.client.get("/v1/tenants", headers=headers)).status_code == 401
