@@ -29,6 +29,10 @@ format: $(VENV)/dev.stamp ## let ruff put the code in order
 
 bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.append
+	$(BIN)/python -m benchmarks.verify
+	$(BIN)/python -m benchmarks.proofs
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.isolation
 	$(BIN)/python -m benchmarks.pubsub
