@@ -19,20 +19,18 @@ from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, C
 from governors.supervision.dynamic import DynamicSupervisor
 from governors.supervision.report import OnEvent, SupervisionEvent
 from governors.supervision.supervisor import Supervisor
-from governors.tenants.decide import Decided, window_key
-from governors.tenants.dedup import DedupWindow, signal_key
-from governors.tenants.policy import POLICY_KEY, make_policy, policy_draft
+from governors.tenants.decide import Decided
+from governors.tenants.dedup import DedupWindow, recall
+from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT, Policy, load_policy, make_policy
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
 from governors.tenants.tenant import Shared
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
-from ledger.appender import Ledger, Limits
-from ledger.format.receipt import Receipt
+from ledger.appender import Draft, Ledger, Limits
+from ledger.format.receipt import Fsm, Receipt
 
 PARTITION: Final = 0
-# What is decided once is decided: repetitions of these are told from new ones. A refused signal may come again.
-REMEMBERED: Final = frozenset({"decided", "stale", "rejected", "dead_lettered"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Runtime:
         policy = self.policy
         if policy.digest != recorded:
             now_us = self.clock_us()
-            self.ledger.append(policy_draft(recorded, policy, now_us))
+            self.ledger.append(_policy_draft(load_policy(recorded, policy, now_us), policy, now_us))
             self.ledger.put_state(POLICY_KEY, PolicyRecord(policy.digest))
             self.window.resize(policy.document.window_ids, now_us)
 
@@ -161,12 +159,8 @@ class Runtime:
 
     def _recall(self, index: int, receipt: Receipt) -> None:
         """Rebuild the dedup window as the receipts of the log built it."""
-        if receipt.source and receipt.outcome in REMEMBERED:
-            window = self.window.tenant(receipt.tenant)
-            key = window_key(receipt.fsm.machine, receipt.fsm.subject)
-            signal = signal_key(receipt.source, receipt.event_id)
-            self.window.remember(window, signal, key, receipt.observed_us, index, receipt.ts_us)
-        elif receipt.fsm.machine == RUNTIME:
+        recall(self.window, index, receipt)
+        if receipt.fsm.machine == RUNTIME:
             # At the same receipt as then: what has been forgotten depends on it.
             self.window.resize(int(receipt.evidence["window_ids"]), receipt.ts_us)
 
@@ -181,6 +175,26 @@ class Runtime:
 
     def _given_up(self, child: str, error: BaseException) -> None:
         self.registry.given_up(child, error)
+
+
+def _policy_draft(decided: Decided, policy: Policy, now_us: int) -> Draft:
+    return Draft(
+        tenant=RUNTIME_TENANT,
+        event_id=decided.event_id,
+        source="",
+        observed_us=now_us,
+        ts_us=now_us,
+        outcome=decided.outcome,
+        decision=decided.decision,
+        rule=decided.rule,
+        evidence=decided.evidence,
+        fsm=Fsm(
+            decided.event, decided.from_status, decided.governor, decided.subject, decided.to_status, decided.version
+        ),
+        policy_digest=policy.digest,
+        actions=(),
+        payload=policy.encoded,
+    )
 
 
 def ready_at_once(run: Callable[[], Awaitable[None]]) -> Start:

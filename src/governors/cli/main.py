@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, pubsub, serve, verify
+from governors.cli import client, config, demo, pubsub, replay, serve, verify
 
 app = typer.Typer(
     name="governors",
@@ -35,6 +35,7 @@ app.command()(client.send)
 app.command()(client.tail)
 app.command()(client.tenants)
 app.command()(client.receipts)
+app.command()(replay.replay)
 app.add_typer(verify.app, name="verify")
 app.add_typer(config.app, name="config")
 app.add_typer(pubsub.app, name="pubsub")

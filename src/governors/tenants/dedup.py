@@ -8,8 +8,14 @@ for the first time, but later than `capacity` others of its partition, is refuse
 
 import heapq
 from collections import deque
+from typing import Final
 
+from governors.tenants.decide import window_key
 from governors.tenants.records import SEPARATOR
+from ledger.format.receipt import Receipt
+
+# What is decided once is decided: repetitions of these are told from new ones. A refused signal may come again.
+REMEMBERED: Final = frozenset({"decided", "stale", "rejected", "dead_lettered"})
 
 
 class TenantWindow:
@@ -77,6 +83,16 @@ class DedupWindow:
             heapq.heappush(self._ahead, oldest)
         while self._ahead and (self._ahead[0][0] <= now_us or len(self._ahead) > self.capacity):
             _forget(heapq.heappop(self._ahead))
+
+
+def recall(window: DedupWindow, index: int, receipt: Receipt) -> None:
+    """Remember a signal from its receipt, as it was remembered when it was decided."""
+    if receipt.source and receipt.outcome in REMEMBERED:
+        tenant = window.tenant(receipt.tenant)
+        key = signal_key(receipt.source, receipt.event_id)
+        if key not in tenant.seen:
+            machine = window_key(receipt.fsm.machine, receipt.fsm.subject)
+            window.remember(tenant, key, machine, receipt.observed_us, index, receipt.ts_us)
 
 
 def _forget(entry: _Entry) -> None:

@@ -16,8 +16,6 @@ from governors.machines.profiles import Profile, ProfileError, build_profile
 from governors.tenants.decide import Decided
 from governors.tenants.records import state_key
 from ingest.signals import DEFAULT_SUBJECT
-from ledger.appender import Draft
-from ledger.format.receipt import Fsm
 
 DOCUMENT_VERSION: Final = 1
 POLICY_LOADED: Final = "policy.loaded"
@@ -110,27 +108,6 @@ def load_policy(before: str, policy: Policy, now_us: int) -> Decided:
         from_status=before,
         to_status=policy.digest,
         event_id=f"policy-{now_us}",
-    )
-
-
-def policy_draft(before: str, policy: Policy, now_us: int) -> Draft:
-    """The receipt of it; its payload is the document."""
-    decided = load_policy(before, policy, now_us)
-    fsm = Fsm(decided.event, decided.from_status, decided.governor, decided.subject, decided.to_status, decided.version)
-    return Draft(
-        tenant=RUNTIME_TENANT,
-        event_id=decided.event_id,
-        source="",
-        observed_us=now_us,
-        ts_us=now_us,
-        outcome=decided.outcome,
-        decision=decided.decision,
-        rule=decided.rule,
-        evidence=decided.evidence,
-        fsm=fsm,
-        policy_digest=policy.digest,
-        actions=(),
-        payload=policy.encoded,
     )
 
 

@@ -1,0 +1,515 @@
+"""Takes a log's decisions again: from the payload of each receipt, by the same pure code, and compares every byte.
+
+Given by the log, because nobody decides them, are the moment of a decision, the writer, its epoch, the log's name and
+the tenant's pseudonym; of what the runtime told a machine, which one; of a failure, what it said. All the rest of a
+receipt is made anew, beginning with tenants of whom nothing is known, and must come out as the same bytes.
+
+No I/O, no clock, no key. What it cannot know it says: where a payload is gone, its tenant's receipts from there on are
+named as not replayed, and never count as good.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec import Struct, field
+
+from governors.machines.catalog import BY_NAME, BY_SIGNAL, RUNTIME, TENANT
+from governors.machines.events import Event, RuntimeEvent
+from governors.machines.governor import Governor
+from governors.machines.overlays import MachineState
+from governors.machines.profiles import Profile
+from governors.tenants.decide import (
+    ENTITLEMENT_KEY,
+    Decided,
+    Moment,
+    Quarantine,
+    decide_event,
+    decide_signal,
+    give_up,
+    listens,
+    put_aside,
+    quarantine,
+)
+from governors.tenants.dedup import DedupWindow, TenantWindow, recall
+from governors.tenants.policy import Policy, PolicyUnknownError, load_policy, read_policy
+from governors.tenants.records import SEPARATOR, Header, machine_key
+from ingest.decode.limits import DecodeLimits
+from ingest.decode.message import decode_message
+from ingest.errors import SignalRejectedError
+from ingest.signals import INTEGER_MAX, Signal
+from ledger.errors import NotCanonicalError
+from ledger.format import canonical, chain
+from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
+from ledger.format.segment import COMMITMENT_KEY_BYTES
+
+MISMATCHES_MAX: Final = 100
+"""How many are kept: one cause may show in every receipt behind it."""
+LEDGER: Final = "ledger"
+PUT_ASIDE: Final = "dead_lettered"
+QUARANTINED: Final = "tenant.quarantined"
+# What was taken in was within the bounds of its day; only its meaning matters now.
+_ANY_SIZE: Final = DecodeLimits(signal_bytes_max=1 << 31, extra_bytes_max=1 << 31, extra_depth_max=1 << 10)
+_NOT_MET: Final = Header("", "unknown", "", 0)
+_sha256 = hashlib.sha256
+
+
+class Difference(Struct, frozen=True):
+    """One member of a receipt (`fsm.to`, say): what the log has, and what came out. None where there is no such."""
+
+    field: str
+    stored: Any
+    recomputed: Any
+
+
+class Mismatch(Struct, frozen=True):
+    """A receipt that does not come out as it is stored. `tenant` is the pseudonym."""
+
+    index: int
+    tenant: str
+    differences: list[Difference]
+
+
+class Unknown(Struct, frozen=True):
+    """A tenant (pseudonym) whose receipts from `index` on could not be replayed, and why."""
+
+    tenant: str
+    index: int
+    reason: str
+
+
+class StoredReceipt(Struct, frozen=True, gc=False):
+    """A leaf, and the bytes of the payload frame behind it (None where it is gone)."""
+
+    leaf: bytes
+    payload: bytes | None
+
+
+class _GivenFsm(Struct, frozen=True, gc=False):
+    machine: str
+    subject: str
+    from_: str = field(name="from")
+
+
+class _Given(Struct, frozen=True, gc=False):
+    """What is looked at in a stored receipt. `outcome` and `rule` only choose what is asked, and are made anew; `prev`
+    and `from` are taken only where the log's beginning is gone.
+    """
+
+    epoch: int
+    fsm: _GivenFsm
+    log: str
+    outcome: str
+    prev: str
+    rule: str
+    source: str
+    tenant: str
+    ts_us: int
+    tseq: int
+    writer: str
+
+
+class _Told(Struct, frozen=True):
+    """The payload of what the runtime tells a machine: an `Event` whose body is the runtime's."""
+
+    id: str
+    observed_us: int
+    body: RuntimeEvent
+
+
+_read_given: Final = msgspec.json.Decoder(_Given).decode
+_read_told: Final = msgspec.json.Decoder(_Told).decode
+_read_quarantine: Final = msgspec.json.Decoder(Quarantine).decode
+
+
+class _NotWrittenError(Exception):
+    """The service would not have left this receipt."""
+
+
+class _Machine:
+    """One machine as it is. `deadline_us` is when it may be told that its time is over."""
+
+    __slots__ = ("deadline_us", "governor", "state", "subject")
+
+    def __init__(self, governor: Governor, subject: str, state: MachineState[Any], deadline_us: int | None) -> None:
+        self.governor = governor
+        self.subject = subject
+        self.state = state
+        self.deadline_us = deadline_us
+
+
+class _Tenant:
+    """One tenant as its receipts so far make it; without a profile before the first of them.
+
+    `head` is the leaf hash (hex) of the last one, `count` how many there are, `name` what its senders call it (where
+    it is entitled to a name of its own), `released_us` when it was last let out of quarantine.
+    """
+
+    __slots__ = (
+        "count",
+        "head",
+        "header",
+        "machines",
+        "name",
+        "profile",
+        "pseudonym",
+        "released_us",
+        "unknown",
+        "window",
+    )
+
+    def __init__(self, pseudonym: str, window: TenantWindow, head: str) -> None:
+        self.pseudonym = pseudonym
+        self.window = window
+        self.head = head
+        self.count = 0
+        self.header = _NOT_MET
+        self.profile: Profile | None = None
+        self.machines: dict[str, _Machine] = {}
+        self.name = ""
+        self.released_us = -1
+        self.unknown = False
+
+
+class _Again(Struct, frozen=True, gc=False):
+    """A decision taken again, with what its receipt has from its cause."""
+
+    decided: Decided
+    source: str
+    observed_us: int
+    policy_digest: str
+
+
+class Replay:
+    """The fold over one partition, whose first receipt to be taken has the index `first_index`."""
+
+    def __init__(self, first_index: int = 0) -> None:
+        self.mismatches: list[Mismatch] = []
+        """The first MISMATCHES_MAX of the `mismatched`."""
+        self.mismatched = 0
+        self.unknown: list[Unknown] = []
+        self.receipts = 0
+        self.replayed = 0
+        self.of_ledger = 0
+        """The ledger's own receipts, which decide nothing."""
+        self.failed = 0
+        self.failed_again = 0
+        """Events put aside because a machine failed on them, and on how many of these it fails again."""
+        self._index = self._first_index = first_index
+        self._policy: Policy | None = None
+        self._no_policy = "the policy it was decided under is not in the log"
+        self._runtime = ""
+        """The pseudonym of the runtime's own chain."""
+        self._window = DedupWindow(1)
+        self._tenants: dict[str, _Tenant] = {}
+        self._names: dict[str, str] = {}
+        """Pseudonyms by name: who has a name has one chain."""
+
+    def take(self, receipts: Sequence[StoredReceipt]) -> None:
+        """The next receipts of the log, in order."""
+        frames = [one.payload or b"" for one in receipts]
+        # A frame that is too short for a key commits to nothing that a receipt could have.
+        keys = [frame[:COMMITMENT_KEY_BYTES].ljust(COMMITMENT_KEY_BYTES, b"\0") for frame in frames]
+        payloads = [frame[COMMITMENT_KEY_BYTES:] for frame in frames]
+        commitments = chain.commitments(keys, payloads)
+        for one, payload, commitment in zip(receipts, payloads, commitments, strict=True):
+            self._take(one.leaf, None if one.payload is None else payload, commitment)
+            self._index += 1
+        self.receipts += len(receipts)
+
+    def _take(self, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+        try:
+            given = _read_given(leaf)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._mismatch("", [Difference("leaf", None, f"not a receipt: {error}")])
+            return
+        tenant = self._tenants.get(given.tenant) or self._meet(given)
+        if given.fsm.machine == LEDGER:
+            self.of_ledger += 1
+        elif given.fsm.machine == RUNTIME:
+            self._load_policy(tenant, given, leaf, payload, commitment)
+        elif tenant.unknown or payload is None or self._policy is None:
+            self._pass_over(tenant, given, leaf, "its payload is gone" if payload is None else self._no_policy)
+        else:
+            self._repeat(tenant, given, leaf, payload, commitment, self._policy)
+        # On with what is stored, so that one wrong receipt is named once.
+        tenant.head = _sha256(b"\0" + leaf).hexdigest()
+        tenant.count = given.tseq + 1
+
+    def _meet(self, given: _Given) -> _Tenant:
+        pseudonym = given.tenant
+        head = chain.genesis(given.log, pseudonym).hex()
+        tenant = self._tenants[pseudonym] = _Tenant(pseudonym, self._window.tenant(pseudonym), head)
+        if given.tseq and self._first_index:
+            tenant.head, tenant.count = given.prev, given.tseq
+            if given.fsm.machine not in {RUNTIME, LEDGER}:
+                self._lose(tenant, f"its first {given.tseq} receipts are gone")
+        return tenant
+
+    def _repeat(
+        self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, commitment: str, policy: Policy
+    ) -> None:
+        """Take a decision again and compare its receipt."""
+        self.replayed += 1
+        if tenant.profile is None:
+            document = policy.document
+            tenant.header = Header("", "active" if document.auto_create else "unknown", document.default_profile, 0)
+            tenant.profile = policy.profiles[document.default_profile]
+        moment = Moment(given.ts_us, tenant.profile, policy.profiles, tenant.pseudonym, policy.document.machines_max)
+        try:
+            if given.source:
+                again = self._decide_signal(tenant, given, leaf, payload, moment)
+            elif given.fsm.machine == TENANT:
+                again = self._quarantine(tenant, given, payload, moment)
+            else:
+                again = self._tell(tenant, given, leaf, payload, moment)
+        except _NotWrittenError as error:
+            self._mismatch(given.tenant, [Difference("outcome", given.outcome, f"no receipt: {error}")])
+            self._recall(given, leaf)
+            return
+        self._compare(tenant, given, leaf, commitment, again)
+
+    def _compare(self, tenant: _Tenant, given: _Given, leaf: bytes, commitment: str, again: _Again) -> None:
+        decided = again.decided
+        action = decided.action
+        written = canonical.encode_checked(
+            Receipt(
+                () if action is None else (action.id,),
+                decided.decision,
+                given.epoch,
+                decided.event_id,
+                decided.evidence,
+                _fsm_of(decided),
+                commitment,
+                given.log,
+                again.observed_us,
+                decided.outcome,
+                again.policy_digest,
+                tenant.head,
+                decided.rule,
+                again.source,
+                given.tenant,
+                given.ts_us,
+                tenant.count,
+                RECEIPT_VERSION,
+                given.writer,
+            )
+        )
+        if written != leaf:
+            self._mismatch(given.tenant, list(_differences(leaf, written)))
+
+    def _mismatch(self, tenant: str, differences: list[Difference]) -> None:
+        self.mismatched += 1
+        if len(self.mismatches) < MISMATCHES_MAX:
+            self.mismatches.append(Mismatch(self._index, tenant, differences))
+
+    # What cannot be replayed
+
+    def _lose(self, tenant: _Tenant, reason: str) -> None:
+        if not tenant.unknown:
+            tenant.unknown = True
+            self.unknown.append(Unknown(tenant.pseudonym, self._index, reason))
+
+    def _pass_over(self, tenant: _Tenant, given: _Given, leaf: bytes, reason: str) -> None:
+        self._lose(tenant, reason)
+        self._recall(given, leaf)
+
+    def _recall(self, given: _Given, leaf: bytes) -> None:
+        """What is not replayed was decided all the same, and counts for what is remembered."""
+        if given.source:
+            try:
+                recall(self._window, self._index, canonical.decode(leaf))
+            except NotCanonicalError as error:
+                self._mismatch(given.tenant, [Difference("leaf", None, str(error))])
+
+    # Each kind of receipt
+
+    def _load_policy(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+        if self._runtime not in {"", given.tenant}:
+            self._mismatch(given.tenant, [Difference("tenant", given.tenant, self._runtime)])
+            return
+        self._runtime = given.tenant
+        if self._policy is not None or not self._first_index:
+            before = "" if self._policy is None else self._policy.digest
+        else:
+            before = given.fsm.from_
+        try:
+            policy = self._policy = read_policy(payload or b"")
+        except PolicyUnknownError as error:
+            self._policy, self._no_policy = None, "the policy's payload is gone" if payload is None else str(error)
+            for one in (tenant, *self._tenants.values()):
+                self._lose(one, self._no_policy)
+            return
+        self.replayed += 1
+        self._window.resize(policy.document.window_ids, given.ts_us)
+        for one in self._tenants.values():
+            if one.profile is not None:
+                one.profile = policy.profiles.get(one.header.profile)
+                if one.profile is None:
+                    self._lose(one, f"its profile {one.header.profile!r} is not in the policy")
+        again = _Again(load_policy(before, policy, given.ts_us), "", given.ts_us, policy.digest)
+        self._compare(tenant, given, leaf, commitment, again)
+
+    def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
+        try:
+            signal = decode_message(payload, {}, INTEGER_MAX, _ANY_SIZE)
+        except SignalRejectedError as error:
+            raise _NotWrittenError(f"the payload is no signal: {error.field}: {error.message}") from error
+        window = tenant.window
+        key = signal.source + SEPARATOR + signal.id
+        if (original := window.seen.get(key)) is not None:
+            raise _NotWrittenError(f"it repeats the signal of receipt {original}")
+        governor = BY_SIGNAL.get(type(signal.data))
+        name = ENTITLEMENT_KEY if governor is None else governor.name + SEPARATOR + signal.subject
+        machine = tenant.machines.get(name)
+
+        def ask() -> Decided:
+            return decide_signal(
+                tenant.header,
+                governor,
+                None if machine is None else machine.state,
+                len(tenant.machines),
+                window.horizons.get(name, -1) if window.horizons else -1,
+                signal,
+                moment,
+                tenant.count,
+            )
+
+        if tenant.header.quarantined or given.outcome == PUT_ASIDE:
+            decided = self._put_aside(tenant, given, leaf, signal, moment, ask)
+        else:
+            decided = _answer(ask)
+        if decided.outcome != "refused":
+            self._window.remember(window, key, name, signal.observed_us, self._index, given.ts_us)
+        self._apply(tenant, decided, name, machine)
+        if signal.tenant != tenant.name:
+            self._name(tenant, signal.tenant)
+        return _Again(decided, signal.source, signal.observed_us, moment.profile.digest)
+
+    def _put_aside(
+        self, tenant: _Tenant, given: _Given, leaf: bytes, signal: Signal, moment: Moment, ask: Callable[[], Decided]
+    ) -> Decided:
+        # A signal that was put aside in quarantine may have its receipt right after the release.
+        in_quarantine = given.rule == QUARANTINED and given.ts_us <= tenant.released_us
+        if tenant.header.quarantined or in_quarantine:
+            return put_aside(tenant.header, signal, QUARANTINED, {})
+        evidence = self._failure(leaf, ask, signal.observed_us, signal.source, moment)
+        return put_aside(tenant.header, signal, "tenant.dead_lettered", evidence)
+
+    def _quarantine(self, tenant: _Tenant, given: _Given, payload: bytes, moment: Moment) -> _Again:
+        try:
+            change = _read_quarantine(payload)
+        except msgspec.DecodeError as error:
+            raise _NotWrittenError(f"the payload is no quarantine: {error}") from error
+        decided = quarantine(tenant.header, change, given.ts_us)
+        if not change.quarantined:
+            tenant.released_us = given.ts_us
+        self._apply(tenant, decided, "", None)
+        return _Again(decided, "", given.ts_us, moment.profile.digest)
+
+    def _tell(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
+        try:
+            told = _read_told(payload)
+        except msgspec.DecodeError as error:
+            raise _NotWrittenError(f"the payload is nothing that the runtime tells: {error}") from error
+        event = Event(told.id, told.observed_us, told.body)
+        name = machine_key(given.fsm.machine, given.fsm.subject)
+        machine = tenant.machines.get(name)
+        if machine is None:
+            raise _NotWrittenError(f"the tenant has no machine {given.fsm.machine}/{given.fsm.subject}")
+        governor, subject, state = machine.governor, machine.subject, machine.state
+        if not listens(tenant.header, machine.deadline_us, event, given.ts_us):
+            raise _NotWrittenError("the machine was not to be told this now")
+
+        def ask() -> Decided:
+            return decide_event(governor, subject, state, event, moment, tenant.count)
+
+        if given.outcome == PUT_ASIDE:
+            evidence = self._failure(leaf, ask, event.observed_us, "", moment)
+            decided = give_up(governor, subject, state.status, event, evidence)
+        else:
+            decided = _answer(ask)
+        self._apply(tenant, decided, name, machine)
+        return _Again(decided, "", event.observed_us, moment.profile.digest)
+
+    def _failure(
+        self, leaf: bytes, ask: Callable[[], Decided], observed_us: int, source: str, moment: Moment
+    ) -> dict[str, int | str]:
+        """The evidence of a failure: what was said is taken from the receipt, for nobody decided it; how often it was
+        tried is the policy's. The machine is asked again too, but a defect may be mended by now.
+        """
+        self.failed += 1
+        try:
+            decided = ask()
+            fsm = _fsm_of(decided)
+            canonical.check_draft(decided.evidence, moment.now_us, observed_us, decided.event_id, source, fsm)
+        except Exception:  # noqa: BLE001 - whatever a machine raises is what was looked for
+            self.failed_again += 1
+        assert self._policy is not None  # noqa: S101 - nothing is decided without
+        evidence: dict[str, int | str] = {"attempts": self._policy.document.dead_letter_after}
+        said = orjson.loads(leaf)["evidence"].get("error")
+        if isinstance(said, str):
+            evidence["error"] = said
+        return evidence
+
+    def _apply(self, tenant: _Tenant, decided: Decided, name: str, machine: _Machine | None) -> None:
+        if decided.state is not None:
+            if machine is None:
+                governor = BY_NAME[decided.governor]
+                tenant.machines[name] = _Machine(governor, decided.subject, decided.state, decided.deadline_us)
+            else:
+                machine.state = decided.state
+                machine.deadline_us = decided.deadline_us
+        if decided.header is not None:
+            assert self._policy is not None  # noqa: S101 - nothing is decided without
+            tenant.header = decided.header
+            tenant.profile = self._policy.profiles[decided.header.profile]
+
+    def _name(self, tenant: _Tenant, name: str) -> None:
+        """Hold a name to one chain and a chain to one name, but for the chain of all those who are not known."""
+        if tenant.header.entitlement == "unknown":
+            return
+        if tenant.name:
+            said = f"the chain of {tenant.name!r}, and the payload is of {name!r}"
+            self._mismatch(tenant.pseudonym, [Difference("tenant", tenant.pseudonym, said)])
+            return
+        owner = self._names.setdefault(name, tenant.pseudonym)
+        if owner == tenant.pseudonym:
+            tenant.name = name
+        else:
+            self._mismatch(tenant.pseudonym, [Difference("tenant", tenant.pseudonym, owner)])
+
+
+def _answer(ask: Callable[[], Decided]) -> Decided:
+    try:
+        return ask()
+    except Exception as error:  # a machine may raise anything, and then decides nothing
+        raise _NotWrittenError(f"the machine fails: {type(error).__name__}: {error}") from error
+
+
+def _fsm_of(decided: Decided) -> Fsm:
+    return Fsm(
+        decided.event, decided.from_status, decided.governor, decided.subject, decided.to_status, decided.version
+    )
+
+
+def _differences(stored: bytes, again: bytes) -> Iterator[Difference]:
+    """Which members differ, those of `evidence` and `fsm` one by one."""
+    here, there = _members(stored), _members(again)
+    if here == there:
+        yield Difference("leaf", stored.decode(errors="replace"), again.decode())
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            yield Difference(name, here.get(name), there.get(name))
+
+
+def _members(leaf: bytes) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in msgspec.json.decode(leaf).items():
+        if name in {"evidence", "fsm"}:
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,162 @@
+"""Reads the segments of a data folder for a replay: read-only, without lock or key, of a service that runs or not."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from governors.replay import Mismatch, Replay, StoredReceipt, Unknown
+from ledger.errors import NotALedgerError, SegmentCorruptError, SegmentFormatError
+from ledger.format import segment
+from ledger.format.segment import Batch, Corrupt, Kind, Torn
+from ledger.identity import LEDGER_FOLDER
+from ledger.index import SegmentKey
+from ledger.layout import list_segments
+from ledger.reader import read_segment
+
+Progress = Callable[[int, int, int], None]
+"""`progress(partition, receipts, segments_left)`, after each segment."""
+
+_RECEIPT: Final = int(Kind.RECEIPT)
+_PAYLOAD: Final = int(Kind.PAYLOAD)
+# So few that what is made of them stays in the processor's cache.
+_TAKEN_AT_ONCE: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """What came of one partition; as in `Replay`."""
+
+    partition: int
+    receipts: int
+    replayed: int
+    mismatched: int
+    mismatches: list[Mismatch]
+    unknown: list[Unknown]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a data folder."""
+
+    partitions: list[PartitionReport]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Every decision could be taken again, and came out as it is stored."""
+        return not self.mismatched and not any(one.unknown for one in self.partitions)
+
+    @property
+    def mismatched(self) -> int:
+        """Receipts that came out otherwise."""
+        return sum(one.mismatched for one in self.partitions)
+
+    @property
+    def receipts(self) -> int:
+        """All that were read."""
+        return sum(one.receipts for one in self.partitions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ok": self.ok,
+            "receipts": self.receipts,
+            "replayed": sum(one.replayed for one in self.partitions),
+            "mismatched": self.mismatched,
+            "mismatches": [
+                {"partition": one.partition, **msgspec.to_builtins(found)}
+                for one in self.partitions
+                for found in one.mismatches
+            ],
+            "not_replayed": [
+                {"partition": one.partition, **msgspec.to_builtins(lost)}
+                for one in self.partitions
+                for lost in one.unknown
+            ],
+            "notes": [note for one in self.partitions for note in one.notes],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def replay_folder(folder: Path, progress: Progress | None = None) -> Report:
+    """Replay every partition of a data folder (or of the ledger folder in it).
+
+    Raises NotALedgerError, SegmentCorruptError (`governors verify log` says more), OSError: then nothing is known.
+    """
+    started = time.monotonic()
+    root = folder / LEDGER_FOLDER if (folder / LEDGER_FOLDER).is_dir() else folder
+    found = sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
+    if not found:
+        raise NotALedgerError(f"{folder} holds no ledger: name a data folder or its {LEDGER_FOLDER!r} folder")
+    reports = [_replay_partition(number, root / str(number), progress) for number in found]
+    return Report(reports, time.monotonic() - started)
+
+
+def _replay_partition(number: int, folder: Path, progress: Progress | None) -> PartitionReport:
+    keys = sorted({SegmentKey(name.first_index, name.epoch) for name in list_segments(folder)})
+    expected = first_index = keys[0].first_index if keys else 0
+    replay = Replay(first_index)
+    notes: list[str] = []
+    for place, key in enumerate(keys, 1):
+        path, data = read_segment(folder, key)
+        if key.first_index != expected:
+            raise SegmentCorruptError(path, 0, expected, f"a segment is missing before it, from receipt {expected} on")
+        try:
+            scan = segment.scan(data)
+            for batch in scan.batches:
+                for taken in _receipts(data, batch):
+                    replay.take(taken)
+                expected = batch.first_index + batch.count
+        except SegmentFormatError as error:
+            raise SegmentCorruptError(path, error.offset, expected, error.message) from error
+        match scan.verdict:
+            case Torn(offset, reason) if place == len(keys):
+                notes.append(f"{path}: an unfinished batch from byte {offset} on was not looked at ({reason})")
+            case Torn(offset, reason) | Corrupt(offset, reason):
+                raise SegmentCorruptError(path, offset, expected, reason)
+        if progress is not None:
+            progress(number, replay.receipts, len(keys) - place)
+    return PartitionReport(
+        number, replay.receipts, replay.replayed, replay.mismatched, replay.mismatches, replay.unknown,
+        notes + _notes(replay),
+    )  # fmt: skip
+
+
+def _receipts(data: bytes, batch: Batch) -> Iterator[list[StoredReceipt]]:
+    """The receipts of a batch, some at a time."""
+    taken: list[StoredReceipt] = []
+    leaf: bytes | None = None
+    for kind, start, end in segment.frames(data, batch):
+        if kind == _PAYLOAD and leaf is not None:
+            taken.append(StoredReceipt(leaf, data[start:end]))
+            leaf = None
+        elif kind == _RECEIPT:
+            if leaf is not None:
+                taken.append(StoredReceipt(leaf, None))
+            leaf = data[start:end]
+            if len(taken) >= _TAKEN_AT_ONCE:
+                yield taken
+                taken = []
+    if leaf is not None:
+        taken.append(StoredReceipt(leaf, None))
+    if taken:
+        yield taken
+
+
+def _notes(replay: Replay) -> list[str]:
+    notes = []
+    if replay.failed:
+        notes.append(
+            f"{replay.failed} events were put aside because a machine failed on them; of these it fails again on "
+            f"{replay.failed_again}"
+        )
+    if replay.of_ledger:
+        notes.append(
+            f"{replay.of_ledger} receipts are the ledger's own and decide nothing: `governors verify log` checks them"
+        )
+    return notes
