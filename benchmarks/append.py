@@ -215,11 +215,11 @@ async def append_paced(data_dir: Path, drafts: list[Draft]) -> list[float]:
     return sorted(answer_ms)
 
 
-def run_paced(folder: Path) -> list[float]:
+def run_paced(folder: Path, tenants: int) -> list[float]:
     """As `run_ours`, at the target's rate."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         settle_memory()
-        return runner.run(append_paced(folder, make_drafts(_DRAFTS, TENANTS)))
+        return runner.run(append_paced(folder, make_drafts(_DRAFTS, tenants)))
 
 
 def run_ours(data_dir: Path, sizes: tuple[int, ...], tenants: int) -> Outcome:
@@ -278,7 +278,7 @@ def measure(sizes: tuple[int, ...], tenants: int) -> dict[str, Any]:
         ours = process.submit(run_ours, Path(folder), sizes, tenants).result()
         rows = [leaf + payload for leaf, payload in islice(stored_receipts(Path(folder)), _DRAFTS)]
         peer = process.submit(run_peer, Path(folder), rows, sizes, round(ours.receipts_per_sync)).result()
-        paced_ms = process.submit(run_paced, Path(folder) / "paced").result()
+        paced_ms = process.submit(run_paced, Path(folder) / "paced", tenants).result()
     flatness = ours.cost_us[sizes[-1]] / ours.cost_us[sizes[0]]
     return {
         "tenants": tenants,
