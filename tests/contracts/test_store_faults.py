@@ -122,6 +122,18 @@ async def test_a_large_file_that_cannot_be_begun_is_unknown(
     assert isinstance(await store.put_file("seg", path), Won)
 
 
+async def test_a_large_file_whose_key_is_taken_meanwhile_is_lost(sim: SimGcs, store: GcsStore, tmp_path: Path) -> None:
+    path = tmp_path / "0.seg"
+    path.write_bytes(bytes(9 << 20))
+    held = sim.break_next("put", "p/seg", 412, late=True)
+    putting = asyncio.create_task(store.put_file("seg", path))
+    assert await asyncio.to_thread(held.reached.wait, 10.0)
+    await _won(store.put("seg", b"of another", if_generation=CREATE))
+    await asyncio.to_thread(held.land)
+    assert await putting == Lost()
+    assert sim.objects(BUCKET) == {"p/seg": b"of another"}
+
+
 async def test_a_write_that_lands_late_loses_to_who_came_before(sim: SimGcs, store: GcsStore, hasty: GcsStore) -> None:
     generation = await _won(store.put("head", b"epoch 1", if_generation=CREATE))
     late = sim.break_next("put", "p/head", Broken.RESET, late=True)

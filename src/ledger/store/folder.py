@@ -65,11 +65,11 @@ class FolderStore:
         try:
             durable.make_folder(self._inner / "tmp")
             with self._flock(self._inner / "tmp.lock"):
+                self._check_times(self._inner / "tmp.lock")
                 self._sweep()
                 self._own = Path(tempfile.mkdtemp(dir=self._inner / "tmp"))
                 self._own_fd = os.open(self._own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(self._own_fd, fcntl.LOCK_EX)
-            self._check_times()
         except (OSError, _BusyError) as error:
             raise StoreRefusedError(f"{root} cannot be used as an object store: {error}") from error
         self._own_executor = None if executor is not None else ThreadPoolExecutor(_THREADS, "folder-store")
@@ -262,14 +262,10 @@ class FolderStore:
                 finally:
                     os.close(fd)
 
-    def _check_times(self) -> None:
+    def _check_times(self, probe: Path) -> None:
         """Some file systems keep times in whole seconds: two generations would be one there."""
-        probe = self._own / "probe"
-        probe.touch()
         os.utime(probe, ns=(_PROBE_US * 1000, _PROBE_US * 1000))
-        kept = _generation_of(probe)
-        probe.unlink()
-        if kept != _PROBE_US:
+        if _generation_of(probe) != _PROBE_US:
             raise StoreRefusedError(f"the file system of {self.root} does not keep times of files to the microsecond")
 
 

@@ -27,7 +27,7 @@ from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown,
 _THREADS: Final = 8  # below the ten connections that the client keeps
 _CONNECT_S: Final = 5.0
 _LONG: Final = 6
-"""Files and lists may take so many times longer than other calls."""
+"""What may be large (objects that are read, files, lists) may take so many times longer than other calls."""
 _RETRY_S: Final = 1.0
 _RETRY_BUSY_S: Final = 2.0
 """One object takes about one write a second; too many are answered with 429."""
@@ -58,8 +58,8 @@ class GcsStore:
         executor: Executor | None = None,
         timeout_s: float = 10.0,
     ) -> None:
-        """Closes `client` in the end. `executor` runs what blocks; None: threads of its own. `timeout_s`: of a call
-        about a small object; files and lists have six times as long.
+        """Closes `client` in the end. `executor` runs what blocks; None: threads of its own. `timeout_s`: without
+        a byte of an answer, and for a small write as a whole; reads, files and lists have six times as long.
         """
         self._client = client
         self._bucket = client.bucket(bucket)
@@ -77,7 +77,7 @@ class GcsStore:
             raise StoreRefusedError(f"gs://{bucket} cannot be opened: {error}") from error
 
     async def get(self, key: str) -> Object | None:
-        return await self._call(self._timeout_s, self._get, self._name(key))
+        return await self._call(_LONG * self._timeout_s, self._get, self._name(key))
 
     async def put(self, key: str, data: bytes, *, if_generation: int) -> PutOutcome:
         return await self._write(self._timeout_s, self._put, self._name(key), data, if_generation)
