@@ -36,11 +36,13 @@ from ledger.errors import (
 )
 from ledger.format import canonical, chain, segment
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
+from ledger.format.tiles import TileTree
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
 from ledger.index import Chain, SealedSegment, SegmentKey
 from ledger.log_index import LogIndex
 from ledger.reader import Stored
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
+from ledger.snapshots import AppFold
 from ledger.writer import CutBatch, SegmentWriter, Written
 
 KEY_BYTES: Final = chain.KEY_BYTES
@@ -104,6 +106,17 @@ class SealedTo(NamedTuple):
     size: int
     root: bytes
     epoch: int
+
+
+class Opened(NamedTuple):
+    """What there is to know of a ledger's start. `torn` was cut off, `notes` are for an operator to read, the first
+    `snapshot_size` receipts were not read; `edge` is the tree's right edge as of the `hashes_from` of that moment.
+    """
+
+    torn: TornTail | None
+    notes: list[str]
+    snapshot_size: int
+    edge: TileTree
 
 
 class ChainHead(NamedTuple):
@@ -189,7 +202,7 @@ class Ledger:
         self.epoch: Final = recovered.epoch + 1 if epoch is None else epoch
         if self.epoch <= recovered.epoch:
             raise ValueError(f"epoch {epoch} has been: the log's last one is {recovered.epoch}")
-        self.torn: Final[TornTail | None] = recovered.torn
+        self.recovered: Final = Opened(recovered.torn, recovered.notes, recovered.snapshot_size, recovered.edge)
         self._key = identity.key
         self._writer_name = writer
         self._entropy = entropy
@@ -212,7 +225,7 @@ class Ledger:
         self._commits_elsewhere = commits_elsewhere
         self._may_answer = may_answer
         self._commits = Commits()
-        self._hashes = FreshHashes(self._size)
+        self._hashes = FreshHashes(recovered.edge.size, recovered.hashes)
         self._growing: list[asyncio.Future[None]] = []
         """Who waits for anything more to be durable."""
 
@@ -248,6 +261,7 @@ class Ledger:
         encode_state: Callable[[Any], bytes],
         on_receipt: OnReceipt | None = None,
         on_state: OnState | None = None,
+        app: AppFold | None = None,
         name: str | None = None,
         limits: Limits = Limits(),
         disk: Disk = POSIX,
@@ -257,9 +271,9 @@ class Ledger:
         on_commit: OnCommit | None = None,
     ) -> Self:
         """Lock and recover a partition of a data folder, creating both if need be. Blocking: takes some seconds for
-        a million receipts.
+        a million receipts, unless there is a snapshot and an `app` to begin with it.
 
-        `on_receipt` and `on_state` get everything in the log, in order. `name` is the log's origin without the
+        What `app`, `on_receipt` and `on_state` get is said at `recover`. `name` is the log's origin without the
         partition. `epoch` is the writer's number, larger than any in the log (default: by one). With
         `commits_elsewhere` a receipt is committed when `mark_committed` says so, else when it is on the disk.
         `may_answer` says whether this writer may still tell anybody that a receipt is on the disk.
@@ -274,7 +288,7 @@ class Ledger:
             archive = Archive(folder / INDEX_FILE, folder, disk)
             recovered = recover(
                 folder, identity.origin(partition), on_receipt=on_receipt, on_state=on_state, on_segment=archive.add,
-                disk=disk,
+                app=app, disk=disk,
             )  # fmt: skip
             return cls(
                 folder, recovered, identity=identity, partition=partition, entropy=entropy, writer=writer,
@@ -286,6 +300,11 @@ class Ledger:
                 archive.close()
             lock.release()
             raise
+
+    @property
+    def torn(self) -> TornTail | None:
+        """What the start cut off the log, if anything."""
+        return self.recovered.torn
 
     @property
     def size(self) -> int:
@@ -301,6 +320,11 @@ class Ledger:
     def committed_size(self) -> int:
         """How many are committed: without an object store, those on the disk."""
         return self._commits.size if self._commits_elsewhere else self._local_size
+
+    @property
+    def sealed_size(self) -> int:
+        """How many are in sealed segments."""
+        return self._index.sealed[-1].end if self._index.sealed else 0
 
     @property
     def root(self) -> bytes:

@@ -48,10 +48,11 @@ class Commits:
 class FreshHashes:
     """Leaf hashes of durable receipts until somebody takes them. `first_index` is that of the first one kept."""
 
-    def __init__(self, first_index: int) -> None:
+    def __init__(self, first_index: int, pieces: Iterable[bytes] = ()) -> None:
         self.first_index = first_index
         self._pieces: deque[bytes] = deque()
         self._kept = 0
+        self.add(pieces)
 
     def add(self, pieces: Iterable[bytes]) -> None:
         """Keep the hashes of receipts that became durable, a bytes object for many; forget the oldest if there are

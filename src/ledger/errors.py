@@ -116,6 +116,10 @@ class SegmentCorruptError(LedgerError):
         self.message = message
 
 
+class SnapshotInvalidError(LedgerError):
+    """A snapshot cannot be used. Pass over it: the segments have everything that it said."""
+
+
 class StoreUnavailableError(LedgerError):
     """The object store cannot be read now. Try again after `retry_after_s` seconds; nothing was changed."""
 

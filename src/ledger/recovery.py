@@ -1,5 +1,8 @@
-"""Brings a partition back from its segments: the tree, the chains, the index, and whatever the caller keeps of
-receipts and states. The log is the only source of truth.
+"""Brings a partition back: the tree, the chains, and whatever the caller keeps of receipts and states.
+
+The log is the only source of truth. A snapshot, if there is one that can be used, stands for the segments before it:
+of those only names and lengths are looked at, and that the log goes on from the very last of them. Damage inside them
+is found by `fsck.verify_log`, or by whoever reads the receipts there.
 
 Changes one thing: a torn tail (an unfinished batch at the end of the unsealed segment) is copied to a `.broken` file
 and cut off, and the segment sealed. Anything else that is wrong raises SegmentCorruptError and changes nothing.
@@ -10,19 +13,24 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
 from ledger import durable
 from ledger.disk import Disk
 from ledger.durable import POSIX
-from ledger.errors import NotCanonicalError, SegmentCorruptError, SegmentFormatError
+from ledger.errors import NotCanonicalError, SegmentCorruptError, SegmentFormatError, SnapshotInvalidError
 from ledger.format import canonical, chain, damage, segment
+from ledger.format import snapshot as snapshot_format
 from ledger.format.merkle import CompactRange
 from ledger.format.receipt import Receipt
 from ledger.format.segment import Batch, Corrupt, Kind, Scan, Torn
+from ledger.format.snapshot import SegmentEntry, Snapshot
+from ledger.format.tiles import TileTree, range_hashes
 from ledger.index import BatchPlace, Chain, SealedSegment, SegmentIndex, SegmentKey
 from ledger.layout import SegmentName, list_segments
+from ledger.snapshots import AppFold, list_snapshots, match_segments, read_snapshot
 
 OnReceipt = Callable[[int, Receipt], None]
 """`on_receipt(index, receipt)`, in log order."""
@@ -34,6 +42,7 @@ OnSegment = Callable[[SealedSegment, SegmentIndex], None]
 _RECEIPT: Final = int(Kind.RECEIPT)
 _STATE: Final = int(Kind.STATE)
 _BROKEN_SUFFIX: Final = ".broken"
+_HASHES_KEPT_MAX: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,32 @@ class Recovered:
     epoch: int = 0
     previous_sha256: bytes = segment.NO_SEGMENT_SHA256
     sealed: list[SealedSegment] = field(default_factory=list)
-    """All segments, for recovery seals the last one if it has to."""
+    """All segments that are here, for recovery seals the last one if it has to."""
+    edge: TileTree = field(default_factory=TileTree)
+    hashes: list[bytes] = field(default_factory=list)
+    """The tree's right edge as of some receipt, and the leaf hashes from there on, in pieces."""
     torn: TornTail | None = None
+    snapshot_size: int = 0
+    """How many receipts were not read, because a snapshot stands for them."""
+    notes: list[str] = field(default_factory=list)
+    """What an operator should hear."""
 
     @property
     def size(self) -> int:
         return self.tree.size
+
+    def add_hashes(self, hashes: list[bytes]) -> None:
+        """The leaf hashes of the next receipts."""
+        self.tree.extend(hashes)
+        self.hashes.append(b"".join(hashes))
+        if self.size - self.edge.size > _HASHES_KEPT_MAX:
+            self.fold_hashes()
+
+    def fold_hashes(self) -> None:
+        """Move the edge up to the last receipt."""
+        self.edge.extend(b"".join(self.hashes))
+        self.edge.forget_below(self.edge.size)
+        self.hashes.clear()
 
 
 def recover(
@@ -74,26 +103,103 @@ def recover(
     on_receipt: OnReceipt | None = None,
     on_state: OnState | None = None,
     on_segment: OnSegment | None = None,
+    app: AppFold | None = None,
     disk: Disk = POSIX,
 ) -> Recovered:
     """Read a partition's folder, which the caller has locked. `log` is its origin.
 
+    With `app` it begins at the newest snapshot that can be used: `app` is what it was then and gets the receipts after
+    it, `on_state` gets the latest states of then and those after it. Else everything comes from the first receipt on.
     Raises SegmentCorruptError (restore the file it names), OSError.
     """
     for name in disk.list(folder):
         if name.endswith(durable.TMP_SUFFIX):
             disk.unlink(folder / name)  # a segment that never got its name
-    recovered = Recovered()
     names = list_segments(folder, disk)
     for segment_name in names[:-1]:
         if not segment_name.sealed:
             message = "it is unsealed, but another segment follows"
             raise SegmentCorruptError(folder / str(segment_name), 0, segment_name.first_index, message)
-    for loaded in _read_ahead(disk, folder, names):
+    recovered, rest = _begin(folder, log, names, app, on_state, disk)
+    on_receipt = app.on_receipt if app is not None else on_receipt
+    for loaded in _read_ahead(disk, folder, rest):
         index = _Replay(recovered, loaded, log, on_receipt, on_state, disk).run()
         if on_segment is not None:
             on_segment(recovered.sealed[-1], index)
     return recovered
+
+
+def fold(folder: Path, log: str, app: AppFold, disk: Disk = POSIX) -> Snapshot | None:
+    """The snapshot that the sealed segments come to, or None if the newest one stands for all of them already.
+
+    Changes nothing and needs no lock: what is sealed stays as it is. Raises SegmentCorruptError, OSError.
+    """
+    names = list(takewhile(lambda name: name.sealed, list_segments(folder, disk)))
+    states: dict[str, bytes] = {}
+    recovered, rest = _begin(folder, log, names, app, states.__setitem__, disk)
+    if not rest:
+        return None
+    for loaded in _read_ahead(disk, folder, rest):
+        _Replay(recovered, loaded, log, app.on_receipt, states.__setitem__, disk).run()
+    recovered.fold_hashes()
+    return Snapshot(
+        log=log,
+        size=recovered.size,
+        epoch=recovered.epoch,
+        root=recovered.tree.root(),
+        segments=[SegmentEntry(*one.key, one.count, one.bytes, one.sha256) for one in recovered.sealed],
+        edge=recovered.edge.state(),
+        chains=snapshot_format.encode_chains((one.pseudonym, one.count, one.head) for one in recovered.chains.values()),
+        states=states,
+        app=app.encode(),
+    )
+
+
+def _begin(
+    folder: Path, log: str, names: list[SegmentName], app: AppFold | None, on_state: OnState | None, disk: Disk
+) -> tuple[Recovered, list[SegmentName]]:
+    """What is known without reading a segment, and the segments that have to be read."""
+    notes: list[str] = []
+    if app is None:
+        return Recovered(), names
+    for name in list_snapshots(folder, disk):
+        try:
+            made = read_snapshot(folder, name, log, disk)
+            sealed = match_segments(folder, made, names, disk)
+            recovered = _resume(made, sealed)
+            app.decode(made.app)
+        except (SnapshotInvalidError, ValueError) as error:
+            notes.append(f"the snapshot {folder / str(name)} was passed over: {error}")
+            continue
+        if on_state is not None:
+            for key, value in made.states.items():
+                on_state(key, value)
+        recovered.notes += notes
+        return recovered, names[len(sealed) :]
+    return Recovered(notes=notes), names
+
+
+def _resume(made: Snapshot, sealed: list[SealedSegment]) -> Recovered:
+    """Where the log stood when a snapshot was made. Raises SnapshotInvalidError, ValueError."""
+    edge = TileTree.from_state(made.edge)
+    if edge.size != made.size or edge.root() != made.root:
+        raise SnapshotInvalidError("its tree does not give its root")
+    subtrees, start = [], 0
+    for level in reversed(range(made.size.bit_length())):
+        if made.size >> level & 1:
+            subtrees.append((start, start + (1 << level)))
+            start += 1 << level
+    return Recovered(
+        chains={
+            name: Chain(name, head, count) for name, count, head in snapshot_format.decode_chains(made.chains)
+        },
+        tree=CompactRange(made.size, range_hashes(subtrees, made.size, edge.tile)),
+        epoch=made.epoch,
+        previous_sha256=made.segments[-1].sha256,
+        sealed=sealed,
+        edge=edge,
+        snapshot_size=made.size,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +274,12 @@ class _Replay:
         recovered.previous_sha256 = self._loaded.sha256
         if isinstance(scan.verdict, Torn):
             self._refuse_damage(data, scan.verdict)
-            recovered.torn = _cut_off(self._disk, self._path, data, scan.verdict)
+            recovered.torn = _keep_tail(self._disk, self._path, data, scan.verdict)
         path = self._path.with_name(str(name._replace(sealed=True)))
         if not name.sealed:
+            # Written anew, for what was read may be in the page cache alone: its writer was killed before the fsync,
+            # or the fsync failed, and then no later one writes it. What follows must not outlive it.
+            self._disk.replace(self._path, data[: scan.end])
             # Seal what the last run left open: from now on nothing in it may look torn.
             self._disk.rename(self._path, path)
         first, count = name.first_index, recovered.size - name.first_index
@@ -222,7 +331,7 @@ class _Replay:
                 on_state(*segment.decode_state(data[start:end]))
         if len(hashes) != batch.count:
             raise self._corrupt(batch.offset, f"a batch of {batch.count} receipts has {len(hashes)}")
-        recovered.tree.extend(hashes)
+        recovered.add_hashes(hashes)
         if recovered.tree.root() != batch.root:
             raise self._corrupt(batch.offset, "a batch's receipts do not give its root", batch.first_index)
         if batch.count:
@@ -243,10 +352,9 @@ class _Replay:
         return SegmentCorruptError(self._path, offset, self._recovered.size if index is None else index, message)
 
 
-def _cut_off(disk: Disk, path: Path, data: bytes, torn: Torn) -> TornTail:
-    """Keep a copy of the tail, then cut: in this order, so that a crash in between loses nothing."""
+def _keep_tail(disk: Disk, path: Path, data: bytes, torn: Torn) -> TornTail:
+    """Keep a copy of the tail that is cut off next."""
     tail = data[torn.offset :]
     copy = path.with_name(f"{path.name}.{torn.offset}{_BROKEN_SUFFIX}")
     disk.replace(copy, tail)
-    disk.truncate(path, torn.offset)
     return TornTail(path, torn.offset, len(tail), copy, torn.reason)

@@ -15,6 +15,7 @@ from ledger.durable import PosixDisk
 from ledger.format.receipt import Fsm
 from ledger.identity import PartitionLock, open_identity, partition_folder
 from ledger.recovery import OnReceipt, OnState, recover
+from ledger.snapshots import AppFold
 
 NAME = "ledger.test/log"
 FSM = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)
@@ -101,6 +102,7 @@ def open_ledger(
     limits: Limits | None = None,
     on_receipt: OnReceipt | None = None,
     on_state: OnState | None = None,
+    app: AppFold | None = None,
     entropy: Callable[[int], bytes] | None = None,
     encode_state: Callable[[Any], bytes] = encode_text,
     **options: Any,
@@ -111,7 +113,7 @@ def open_ledger(
     folder = partition_folder(data_dir, 0)
     lock = PartitionLock.acquire(folder)
     try:
-        recovered = recover(folder, identity.origin(0), on_receipt=on_receipt, on_state=on_state)
+        recovered = recover(folder, identity.origin(0), on_receipt=on_receipt, on_state=on_state, app=app)
         return Ledger(
             folder, recovered, identity=identity, partition=0, entropy=entropy, writer="w", encode_state=encode_state,
             limits=limits or Limits(), lock=lock, disk=disk or Disk(), **options,
