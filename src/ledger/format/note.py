@@ -41,7 +41,9 @@ class Signature(NamedTuple):
 
 
 class Note(NamedTuple):
-    """An opened note. `unknown` signatures are of other keys, a witness's perhaps: nothing is known of them."""
+    """An opened note. `verified` has each key once, however often it signed. `unknown` signatures are of other keys, a
+    witness's perhaps: nothing is known of them.
+    """
 
     text: bytes
     verified: tuple[Signature, ...]
@@ -152,7 +154,7 @@ def open_note(note: bytes, verifiers: Sequence[Verifier]) -> Note:
         raise ValueError("two verifiers have the same name and key id")
     text, signatures = split_note(note)
     verified, unknown = [], []
-    for each in signatures:
+    for each in dict.fromkeys(signatures):  # whoever counts signatures must not count one twice
         verifier = known.get((each.name, each.key_id))
         if verifier is None:
             unknown.append(each)

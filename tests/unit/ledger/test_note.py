@@ -38,6 +38,11 @@ GO_LINE = (
     "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
 )
 
+GO_OTHER_VKEY = "EnochRoot+af0cfe78+ATtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"
+GO_OTHER_LINE = (
+    "— EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGrQ5ovTG01oOTGwnWLox33WWd1RvMc+QQ=\n"
+)
+
 SIGNER = Signer("example.org/log/0", bytes(range(32)))
 WITNESS = Signer("witness.example", bytes(32))
 
@@ -68,6 +73,37 @@ def test_the_example_of_go_is_signed_and_opened_byte_for_byte() -> None:
     note = signer.sign(GO_TEXT)
     assert note == GO_TEXT + b"\n" + GO_LINE.encode()
     assert open_note(note, [Verifier.parse(GO_VKEY)]).text == GO_TEXT
+
+
+def test_a_note_of_go_with_two_signatures_opens_with_either_key_or_both() -> None:
+    note = GO_TEXT + b"\n" + (GO_LINE + GO_OTHER_LINE).encode()
+    one, other = Verifier.parse(GO_VKEY), Verifier.parse(GO_OTHER_VKEY)
+    for known, verified in (([one], ["PeterNeumann"]), ([other], ["EnochRoot"]), ([other, one], None)):
+        opened = open_note(note, known)
+        assert [each.name for each in opened.verified] == (verified or ["PeterNeumann", "EnochRoot"])
+        assert len(opened.unknown) == 2 - len(known)
+
+
+def test_a_signature_that_stands_there_twice_counts_once() -> None:
+    note = GO_TEXT + b"\n" + (GO_LINE * 3 + GO_OTHER_LINE * 2).encode()
+    opened = open_note(note, [Verifier.parse(GO_VKEY)])
+    assert (len(opened.verified), len(opened.unknown)) == (1, 1)
+
+
+def test_of_gos_keys_every_part_and_every_one_with_a_character_changed_is_refused() -> None:
+    for key, parse in ((GO_VKEY, Verifier.parse), (GO_SKEY, Signer.parse)):
+        parts = [key[start:end] for start in range(len(key)) for end in range(start + 1, len(key) + 1)]
+        mangled = [key[:at] + chr(ord(key[at]) + 1) + key[at + 1 :] for at in range(len(key))]
+        for wrong in (*parts, *mangled):
+            if wrong != key:
+                with pytest.raises(KeyInvalidError):
+                    parse(wrong)
+    for wrong in (  # a key of another length and one of another type, each with the id that it would have
+        "PeterNeumann+cc469956+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TWBADKEY==",
+        "PeterNeumann+173116ae+ZRpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW",
+    ):
+        with pytest.raises(KeyInvalidError):
+            Verifier.parse(wrong)
 
 
 def test_unknown_signatures_are_kept_and_handed_out() -> None:
