@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -22,12 +23,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from governors.api.app import build_api
+from governors.auth.authenticator import Authenticator
+from governors.auth.issuer import Issuer, fetch_file, fetch_url
+from governors.auth.jwt import Trust
+from governors.auth.token_file import TokenFile
 from governors.intake import Intake
 from governors.memory import settle_memory
 from governors.outbox.executors import Executor, LogExecutor
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
-from governors.settings import Effective, PubSubSettings, Settings
+from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, Settings
 from governors.supervision.child import Child, Started
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
 from governors.telemetry.logs import configure_logging
@@ -82,11 +87,16 @@ class App:
         self.service = GovernorService(
             self.runtime, self.metrics, self.watchers, tree=self._read_tree, missing=self.missing
         )
-        self.api = build_api(self.service, settings, self.metrics, clock_us=clock_us, rng=self.rng)
+        tokens, issuer = self._token_file(settings.auth), self._issuer(settings.oidc)
+        is_asked = tokens is not None or issuer is not None
+        authenticate = Authenticator(tokens, issuer).principal_of if is_asked else None
+        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate)
         self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+            *([Child("token-file", ready_at_once(tokens.run))] if tokens is not None else []),
+            *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
             Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
             *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
             on_event=self._on_supervision,
@@ -131,6 +141,28 @@ class App:
 
     # Edges
 
+    def _token_file(self, settings: AuthSettings) -> TokenFile | None:
+        if settings.tokens_file is None:
+            return None
+        return TokenFile(settings.tokens_file, self._clock_us, self._on_tokens)
+
+    def _issuer(self, settings: OidcSettings | None) -> Issuer | None:
+        if settings is None:
+            return None
+        trust = Trust(settings.issuer, settings.audience, settings.roles_claim, settings.tenants_claim)
+        # A path has no scheme.
+        fetch = fetch_url(settings.keys) if "://" in settings.keys else fetch_file(Path(settings.keys))
+        return Issuer(trust, fetch, self._clock_us, self.rng, self._on_issuer_failure)
+
+    def _on_tokens(self, tokens: int, problem: str) -> None:
+        if problem:
+            self.log.error("the token file changed and cannot be used: those of before still hold", problem=problem)
+        else:
+            self.log.info("the token file was read again", tokens=tokens)
+
+    def _on_issuer_failure(self, problem: str) -> None:
+        self.log.error("the issuer's keys cannot be had; those that are known still hold", problem=problem)
+
     def _pubsub(self, settings: PubSubSettings) -> Child:
         # Slow to import, so only where configured.
         from governors.pubsub import pull_child  # noqa: PLC0415
@@ -172,7 +204,8 @@ class App:
             self.log.warning("an unfinished batch was cut off the log", path=str(torn.copy), reason=torn.reason)
         if settings.tenants.auto_create:
             self.log.warning("unknown tenants are created on their first signal")
-        self.log.warning("there is no authentication: only this machine can reach the service")
+        if settings.auth.tokens_file is None and settings.oidc is None:
+            self.log.warning("there is no authentication: only this machine can reach the service")
         line = {
             "event": "ready",
             "url": self.http.url,

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -46,7 +47,7 @@ class HttpSettings(Struct, frozen=True, kw_only=True):
     """The HTTP server."""
 
     host: Host = "127.0.0.1"
-    """Address to listen on. Loopback: nobody is asked who they are, so nobody from elsewhere may ask."""
+    """Address to listen on. Others than loopback need authentication: `auth.tokens_file` or the section `oidc`."""
     port: Port = 8080
     """TCP port; 0 takes any free one, which the `ready` line then names."""
     body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 4 * MIB
@@ -56,6 +57,29 @@ class HttpSettings(Struct, frozen=True, kw_only=True):
     request_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     """Seconds for a whole request, reading it included. Above the 2 s that a commit may gather, with room for a slow
     disk; below the 60 s after which proxies commonly give up."""
+
+
+class AuthSettings(Struct, frozen=True, kw_only=True):
+    """Who may ask. With a token file or an issuer, every request but the probes' needs a bearer token."""
+
+    tokens_file: Path | None = None
+    """YAML file of token digests, roles and tenants, read again when it changes. `governors token` makes entries."""
+
+
+class OidcSettings(Struct, frozen=True, kw_only=True):
+    """An issuer of JSON Web Tokens whose word is believed. The section is absent unless one of its keys is set."""
+
+    issuer: Word
+    """The issuer's identifier, exactly as its tokens have it in `iss`."""
+    audience: Word
+    """What `aud` must name: this service, by the name that the issuer knows it by."""
+    keys: Word
+    """Its public keys, a JWK set: an `https://` address, fetched hourly and when a token names an unknown key; or the
+    path of a file that somebody else keeps fresh."""
+    roles_claim: Word = "roles"
+    """Claim with the roles: a list, or words in one text. Others than ours are left out."""
+    tenants_claim: Word | None = None
+    """Claim with the list of tenants in scope; a token without it has none. Null: every token is for all tenants."""
 
 
 class LedgerSettings(Struct, frozen=True, kw_only=True):
@@ -147,6 +171,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     default_profile: Word = "standard"
     """Profile of a tenant for which nobody chose one."""
     http: HttpSettings = field(default_factory=HttpSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    oidc: OidcSettings | None = None
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     tenants: TenantSettings = field(default_factory=TenantSettings)
     dedup: DedupSettings = field(default_factory=DedupSettings)
@@ -305,11 +331,15 @@ def _contradictions(
     """Values that are each possible, but not together."""
     ledger, tenants = settings.ledger, settings.tenants
     found: list[tuple[str, Any, str]] = []
-    if not _is_loopback(settings.http.host):
-        # The one place that decides who may listen where. Once callers can be told apart, a public address is allowed
-        # for a service that does so.
-        expected = "expected 127.0.0.1, ::1 or localhost: without authentication the service is for this machine alone"
+    is_asked = settings.auth.tokens_file is not None or settings.oidc is not None
+    if not is_asked and not _is_loopback(settings.http.host):
+        expected = (
+            "expected 127.0.0.1, ::1 or localhost, as long as there is no authentication (auth.tokens_file, oidc)"
+        )
         found.append(("http.host", settings.http.host, expected))
+    if settings.oidc is not None and not _is_https_or_path(settings.oidc.keys):
+        expected = "expected an https:// address (http:// to this machine alone), or a path"
+        found.append(("oidc.keys", settings.oidc.keys, expected))
     if ledger.batch_bytes_max > ledger.segment_bytes_max:
         limit = ledger.segment_bytes_max
         found.append(("ledger.batch_bytes_max", ledger.batch_bytes_max, f"expected at most segment_bytes_max, {limit}"))
@@ -350,6 +380,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_https_or_path(keys: str) -> bool:
+    """Keys that came in the clear could be anybody's."""
+    address = urlsplit(keys)
+    if address.scheme == "http":
+        return _is_loopback(address.hostname or "")
+    return address.scheme in ("", "https")
 
 
 def _rows(leaves: Mapping[str, Leaf], values: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[SettingRow, ...]:

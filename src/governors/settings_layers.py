@@ -24,7 +24,7 @@ _SERVICE_LINK: Final = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
 # Read by the commands that talk to a running service; a shell that has it set must be able to start one too.
-NOT_SETTINGS: Final = frozenset({"GOVERNORS_URL"})
+NOT_SETTINGS: Final = frozenset({"GOVERNORS_URL", "GOVERNORS_TOKEN"})
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 

@@ -99,11 +99,16 @@ class Issuer:
             raise KeysUnavailableError(f"the keys of {self._trust.issuer}: {type(error).__name__} {error}") from error
 
 
-def fetch_url(client: httpx.AsyncClient, url: str) -> Fetch:
+def fetch_url(url: str, transport: httpx.AsyncBaseTransport | None = None) -> Fetch:
     """Fetch a JWK set. Raises httpx.HTTPError, TimeoutError, ValueError for one that is too long."""
 
     async def fetch() -> bytes:
-        async with asyncio.timeout(FETCH_S), client.stream("GET", url, follow_redirects=False) as response:
+        # A client for each: it is asked once an hour.
+        async with (
+            asyncio.timeout(FETCH_S),
+            httpx.AsyncClient(transport=transport, follow_redirects=False) as client,
+            client.stream("GET", url) as response,
+        ):
             response.raise_for_status()
             body = b""
             async for piece in response.aiter_bytes():

@@ -1,5 +1,6 @@
 """Commands that talk to a running service: `send`, `tail`, `tenants`, `receipts`."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ TIMEOUT_S: Final = 40.0
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 60.0
 """The stream says every 15 s that it is still there."""
+TOKEN_VARIABLE: Final = "GOVERNORS_TOKEN"  # noqa: S105 - the name of a variable, no token
+"""Where the token is looked for: a command line can be read by every user of a machine, an environment cannot."""
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 Url = Annotated[str, typer.Option(envvar="GOVERNORS_URL", metavar="URL", help="Address of the service.")]
 
@@ -35,7 +38,10 @@ class Wait(StrEnum):
 def _service(url: str) -> Iterator[httpx.Client]:
     """A client whose failures end the command with a sentence."""
     try:
-        with httpx.Client(base_url=url, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)) as client:
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout) as client:
             yield client
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = str(error).rstrip(".") or type(error).__name__

@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, pubsub, replay, serve, verify
+from governors.cli import client, config, demo, pubsub, replay, serve, token, verify
 
 app = typer.Typer(
     name="governors",
@@ -36,6 +36,7 @@ app.command()(client.tail)
 app.command()(client.tenants)
 app.command()(client.receipts)
 app.command()(replay.replay)
+app.command()(token.token)
 app.add_typer(verify.app, name="verify")
 app.add_typer(config.app, name="config")
 app.add_typer(pubsub.app, name="pubsub")

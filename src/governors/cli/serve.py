@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from governors.auth.tokens import TokenFileError
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
 from governors.supervision.errors import ChildStartError, IntensityExceededError
@@ -39,5 +40,7 @@ def serve(
         fail(f"ledger: {error}", EXIT_BAD)
     except IntensityExceededError as error:
         fail(f"{error}: {error.__cause__}", EXIT_BAD)
+    except TokenFileError as error:
+        fail(f"auth.tokens_file: {error}", EXIT_BAD)
     except (ChildStartError, OSError) as error:
         fail(str(error.__cause__ or error), EXIT_BAD)

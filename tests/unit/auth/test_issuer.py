@@ -117,12 +117,15 @@ async def test_keys_are_read_from_an_address_within_bounds() -> None:
     answers = {"/keys": httpx.Response(200, text="{}"), "/long": httpx.Response(200, content=b" " * 2_000_000)}
     answers["/moved"] = httpx.Response(302, headers={"Location": "/keys"})
     transport = httpx.MockTransport(lambda request: answers[request.url.path])
-    async with httpx.AsyncClient(transport=transport, base_url="https://issuer.example") as client:
-        assert await fetch_url(client, "/keys")() == b"{}"
-        with pytest.raises(ValueError, match="bytes"):
-            await fetch_url(client, "/long")()
-        with pytest.raises(httpx.HTTPStatusError):
-            await fetch_url(client, "/moved")()
+
+    def fetch(path: str) -> Any:
+        return fetch_url(f"https://issuer.example{path}", transport)
+
+    assert await fetch("/keys")() == b"{}"
+    with pytest.raises(ValueError, match="bytes"):
+        await fetch("/long")()
+    with pytest.raises(httpx.HTTPStatusError):
+        await fetch("/moved")()
 
 
 async def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
