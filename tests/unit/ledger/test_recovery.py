@@ -54,6 +54,17 @@ async def test_everything_comes_back_from_the_log(tmp_path: Path) -> None:
     assert {name: each.count for name, each in recovered.chains.items()} == dict.fromkeys(pseudonyms, 10)
 
 
+async def test_what_a_killed_writer_left_in_the_page_cache_is_written_anew(tmp_path: Path) -> None:
+    """Its fdatasync never came, or failed: the bytes can be read, and the next power failure takes them."""
+    await write_log(tmp_path, [3])
+    left = abandon(tmp_path)
+    before, content = left.stat().st_ino, left.read_bytes()
+    recovered_from(tmp_path)
+    (sealed,) = segments(tmp_path)
+    assert sealed.read_bytes() == content
+    assert sealed.stat().st_ino != before
+
+
 async def test_chains_tree_and_epochs_go_on_over_many_runs(tmp_path: Path) -> None:
     for run in range(4):
         await write_log(tmp_path, [3, 2])
