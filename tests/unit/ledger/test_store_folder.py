@@ -19,7 +19,6 @@ from ledger import durable
 from ledger.errors import StoreRefusedError, StoreUnavailableError
 from ledger.store.folder import FolderStore
 from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown, Won
-from ledger.store.opening import open_store
 
 
 @pytest.fixture
@@ -335,24 +334,6 @@ def _count(folder: Path, steps: int) -> None:
         await store.close()
 
     asyncio.run(climb(steps))
-
-
-# Opening
-
-
-async def test_a_url_names_a_folder(tmp_path: Path) -> None:
-    store = open_store(f"file://{tmp_path}/with%20space")
-    assert isinstance(await store.put("0/a", b"x", if_generation=CREATE), Won)
-    await store.close()
-    assert (tmp_path / "with space/0/a").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize(
-    "url", ["", "/data/store", "file:relative", "file://host/path", "s3://bucket", "gs://", "gs:///p"]
-)
-def test_a_url_of_no_store_is_refused(url: str) -> None:
-    with pytest.raises(StoreRefusedError, match="is no store"):
-        open_store(url)
 
 
 async def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
