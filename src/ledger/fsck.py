@@ -13,98 +13,48 @@ after that every byte counts. And a whole log that was written anew, CRCs and al
 somebody kept a root of it.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ledger.errors import NotALedgerError, SegmentFormatError
-from ledger.format import chain, damage, segment
-from ledger.format.merkle import HASH_BYTES, CompactRange
-from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn, Verdict
+from ledger.errors import NotALedgerError, NoteInvalidError
+from ledger.format import checkpoint as checkpoints
+from ledger.format.checkpoint import Checkpoint
+from ledger.format.note import split_note
 from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE
-from ledger.index import SegmentKey
-from ledger.layout import SEALED_SUFFIX, list_segments
-from ledger.reader import read_segment
-from ledger.verify import facts, parallel
-from ledger.verify.facts import FINDINGS_MAX, Facts, Finding, SoundBatch
+from ledger.layout import list_segments
+from ledger.verify.memory import Memory
+from ledger.verify.partition import PartitionCheck
+from ledger.verify.published import Published
+from ledger.verify.report import LogReport, PartitionReport, Progress
 
-_LISTINGS_MAX: Final = 10
+STORE_FOLDER: Final = "store"
 
-Progress = Callable[[int, int, int], None]
-"""`progress(partition, receipts, segments_left)`, after each segment."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogError:
-    """Something that no honest writer leaves. `kind` is a stable word: `damaged` (bytes changed), `missing`, `header`,
-    `sequence`, `frame`, `root`, `canonical`, `tenant_chain`, `commitment`, `foreign`. `index` is the first receipt
-    concerned, `offset` the byte in `file` where it shows.
-    """
-
-    partition: int
-    index: int
-    kind: str
-    message: str
-    file: str
-    offset: int
+Recall = Callable[[str], Memory | None]
+"""What is known of the log with this origin: its key, and what was seen of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionReport:
-    """What was verified: the first `size` receipts, and their root (hex)."""
-
-    partition: int
-    size: int
-    root: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogReport:
-    """The verdict on a log. `notes` are worth reading and no errors."""
-
-    receipts: int
-    tenants: int
-    partitions: list[PartitionReport]
-    seconds: float
-    errors: list[LogError]
-    notes: list[str]
-
-    @property
-    def ok(self) -> bool:
-        return not self.errors
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "ok": self.ok,
-            "receipts": self.receipts,
-            "tenants": self.tenants,
-            "partitions": [
-                {"partition": one.partition, "size": one.size, "root": one.root} for one in self.partitions
-            ],
-            "seconds": round(self.seconds, 3),
-            "errors": [
-                {"partition": one.partition, "index": one.index, "kind": one.kind, "message": one.message,
-                 "file": one.file, "offset": one.offset}
-                for one in self.errors
-            ],
-            "notes": self.notes,
-        }  # fmt: skip
-
-
-def verify_log(folder: Path, progress: Progress | None = None, *, processes: int = 1) -> LogReport:
+def verify_log(
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    processes: int = 1,
+    store: Path | None = None,
+    recall: Recall = lambda _: None,
+) -> LogReport:
     """Verify every partition in a data folder, its `ledger` folder, or one partition's folder.
 
-    With more than one process the segments are shared out among forks of this one, which must not have threads then.
+    `store`: the folder that the log is published in; None: the one in the data folder. With more than one process the
+    work is shared out among forks of this one, which must not have threads then.
+
     Raises NotALedgerError if there is none to verify, OSError if a file cannot be read: then nothing was found out.
     """
     started = time.monotonic()
-    checks = [_PartitionCheck(number, path, origin) for number, path, origin in _partitions(folder)]
-    for check in checks:
-        check.run(progress, processes)
+    audits = [_Audit(number, path, origin, store, recall) for number, path, origin in _partitions(folder)]
+    for audit in audits:
+        audit.run(progress, processes)
+    checks = [audit.check for audit in audits]
     return LogReport(
         receipts=sum(check.tree.size for check in checks),
         tenants=len(set().union(*(check.chains for check in checks))),
@@ -112,6 +62,7 @@ def verify_log(folder: Path, progress: Progress | None = None, *, processes: int
         seconds=time.monotonic() - started,
         errors=[error for check in checks for error in check.errors],
         notes=[note for check in checks for note in check.notes],
+        learned=[audit.learned for audit in audits if audit.learned is not None],
     )
 
 
@@ -132,187 +83,74 @@ def _partitions(folder: Path) -> list[tuple[int, Path, str | None]]:
     return [(number, path, None if name is None else f"{name}/{number}") for number, path in found]
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    folder: Path
-    key: SegmentKey
-    log: str | None
+class _Audit:
+    """One partition: its log, held against what was published of it and against what was seen of it before."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A segment, looked at apart from the others. Without a header it has none that is valid."""
-
-    path: Path
-    sealed: bool
-    header: SegmentHeader | None
-    verdict: Verdict
-    facts: Facts
-    sha256: bytes
-    data: bytes
-    """The segment, if something is wrong with it."""
-
-
-def _look_at(task: _Task) -> _Seen:
-    path, data = read_segment(task.folder, task.key)
-    return _look_into(path, data, task.log)
-
-
-def _look_into(path: Path, data: bytes, log: str | None, *, skip: int = 0) -> _Seen:
-    """What a segment shows, apart from its first `skip` batches."""
-    sealed = path.suffix == SEALED_SUFFIX
-    try:
-        scan = segment.scan(data, sealed=sealed)
-    except SegmentFormatError as error:
-        return _Seen(path, sealed, None, Corrupt(error.offset, error.message), Facts(log, [], {}, [], True), b"", data)
-    found = facts.of_segment(data, scan, log, skip)
-    intact = isinstance(scan.verdict, Intact)
-    sha256 = hashlib.sha256(data).digest() if intact else b""
-    return _Seen(path, sealed, scan.header, scan.verdict, found, sha256, b"" if intact else data)
-
-
-class _PartitionCheck:
-    """One partition: what its segments show, joined in order."""
-
-    def __init__(self, partition: int, folder: Path, origin: str | None) -> None:
-        self.partition = partition
-        self.tree = CompactRange()
-        self.chains: dict[str, tuple[int, str]] = {}
-        """By pseudonym: how many receipts, and the leaf hash (hex) of the last."""
-        self.errors: list[LogError] = []
-        self.notes: list[str] = []
-        self._folder = folder
-        self._log = origin
-        self._epoch = 0
-        self._previous_sha256 = segment.NO_SEGMENT_SHA256
-        self._path = folder
+    def __init__(self, partition: int, folder: Path, origin: str | None, store: Path | None, recall: Recall) -> None:
+        self._published = Published((store or folder.parent.parent / STORE_FOLDER) / folder.name)
+        self._memory = recall(origin) if origin is not None else None
+        # Before the log is read: a live one may publish more meanwhile, never less.
+        self._note = self._published.checkpoint()
+        self._checkpoint: Checkpoint | None = None
+        self._doubt = ""
+        if self._note is not None:
+            try:
+                self._checkpoint = self._open(self._note)
+            except NoteInvalidError as error:
+                self._doubt = str(error)
+        seen = self._memory.seen if self._memory is not None else ()
+        size = self._checkpoint.size if self._checkpoint is not None else 0
+        sizes = [one.checkpoint.size for one in seen]
+        self.check = PartitionCheck(partition, folder, origin, self._published, size, sizes)
+        self.learned: Memory | None = None
 
     def run(self, progress: Progress | None, processes: int) -> None:
-        """Stops at what makes everything behind it unknowable, or after too many errors."""
-        keys = self._list_keys()
-        tasks = (_Task(self._folder, key, self._log) for key in keys)
-        for number, seen in enumerate(parallel.in_order(_look_at, tasks, min(processes, len(keys))), 1):
-            self._path = seen.path
-            if not seen.sealed and number < len(keys):
-                self._error("missing", 0, "it is unsealed, but another segment follows: a sealed one was replaced")
-            if not self._join(keys[number - 1], seen):
-                self.notes.append(f"{self._path}: receipts from {self.tree.size} on were not judged")
-                return
-            if progress is not None:
-                progress(self.partition, self.tree.size, len(keys) - number)
+        check = self.check
+        check.run(progress, processes)
+        if self._doubt:
+            self._wrong("checkpoint", f"the published checkpoint cannot be trusted: {self._doubt}")
+        if self._checkpoint is not None:
+            self._judge("the published checkpoint", self._checkpoint, "truncated")
+        if self._memory is None:
+            if self._note is not None:
+                check.notes.append("whoever signed the published checkpoint was not checked: no key is known")
+            return
+        for one in self._memory.seen:
+            self._judge("a checkpoint seen before", one.checkpoint, "rollback")
+        self._learn(self._memory)
 
-    def _list_keys(self) -> list[SegmentKey]:
-        """The segments, listed until two listings agree: a live one may be renamed while the folder is read."""
-        listed: list[SegmentKey] | None = None
-        for _ in range(_LISTINGS_MAX):
-            keys = sorted({SegmentKey(name.first_index, name.epoch) for name in list_segments(self._folder)})
-            if keys == listed:
-                break
-            listed = keys
-        return listed or []
+    def _open(self, note: bytes) -> Checkpoint:
+        if self._memory is not None:
+            return self._memory.open(note)
+        return checkpoints.decode(split_note(note)[0])
 
-    def _join(self, key: SegmentKey, seen: _Seen) -> bool:
-        """Can what follows be judged?"""
-        if seen.header is not None:
-            return self._check_header(key, seen.header, seen.facts.log) and self._join_batches(seen)
-        assert isinstance(seen.verdict, Corrupt)  # noqa: S101 - no header is valid, so there is a reason
-        mended = self._mend(seen, *seen.verdict)
-        return mended is not None and self._join(key, _look_into(seen.path, mended, self._log))
+    def _judge(self, what: str, checkpoint: Checkpoint, when_short: str) -> None:
+        """Does the log that is here have the receipts that a checkpoint has?"""
+        size, root = self.check.tree.size, self.check.roots.get(checkpoint.size)
+        if root is None and self.check.whole:
+            lost = f"receipts {size}..{checkpoint.size - 1} were in the log and are not here"
+            self._wrong(when_short, f"{what} is of {checkpoint.size} receipts, and the log has {size}: {lost}", size)
+        elif root is not None and root != checkpoint.root:
+            message = (
+                f"{what} has the root {checkpoint.root.hex()} at {checkpoint.size} receipts, and these receipts have "
+                f"{root.hex()}: the log was written anew, or it shows different people different histories"
+            )
+            self._wrong("fork", message, 0)
 
-    def _join_batches(self, seen: _Seen, done: int = 0) -> bool:
-        """The batches that it shows, which come behind `done` others, then what the scan stopped at."""
-        if not self._join_facts(seen.facts):
-            return False
-        match seen.verdict:
-            case Intact():
-                self._previous_sha256 = seen.sha256
-                return True
-            case Torn(offset, reason):
-                mended = self._mend(seen, offset, reason, quiet=True)
-                if mended is None:
-                    self.notes.append(
-                        f"{self._path}: the last {len(seen.data) - offset} bytes, from {offset} on, are an unfinished "
-                        f"batch ({reason}): one that is being written, or that a crash interrupted. The next start "
-                        "cuts it"
-                    )
-                    return True
-            case Corrupt(offset, reason):
-                mended = self._mend(seen, offset, reason)
-                if mended is None:
-                    return False
-        done += len(seen.facts.batches)
-        return self._join_batches(_look_into(seen.path, mended, self._log, skip=done), done)
+    def _learn(self, memory: Memory) -> None:
+        """Keep the newest checkpoint, which the log was found to continue all others of."""
+        check, note = self.check, self._note
+        if check.errors or not check.whole:
+            return
+        newest = memory.newest
+        if note is None or self._checkpoint is None or (newest is not None and newest.size > self._checkpoint.size):
+            note = memory.seen[-1].note if memory.seen else None
+        if note is None:
+            return
+        self.learned = memory.learn(note, check.roots)
+        signed = memory.open(note).size
+        if signed < check.tree.size:
+            check.notes.append(f"receipts {signed}..{check.tree.size - 1} are newer than the newest signed checkpoint")
 
-    def _join_facts(self, found: Facts) -> bool:
-        """Tree and chains go on with what a piece shows. False if they cannot, or after too many errors."""
-        self._log = log = self._log or found.log
-        findings = list(found.findings)
-        for tenant, link in found.links.items():
-            # Without an origin there is no receipt, so no link either.
-            count, head = self.chains.get(tenant) or (0, chain.genesis(log or "", tenant).hex())
-            if (link.tseq, link.prev) != (count, head):
-                message = facts.chain_break(tenant, link.tseq, count)
-                findings.append(Finding(link.index, link.offset, "tenant_chain", message))
-            self.chains[tenant] = (link.next_tseq, link.head)
-        stopped = found.broken
-        for batch in found.batches:
-            if not self._grow(batch):
-                message = "a batch's receipts do not give its root"
-                findings = [one for one in findings if one.index < batch.first_index + batch.count]
-                findings.append(Finding(batch.first_index, batch.offset, "root", message))
-                stopped = True
-                break
-        for finding in sorted(findings)[: FINDINGS_MAX - len(self.errors)]:
-            self._error(finding.kind, finding.offset, finding.message, finding.index)
-        return not stopped and len(self.errors) < FINDINGS_MAX
-
-    def _grow(self, batch: SoundBatch) -> bool:
-        """The tree with a batch's leaves, if that gives the batch's root."""
-        self.tree.extend(chain.split(batch.hashes, HASH_BYTES))
-        return self.tree.root() == batch.root
-
-    def _mend(self, seen: _Seen, offset: int, reason: str, *, quiet: bool = False) -> bytes | None:
-        """Report damage, by the byte if one byte explains it; the bytes as they were, if so.
-
-        `quiet`: say nothing of what no single byte explains.
-        """
-        data = seen.data
-        repairs = [one for one in damage.explain(data, sealed=seen.sealed) if self._is_sound(one, offset)]
-        if len(repairs) != 1:
-            if not quiet:
-                self._error("damaged", offset, reason)
-            return None
-        change, mended, scan = repairs[0]
-        batch = next((one for one in scan.batches if one.offset <= change.offset < one.end), None)
-        index, part = damage.part_of(mended, batch, change.offset) if batch else (self.tree.size, "the segment header")
-        was = f"{part} was changed: it is 0x{data[change.offset]:02x} and was 0x{change.original:02x}"
-        self._error("damaged", change.offset, was, index)
-        return mended
-
-    def _is_sound(self, repair: damage.Repair, offset: int) -> bool:
-        """Does the batch that the repair brings back give the root that it names?"""
-        batch = next((one for one in repair.scan.batches if one.offset == offset), None)
-        return batch is None or damage.is_sound(repair.data, batch, self.tree)
-
-    def _check_header(self, key: SegmentKey, header: SegmentHeader, log: str | None) -> bool:
-        if header.first_index != self.tree.size:
-            missing = f"it begins at receipt {header.first_index}, not {self.tree.size}: a segment is missing before it"
-            self._error("missing", 0, missing)
-            return False
-        if SegmentKey(header.first_index, header.epoch) != key:
-            self._error("header", 0, "its name and its header differ")
-        if header.epoch < self._epoch:
-            self._error("sequence", 0, f"epoch {header.epoch} comes after {self._epoch}")
-        if header.previous_sha256 != self._previous_sha256:
-            self._error("sequence", 0, "the segment before it is not the one whose SHA-256 it names")
-        named = self._log or log
-        if named is not None and header.log_hash != segment.log_hash(named):
-            self._error("foreign", 0, f"it belongs to another log than {named}")
-            return False
-        self._epoch = header.epoch
-        return True
-
-    def _error(self, kind: str, offset: int, message: str, index: int | None = None) -> None:
-        at = self.tree.size if index is None else index
-        place = f"{self._path} at byte {offset}, receipt {at}: {message}"
-        self.errors.append(LogError(self.partition, at, kind, place, str(self._path), offset))
+    def _wrong(self, kind: str, message: str, index: int | None = None) -> None:
+        self.check.error(kind, 0, message, index, self._published.folder)

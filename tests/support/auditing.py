@@ -1,10 +1,11 @@
 """A log in memory with a key of its own: what auditors' tests verify, forge and spoil."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from support.ledger_scenes import FSM
+from support.ledger_scenes import FSM, segments
 
-from ledger.format import canonical, chain, heads
+from ledger.format import canonical, chain, heads, segment
 from ledger.format.batch_proof import batch_ranges
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.heads import HeadList, HeadsStatement
@@ -12,6 +13,8 @@ from ledger.format.merkle import consistency_proof, inclusion_proof, leaf_hash, 
 from ledger.format.note import Signer, Verifier
 from ledger.format.proof import TlogProof
 from ledger.format.receipt import Fsm, Receipt
+from ledger.format.segment import Kind
+from ledger.format.tiles import TILE_WIDTH, TileTree, bundles_between, encode_entries, tile_path, tiles_between
 from ledger.verify.documents import BundledHeads, BundledReceipt, Consistency, TenantBundle, Tree
 
 ORIGIN = "ledger.test/log/0"
@@ -37,7 +40,7 @@ class Log:
     def add_heads(self) -> int:
         entries = HeadList.of((tenant, count, last) for tenant, (count, last) in self.ends.items())
         statement = HeadsStatement(len(entries), len(self.leaves), entries.root())
-        index = self._append(heads.LEDGER_TENANT, "none", heads.FSM, heads.evidence(statement), heads.RULE)
+        index = self._append(chain.LEDGER_TENANT, "none", heads.FSM, heads.evidence(statement), heads.RULE)
         self.heads[index] = entries
         return index
 
@@ -99,3 +102,30 @@ class Log:
             [root_of(hashes[start:end]) for start, end in batch_ranges(proven, len(hashes))],
             more,
         )
+
+
+def publish(folder: Path, leaves: list[bytes], signer: Signer = SIGNER) -> None:
+    """Checkpoint, tiles and entry bundles of a log, as a folder serves them."""
+    tree = TileTree()
+    tree.extend(b"".join(map(leaf_hash, leaves)))
+    for tile in tiles_between(0, len(leaves)):
+        write(folder / tile_path(tile), tree.tile(tile))
+    for bundle in bundles_between(0, len(leaves)):
+        first = bundle.number * TILE_WIDTH
+        write(folder / tile_path(bundle), encode_entries(leaves[first : first + bundle.width]))
+    write(folder / "checkpoint", sign_checkpoint(Checkpoint(signer.name, len(leaves), tree.root()), signer))
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def leaves_of(data_dir: Path) -> list[bytes]:
+    """All leaves of a data folder's one partition."""
+    found = []
+    for path in segments(data_dir):
+        data = path.read_bytes()
+        for batch in segment.scan(data).batches:
+            found += [data[start:end] for kind, start, end in segment.frames(data, batch) if kind == Kind.RECEIPT]
+    return found

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ledger.errors import NotCanonicalError, SegmentFormatError
+from ledger.errors import NotCanonicalError, ProofInvalidError, SegmentFormatError
 from ledger.format import canonical, chain, segment
+from ledger.format.chain import LEDGER_TENANT
+from ledger.format.heads import RULE, HeadsStatement, read_statement
 from ledger.format.merkle import leaf_hash
 from ledger.format.receipt import Receipt
 from ledger.format.segment import COMMITMENT_KEY_BYTES, Batch, Kind, Scan
@@ -58,6 +60,16 @@ class SoundBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedHeads:
+    """A heads receipt, and where the chains that the piece has seen so far end (as in `Link`)."""
+
+    index: int
+    offset: int
+    statement: HeadsStatement
+    ends: dict[str, tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a piece shows. `log` is the origin that its receipts name. `broken`: the frames of the batch behind
     `batches` are not in order, and nothing from there on was looked at.
@@ -66,6 +78,7 @@ class Facts:
     log: str | None
     batches: list[SoundBatch]
     links: dict[str, Link]
+    heads: list[StatedHeads]
     findings: list[Finding]
     broken: bool
 
@@ -148,10 +161,11 @@ class _Reading:
     findings: list[Finding] = field(default_factory=list)
     broken: bool = False
     chains: dict[str, _Chain] = field(default_factory=dict)
+    heads: list[StatedHeads] = field(default_factory=list)
 
     def facts(self) -> Facts:
         links = {tenant: Link(*one.entry, one.next_tseq, one.head) for tenant, one in self.chains.items()}
-        return Facts(self.log, self.batches, links, sorted(self.findings), self.broken)
+        return Facts(self.log, self.batches, links, self.heads, sorted(self.findings), self.broken)
 
     def take_batch(self, data: bytes, batch: Batch) -> None:
         hashes: list[bytes] = []
@@ -207,6 +221,8 @@ class _Reading:
                 if receipt.log != self.log or (epoch is not None and receipt.epoch != epoch):
                     self._find(index, start, "foreign", f"a receipt of {receipt.log!r}, epoch {receipt.epoch}")
                 tenant, tseq = receipt.tenant, receipt.tseq
+                if tenant == LEDGER_TENANT and receipt.rule == RULE:
+                    self._take_heads(receipt, index, start)
                 known = chains.get(tenant)
                 if known is None:
                     known = chains[tenant] = _Chain((index, start, tseq, receipt.prev))
@@ -216,6 +232,15 @@ class _Reading:
                 known.head = digest.hex()
             index += 1
         return hashes
+
+    def _take_heads(self, receipt: Receipt, index: int, start: int) -> None:
+        try:
+            statement = read_statement(receipt)
+        except ProofInvalidError as error:
+            self._find(index, start, "heads", str(error))
+            return
+        ends = {tenant: (one.next_tseq, one.head) for tenant, one in self.chains.items()}
+        self.heads.append(StatedHeads(index, start, statement, ends))
 
     def _receipt(self, leaf: bytes, index: int, start: int) -> Receipt | None:
         try:

@@ -14,9 +14,10 @@ from ledger.errors import NotALedgerError
 from ledger.format import segment
 from ledger.format.merkle import CompactRange, leaf_hash
 from ledger.format.segment import HEADER_BYTES, Kind, frame_head
-from ledger.fsck import LogReport, verify_log
+from ledger.fsck import verify_log
 from ledger.identity import partition_folder
 from ledger.verify import parallel
+from ledger.verify.report import LogReport
 
 LOG = "ledger.test/log/0"
 
