@@ -1,0 +1,92 @@
+"""What a log has published of one partition, in a folder: checkpoint, tiles, entry bundles, what retention dropped.
+
+It is read as it stands there, and held against the log by whoever asks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ledger.errors import ProofInvalidError, TileInvalidError
+from ledger.format.merkle import HASH_BYTES
+from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, tile_path
+
+CHECKPOINT: Final = "checkpoint"
+RETENTION: Final = "retention"
+
+
+class Retention(Struct, frozen=True):
+    """What the log says that it has dropped: segments with receipts below `segments_from`, entry bundles with leaves
+    below `entries_from`. Tiles stay.
+    """
+
+    entries_from: int
+    segments_from: int
+
+
+_decode_retention = msgspec.json.Decoder(Retention).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`folder` is where the partition's `checkpoint` and `tile/` are."""
+
+    folder: Path
+
+    def checkpoint(self) -> bytes | None:
+        """The signed note. Raises OSError."""
+        return self._read(CHECKPOINT)
+
+    def retention(self) -> Retention | None:
+        """Raises ProofInvalidError for one that cannot be read, OSError."""
+        data = self._read(RETENTION)
+        try:
+            return None if data is None else _decode_retention(data)
+        except msgspec.DecodeError as error:
+            raise ProofInvalidError(f"{self.folder / RETENTION} cannot be read: {error}") from error
+
+    def tile(self, tile: TileId) -> bytes | None:
+        """As many hashes as its width says, from the tile itself or, where that was deleted, from a fuller one.
+
+        Raises TileInvalidError, OSError.
+        """
+        held, data = self._find(tile)
+        if data is not None and len(data) != held * HASH_BYTES:
+            raise TileInvalidError(f"{tile_path(tile)} has {len(data)} bytes, not {held * HASH_BYTES}")
+        return None if data is None else data[: tile.width * HASH_BYTES]
+
+    def entries(self, number: int, width: int) -> list[bytes] | None:
+        """The first `width` leaves of an entry bundle. Raises as `tile`."""
+        held, data = self._find(TileId(ENTRIES, number, width))
+        return None if data is None else decode_entries(data, held)[:width]
+
+    def path(self, tile: TileId) -> Path:
+        return self.folder / tile_path(tile)
+
+    def _find(self, tile: TileId) -> tuple[int, bytes | None]:
+        """A tile or bundle that holds this one, and how wide it is. Partial ones give way to fuller ones."""
+        data = self._read(tile_path(tile))
+        if data is not None or tile.width == TILE_WIDTH:
+            return tile.width, data
+        widths = [int(each.name) for each in self.path(tile).parent.glob("*") if each.name.isdecimal()]
+        for width in sorted({TILE_WIDTH, *(width for width in widths if tile.width < width < TILE_WIDTH)}):
+            data = self._read(tile_path(tile._replace(width=width)))
+            if data is not None:
+                return width, data
+        return tile.width, None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def bundle_widths(size: int) -> Iterator[tuple[int, int]]:
+    """Number and width of each entry bundle of a log with `size` receipts."""
+    for number in range(-(-size // TILE_WIDTH)):
+        yield number, min(TILE_WIDTH, size - number * TILE_WIDTH)
