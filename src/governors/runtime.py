@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Final
 
 from governors.admission import Admission
-from governors.machines.catalog import RUNTIME
 from governors.machines.events import Event
 from governors.machines.profiles import Profile, build_profiles
 from governors.outbox.executors import Executor
 from governors.outbox.outbox import Outbox
-from governors.settings import Settings
+from governors.settings import Settings, SettingsError
+from governors.settings_layers import Problem
 from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, Child, Start, Started
 from governors.supervision.dynamic import DynamicSupervisor
 from governors.supervision.report import OnEvent, SupervisionEvent
 from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
-from governors.tenants.dedup import DedupWindow, recall
+from governors.tenants.fold import WindowFold
 from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT, Policy, load_policy, make_policy
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
@@ -28,7 +28,7 @@ from governors.tenants.tenant import Shared
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ledger.appender import Draft, Ledger, Limits
-from ledger.format.receipt import Fsm, Receipt
+from ledger.format.receipt import Fsm
 
 PARTITION: Final = 0
 
@@ -51,7 +51,8 @@ class Edges:
 class Runtime:
     """Recovered and ready to run; `tree` supervises its parts.
 
-    Opening blocks until the log is read. Raises LedgerError where the log cannot be used.
+    Opening blocks until the log is read. Raises LedgerError where the log cannot be used, SettingsError where the
+    configuration does not fit the tenants in it.
     """
 
     def __init__(self, settings: Settings, data_dir: Path, edges: Edges) -> None:
@@ -66,7 +67,8 @@ class Runtime:
             window_ids=settings.dedup.window_ids,
         )
         self.profiles: dict[str, Profile] = self.policy.profiles
-        self.window = DedupWindow(settings.dedup.window_ids)
+        fold = WindowFold()
+        self.window = fold.window
         self.admission = Admission()
         self.timers = Timers(edges.clock_us, self._on_due)
         self.supervisor = DynamicSupervisor(
@@ -83,7 +85,7 @@ class Runtime:
             entropy=edges.entropy,
             writer=edges.writer,
             encode_state=encode_record,
-            on_receipt=self._recall,
+            app=fold,
             on_state=states.__setitem__,
             name=settings.ledger.origin,
             on_commit=edges.on_commit,
@@ -119,6 +121,9 @@ class Runtime:
         recorded = states.pop(POLICY_KEY, None)
         for key, value in states.items():
             self.registry.load(key, value)
+        if problems := self._missing_profiles():
+            self.ledger.close()
+            raise SettingsError(problems)
         self._record_policy("" if recorded is None else decode_policy(recorded).digest)
         for work in self.registry.restore():
             self.outbox.submit(work)
@@ -146,6 +151,22 @@ class Runtime:
             ],
         )
 
+    def _missing_profiles(self) -> list[Problem]:
+        """Profiles that tenants in the log have and the configuration does not. To govern them by another one would be
+        nobody's decision.
+        """
+        missing = {
+            profile: tenants for profile, tenants in self.registry.by_profile().items() if profile not in self.profiles
+        }
+        return [
+            Problem(
+                f"profiles.{profile}", "", "not set", f"needed by {len(tenants)} tenants in the log: {tenants[0]}, …"
+            )
+            if len(tenants) > 1
+            else Problem(f"profiles.{profile}", "", "not set", f"needed by the tenant {tenants[0]} in the log")
+            for profile, tenants in missing.items()
+        ]
+
     def _record_policy(self, recorded: str) -> None:
         """Write into the log what decisions are taken under from now on, unless it is what `recorded` says."""
         policy = self.policy
@@ -156,13 +177,6 @@ class Runtime:
             self.window.resize(policy.document.window_ids, now_us)
 
     # The parts know each other through these; none of them has to exist before another.
-
-    def _recall(self, index: int, receipt: Receipt) -> None:
-        """Rebuild the dedup window as the receipts of the log built it."""
-        recall(self.window, index, receipt)
-        if receipt.fsm.machine == RUNTIME:
-            # At the same receipt as then: what has been forgotten depends on it.
-            self.window.resize(int(receipt.evidence["window_ids"]), receipt.ts_us)
 
     def _on_due(self, tenant: str, key: str) -> None:
         self.registry.on_due(tenant, key)

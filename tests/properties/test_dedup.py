@@ -93,3 +93,24 @@ def test_a_signal_dated_ahead_moves_no_horizon_before_its_time() -> None:
     window.remember(tenant, signal_key("s", "next"), MACHINE, 12, 2, 12)
     assert tenant.horizons[MACHINE] == 11
     assert signal_key("s", "ahead") in tenant.seen
+
+
+@given(arrivals, st.integers(1, 20), st.integers(0, 200), st.integers(1, 20))
+def test_a_window_that_was_put_away_goes_on_as_if_nothing_had_happened(
+    sequence: list[tuple[str, int, int]], capacity: int, cut: int, resized: int
+) -> None:
+    through, broken = Decider(capacity), Decider(capacity)
+    now_us = 0
+    for position, (tenant, number, step_us) in enumerate(sequence):
+        now_us += step_us
+        if position == cut:
+            put_away = broken.window.state()
+            assert put_away == through.window.state()
+            broken.window = DedupWindow(1)
+            broken.window.restore(put_away)
+            for decider in (through, broken):
+                decider.window.resize(resized, now_us)
+        answers = [decider.receive(tenant, number, now_us) for decider in (through, broken)]
+        assert answers[0] == answers[1]
+    assert broken.window.state() == through.window.state()
+    assert len(broken.window) == len(through.window)

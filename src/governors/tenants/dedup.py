@@ -8,7 +8,10 @@ for the first time, but later than `capacity` others of its partition, is refuse
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
+
+from msgspec import Struct
 
 from governors.tenants.decide import window_key
 from governors.tenants.records import SEPARATOR
@@ -76,6 +79,53 @@ class DedupWindow:
         while len(self._newest) > capacity:
             self._retire(self._newest.popleft(), now_us)
 
+    def state(self) -> "WindowState":
+        """All of it, the same for the same receipts, whatever way it came to them."""
+        tenants, machines = _Numbers(), _Numbers()
+        names = {window: name for name, window in self._tenants.items()}
+
+        def columns(entries: Iterable[_Entry]) -> Entries:
+            rows = [
+                (observed_us, tenants[names[window]], machines[machine], key, window.seen[key])
+                for observed_us, _, window, key, machine in entries
+            ]
+            observed, owners, owned, keys, indices = (
+                map(list, zip(*rows, strict=True)) if rows else ([], [], [], [], [])
+            )
+            return Entries(observed, owners, owned, keys, indices)
+
+        ahead = sorted(self._ahead)
+        newest, aside = columns(self._newest), columns(ahead)
+        horizons = [
+            (tenants[name], machines[machine], observed_us)
+            for name, window in sorted(self._tenants.items())
+            for machine, observed_us in sorted(window.horizons.items())
+        ]
+        return WindowState(
+            self.capacity, self._count, newest, aside, [entry[1] for entry in ahead], horizons, tenants.names,
+            machines.names,
+        )  # fmt: skip
+
+    def restore(self, state: "WindowState") -> None:
+        """Be as the window that had this state. Raises ValueError or IndexError for one that no window had."""
+        windows = [TenantWindow() for _ in state.tenants]
+
+        def entries(columns: Entries, counts: Iterable[int]) -> list[_Entry]:
+            owners = map(windows.__getitem__, columns.tenants)
+            machines = map(state.machines.__getitem__, columns.machines)
+            found = list(zip(columns.observed_us, counts, owners, columns.keys, machines, strict=True))
+            for (_, _, window, key, _), index in zip(found, columns.indices, strict=True):
+                window.seen[key] = index
+            return found
+
+        first = state.count - len(state.newest.keys) + 1
+        newest = deque(entries(state.newest, range(first, state.count + 1)))
+        ahead = entries(state.ahead, state.ahead_counts)
+        for tenant, machine, observed_us in state.horizons:
+            windows[tenant].horizons[state.machines[machine]] = observed_us
+        self.capacity, self._count, self._newest, self._ahead = state.capacity, state.count, newest, ahead
+        self._tenants = dict(zip(state.tenants, windows, strict=True))
+
     def _retire(self, oldest: _Entry, now_us: int) -> None:
         if oldest[0] <= now_us:
             _forget(oldest)
@@ -83,6 +133,43 @@ class DedupWindow:
             heapq.heappush(self._ahead, oldest)
         while self._ahead and (self._ahead[0][0] <= now_us or len(self._ahead) > self.capacity):
             _forget(heapq.heappop(self._ahead))
+
+
+class Entries(Struct, array_like=True):
+    """Signals that are remembered, in columns. `tenants` and `machines` are positions in the state's lists."""
+
+    observed_us: list[int]
+    tenants: list[int]
+    machines: list[int]
+    keys: list[str]
+    indices: list[int]
+
+
+class WindowState(Struct, array_like=True):
+    """A window as plain data. `count` is how many signals were ever remembered; `newest` are in order, `ahead` by
+    time and `ahead_counts`. A horizon is a tenant's position, a machine's, and µs.
+    """
+
+    capacity: int
+    count: int
+    newest: Entries
+    ahead: Entries
+    ahead_counts: list[int]
+    horizons: list[tuple[int, int, int]]
+    tenants: list[str]
+    machines: list[str]
+
+
+class _Numbers(dict[str, int]):
+    """Numbers names from 0, in the order in which they are asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
+
+    @property
+    def names(self) -> list[str]:
+        return list(self)
 
 
 def recall(window: DedupWindow, index: int, receipt: Receipt) -> None:
