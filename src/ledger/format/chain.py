@@ -13,6 +13,10 @@ from typing import Final
 
 GENESIS_PREFIX: Final = b"govledger/genesis/v1\0"
 PSEUDONYM_CHARS: Final = 32
+LEDGER_NAME: Final = "_ledger"
+"""The tenant under which the log itself writes. No sender can name it."""
+LEDGER_TENANT: Final = "0" * PSEUDONYM_CHARS
+"""Its pseudonym, the same in every log, so that anybody can tell these receipts."""
 KEY_BYTES: Final = 32
 
 # RFC 2104: a key is filled up with zeros to SHA-256's block, and each byte of that xored with one of two pads.
@@ -33,6 +37,8 @@ def genesis(log: str, tenant: str) -> bytes:
 
 def pseudonym(key: bytes, tenant: str) -> str:
     """The name a tenant has in receipts: 128 bits of HMAC-SHA256 under the folder's key, in hex."""
+    if tenant == LEDGER_NAME:
+        return LEDGER_TENANT
     return hmac.digest(key, tenant.encode(), "sha256").hex()[:PSEUDONYM_CHARS]
 
 

@@ -18,14 +18,12 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from ledger.errors import ProofInvalidError
-from ledger.format.chain import PSEUDONYM_CHARS, split
+from ledger.format.chain import LEDGER_TENANT, PSEUDONYM_CHARS, split
 from ledger.format.checkpoint import SIZE_LIMIT
 from ledger.format.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from ledger.format.receipt import Fsm, Receipt
 from ledger.format.tiles import TileTree, inclusion_proof
 
-LEDGER_TENANT: Final = "0" * PSEUDONYM_CHARS
-"""The pseudonym under which the log itself writes. No name is known that has it."""
 MACHINE: Final = "ledger"
 EVENT: Final = "heads"
 RULE: Final = "ledger.heads"

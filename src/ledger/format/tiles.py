@@ -93,6 +93,14 @@ def bundles_between(old_size: int, new_size: int) -> Iterator[TileId]:
         yield from _tiles_of(ENTRIES, old_size, new_size)
 
 
+def edge_tiles(size: int) -> Iterator[TileId]:
+    """The partial tiles of a tree, at most one a level: with their hashes it can be extended."""
+    for level in range(_levels_of(size)):
+        number, width = divmod(size >> TILE_BITS * level, TILE_WIDTH)
+        if width:
+            yield TileId(level, number, width)
+
+
 def tile_roots(hashes: bytes) -> bytes:
     """The roots of full tiles that follow each other: what the level above holds of them."""
     if len(hashes) % TILE_BYTES:
@@ -163,6 +171,17 @@ class TileTree:
         for first, kept in zip(self._first, self._levels, strict=True):
             parts += (_FIRST.pack(first), kept)
         return b"".join(parts)
+
+    @classmethod
+    def from_edge(cls, size: int, read: ReadTile) -> Self:
+        """The tree of `size`, given its `edge_tiles`. Wrong hashes show only in `root()`. Raises TileInvalidError."""
+        tree = cls()
+        tree.size = size
+        edge = {tile.level: _checked(tile, read(tile)) for tile in edge_tiles(size)}
+        for level in range(_levels_of(size)):
+            tree._first.append(size >> TILE_BITS * (level + 1))
+            tree._levels.append(bytearray(edge.get(level, b"")))
+        return tree
 
     @classmethod
     def from_state(cls, state: bytes) -> Self:

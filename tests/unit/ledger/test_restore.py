@@ -73,7 +73,7 @@ def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, same_key: bool)
         await a_log(tmp_path / "b", seed=2)
         if same_key:
             shutil.copy(tmp_path / "a/ledger/pseudonym.key", tmp_path / "b/ledger/pseudonym.key")
-        with pytest.raises(RestoreError if same_key else IdentityError, match="another log|already"):
+        with pytest.raises(RestoreError if same_key else IdentityError, match=r"another log|already"):
             await bring_back(store, tmp_path / "b")
 
     run_simulated(run())

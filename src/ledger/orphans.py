@@ -1,0 +1,72 @@
+"""Collects segments that no head ever named: a crash between an upload and its commit leaves one, a fenced writer too.
+
+A name in the store is no fence, so this must not race with anybody who still wants to use one. An object goes only if
+it was an orphan in a listing a day ago, is one still, and the head was written by us in between and again right before
+it goes: so whoever else might name it was fenced all along, and whoever takes over later uploads under names of its
+own, with fresh random digits. In doubt an object stays: it costs little.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from ledger.index import SegmentKey
+from ledger.protocol.head import Head, parse_segment_key
+from ledger.store.object_store import ObjectStore
+
+GRACE_S: Final = 86_400.0
+SWEEP_S: Final = 6 * 3_600.0
+
+
+class OrphanCollector:
+    """One partition's. `confirm` writes a head and raises if that is not ours any more; `log_keys` are the segments
+    of the log that are on the disk, in order.
+    """
+
+    def __init__(
+        self, store: ObjectStore, confirm: Callable[[], Awaitable[Head]], log_keys: Callable[[], Iterable[SegmentKey]]
+    ) -> None:
+        self._store = store
+        self._confirm = confirm
+        self._log_keys = log_keys
+        self._seen_s: dict[str, float] = {}
+        """Since when an object is known to be an orphan."""
+
+    async def run(self) -> None:
+        """Sweep four times a day. Raises what the head's writing raises."""
+        while True:
+            await self.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> list[str]:
+        """Delete what has been an orphan for a day; the keys of those. Raises StoreUnavailableError too."""
+        head = await self._confirm()
+        now_s = asyncio.get_running_loop().time()
+        orphans = self._orphans(head, await self._store.list("seg/"))
+        self._seen_s = {key: self._seen_s.get(key, now_s) for key in orphans}
+        ripe = [key for key, since_s in self._seen_s.items() if now_s - since_s >= GRACE_S]
+        if ripe:
+            await self._confirm()
+        for key in ripe:
+            await self._store.delete(key)
+            del self._seen_s[key]
+        return ripe
+
+    def _orphans(self, head: Head, listed: Iterable[str]) -> list[str]:
+        """Objects below the head whose place in the log another segment has, or none: their writers were fenced.
+
+        Of several copies of one segment it cannot be told which one the log's readers will use, so all stay. So does
+        what lies before the first segment on this disk: it may have been dropped here and kept there.
+        """
+        own = sorted(self._log_keys())
+        if not own:
+            return []
+        ours = set(own)
+        return [
+            key
+            for key in listed
+            if (at := parse_segment_key(key)) is not None
+            and SegmentKey(*at) not in ours
+            and own[0].first_index <= at[0] < head.size
+            and at[1] < head.epoch
+        ]

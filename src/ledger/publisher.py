@@ -1,0 +1,359 @@
+"""Publishes what is committed: tiles and entry bundles, lists of heads, and last the checkpoint that covers them.
+
+Only what the head names is published, so nothing here can be taken back, and a writer that was fenced has nothing to
+publish that the log does not contain. Tiles never change: one that is there already must have the same bytes. The
+checkpoint is replaced only where the one there is not newer, so a late write never rolls it back.
+
+Formats: C2SP tlog-tiles and tlog-checkpoint (docs/formats/tiles.md, checkpoint.md).
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from ledger.appender import ChainHead, Draft
+from ledger.backoff import Backoff, with_patience
+from ledger.disk import Disk
+from ledger.errors import (
+    LedgerClosedError,
+    LogForkedError,
+    NoteInvalidError,
+    PushbackError,
+    SegmentCorruptError,
+    StoreUnavailableError,
+    WriterFencedError,
+)
+from ledger.format import checkpoint as checkpoints
+from ledger.format import heads as heads_format
+from ledger.format import segment
+from ledger.format.chain import LEDGER_NAME
+from ledger.format.checkpoint import Checkpoint
+from ledger.format.heads import HeadList, HeadsStatement
+from ledger.format.note import split_note
+from ledger.format.segment import Intact, Kind
+from ledger.format.tiles import (
+    ENTRIES,
+    TILE_WIDTH,
+    TileId,
+    TileTree,
+    bundles_between,
+    decode_entries,
+    edge_tiles,
+    encode_entries,
+    tile_path,
+    tiles_between,
+)
+from ledger.index import SealedSegment
+from ledger.protocol.head import Head
+from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
+
+CHECKPOINT_KEY: Final = "checkpoint"
+PUTS_AT_ONCE: Final = 16
+_RECEIPT: Final = int(Kind.RECEIPT)
+T = TypeVar("T")
+
+
+class Log(Protocol):
+    """What the publisher needs of `appender.Ledger`."""
+
+    @property
+    def origin(self) -> str: ...
+    @property
+    def local_size(self) -> int: ...
+    def sealed_since(self, first_index: int) -> Sequence[SealedSegment]: ...
+    def chain_heads(self) -> tuple[int, list[ChainHead]]: ...
+    def append(self, draft: Draft) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PublishCadence:
+    """`interval_s`: from one checkpoint to the next (Cloud Storage takes one write a second of an object).
+    `heads_every`: after so many checkpoints comes a heads receipt, if the log has grown; 0 for never.
+    """
+
+    interval_s: float = 30.0
+    heads_every: int = 20
+
+
+def heads_key(index: int) -> str:
+    """Where the list is stored over which heads receipt `index` has its root."""
+    return f"heads/{index:020d}"
+
+
+class Publisher:
+    """One partition's. `head` says what is committed; what blocks runs in `executor`.
+
+    `on_published(size)` is called for each new checkpoint.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: ObjectStore,
+        head: Callable[[], Head],
+        disk: Disk,
+        *,
+        clock_us: Callable[[], int],
+        rng: random.Random,
+        cadence: PublishCadence = PublishCadence(),
+        executor: Executor | None = None,
+        on_published: Callable[[int], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._head = head
+        self._disk = disk
+        self._clock_us = clock_us
+        self._rng = rng
+        self._cadence = cadence
+        self._executor = executor
+        self._on_published = on_published
+        self._tree: TileTree | None = None
+        self._written = 0
+        """All full tiles and bundles of the tree of this size are in the store."""
+        self._tail: list[bytes] = []
+        """The leaves after the last full bundle, up to there."""
+        self._published = 0
+        self._generation = CREATE
+        self._count = 0
+        self._heads: tuple[int, bytes] | None = None
+        """Index of the last heads receipt, and the list it speaks of, while that is not in the store."""
+        self._spoken_of = 0
+        """The size after the last heads receipt."""
+
+    @property
+    def published_size(self) -> int:
+        """How many receipts the public checkpoint covers."""
+        return self._published
+
+    async def run(self) -> None:
+        """Publish now and then, until cancelled.
+
+        Raises WriterFencedError, LogForkedError, StoreRefusedError, SegmentCorruptError.
+        """
+        while True:
+            with suppress(StoreUnavailableError):
+                if await self.publish():
+                    await self._speak_of_heads()
+            await asyncio.sleep(self._cadence.interval_s)
+
+    async def publish(self) -> bool:
+        """Publish what is committed; false if it is published already. Each step's comment says what a crash after it
+        leaves. Raises as `run` does, and StoreUnavailableError.
+        """
+        head = self._head()
+        if self._tree is None:
+            await self._resume(head)
+        if head.size == self._published:
+            return False
+        for one in self._log.sealed_since(self._written):
+            if one.first_index >= head.size:
+                break
+            await self._write_full(one)
+            # Full tiles that every later tree has: whoever comes next writes the same bytes and finds them there.
+        await self._write_edge(head.size)
+        # Partial tiles of a size that nobody was told of.
+        await self._write_heads(head.size)
+        await self._replace_checkpoint(head)
+        # All of it is public.
+        before, self._published = self._published, head.size
+        if self._on_published is not None:
+            self._on_published(head.size)
+        await self._remove_partial(before, head.size)
+        return True
+
+    async def _resume(self, head: Head) -> None:
+        """Read the right edge of what was published: from there on the tree is extended."""
+        found = await self._read(CHECKPOINT_KEY)
+        if found is None:
+            self._tree = TileTree()
+            return
+        data, self._generation = found
+        published = self._read_checkpoint(data)
+        if published.size > head.size:
+            raise LogForkedError(f"{published.size} receipts were published, and {head.size} are committed")
+        wanted = [*edge_tiles(published.size)]
+        bundle = TileId(ENTRIES, published.size // TILE_WIDTH, published.size % TILE_WIDTH)
+        if bundle.width:
+            wanted.append(bundle)
+        tiles = {tile: await self._read(tile_path(tile)) for tile in wanted}
+        missing = [tile_path(tile) for tile, data_ in tiles.items() if data_ is None]
+        if missing:
+            raise LogForkedError(f"{missing[0]} was published and is not in the store any more")
+        edge = {tile: data_[0] for tile, data_ in tiles.items() if data_ is not None}
+        tree = TileTree.from_edge(published.size, edge.__getitem__)
+        if tree.root() != published.root:
+            raise LogForkedError(f"the published tiles of {published.size} receipts have another root")
+        self._tree, self._written, self._published = tree, published.size, published.size
+        self._tail = decode_entries(edge[bundle], bundle.width) if bundle.width else []
+
+    async def _write_full(self, one: SealedSegment) -> None:
+        """Extend the tree by a segment, and write the tiles and bundles that it fills."""
+        tree, old = self._tree, self._written
+        assert tree is not None  # noqa: S101 - publish() has made it
+        leaves, hashes = await self._blocking(lambda: _read_leaves(self._disk, one, old))
+        new = old + len(leaves)
+        tree.extend(hashes[(tree.size - old) * 32 :])  # an attempt before this one may have got so far
+        entries, base = self._tail + leaves, old - len(self._tail)
+        writes = [
+            (tile, encode_entries(entries[(start := tile.number * TILE_WIDTH - base) : start + TILE_WIDTH]))
+            for tile in bundles_between(old, new)
+            if tile.width == TILE_WIDTH
+        ]
+        writes += [(tile, tree.tile(tile)) for tile in tiles_between(old, new) if tile.width == TILE_WIDTH]
+        await self._put_all((tile_path(tile), data) for tile, data in writes)
+        tree.forget_below(new)
+        self._tail = entries[new - new % TILE_WIDTH - base :]
+        self._written = new
+
+    async def _write_edge(self, size: int) -> None:
+        """Write the partial tiles and the partial bundle of the tree of `size`."""
+        tree = self._tree
+        assert tree is not None  # noqa: S101 - publish() has made it
+        if self._written != size:
+            raise LogForkedError(f"the segments here end at receipt {self._written}, and {size} are committed")
+        writes = [(tile_path(tile), tree.tile(tile)) for tile in edge_tiles(size)]
+        if self._tail:
+            bundle = TileId(ENTRIES, size // TILE_WIDTH, len(self._tail))
+            writes.append((tile_path(bundle), encode_entries(self._tail)))
+        await self._put_all(writes)
+
+    async def _speak_of_heads(self) -> None:
+        """Append a heads receipt, if it is time and there is something new to say."""
+        self._count += 1
+        every = self._cadence.heads_every
+        if not every or self._count % every or self._log.local_size <= self._spoken_of:
+            return
+        size, chains = self._log.chain_heads()
+        heads = await self._blocking(
+            lambda: HeadList.of((one.pseudonym, one.next_tseq, one.leaf_hash) for one in chains)
+        )
+        statement = HeadsStatement(len(heads), size, heads.root())
+        with suppress(PushbackError, LedgerClosedError):  # then it is for the next time
+            index = self._log.append(_heads_draft(statement, self._clock_us()))
+            self._heads = (index, heads.encoded)
+            self._spoken_of = index + 1
+
+    async def _write_heads(self, size: int) -> None:
+        if self._heads is not None and self._heads[0] < size:
+            index, encoded = self._heads
+            await self._put_once(heads_key(index), encoded)
+            self._heads = None
+
+    async def _replace_checkpoint(self, head: Head) -> None:
+        """Put the head's checkpoint in the place of an older one, never of a newer one."""
+        data = head.checkpoint.encode()
+        backoff = Backoff(self._rng)
+        while True:
+            match await self._store.put(CHECKPOINT_KEY, data, if_generation=self._generation):
+                case Won(generation):
+                    self._generation = generation
+                    return
+                case Unknown(_, retry_after_s):
+                    await backoff.wait(retry_after_s)
+                case Lost():
+                    await backoff.wait()
+            # Lost or unknown: what is there now decides.
+            found = await self._read(CHECKPOINT_KEY)
+            self._generation = CREATE if found is None else found[1]
+            if found is None:
+                continue
+            if found[0] == data:
+                return
+            there = self._read_checkpoint(found[0])
+            if there.size > head.size:
+                raise WriterFencedError(f"another writer has published {there.size} receipts, and this one {head.size}")
+
+    async def _remove_partial(self, old: int, new: int) -> None:
+        """Remove the partial tiles of tiles that are full by now: whoever looks for one takes the full one."""
+        bundle = TileId(ENTRIES, old // TILE_WIDTH, old % TILE_WIDTH)
+        for level, number, width in (*edge_tiles(old), bundle):
+            per_tile = TILE_WIDTH ** (max(level, 0) + 1)
+            if width and (number + 1) * per_tile <= new:
+                prefix = f"{tile_path(TileId(level, number, TILE_WIDTH))}.p/"
+                for key in await self._store.list(prefix):
+                    await self._store.delete(key)
+
+    async def _put_all(self, writes: Iterable[tuple[str, bytes]]) -> None:
+        waiting = list(writes)
+        for start in range(0, len(waiting), PUTS_AT_ONCE):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for key, data in waiting[start : start + PUTS_AT_ONCE]:
+                        tasks.create_task(self._put_once(key, data))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+
+    async def _put_once(self, key: str, data: bytes) -> None:
+        """Create an object that never changes."""
+        backoff = Backoff(self._rng)
+        while True:
+            match await self._store.put(key, data, if_generation=CREATE):
+                case Won():
+                    return
+                case Unknown(_, retry_after_s):
+                    await backoff.wait(retry_after_s)
+                case Lost():
+                    found = await self._read(key)
+                    if found is not None and found[0] != data:
+                        raise LogForkedError(f"{key} in the store has other bytes than this log gives it")
+                    if found is not None:
+                        return
+
+    async def _read(self, key: str) -> tuple[bytes, int] | None:
+        found = await with_patience(lambda: self._store.get(key), Backoff(self._rng))
+        return None if found is None else (found.data, found.generation)
+
+    def _read_checkpoint(self, note: bytes) -> Checkpoint:
+        """What the public checkpoint says. The head vouches for what is committed, so its signature is not asked."""
+        try:
+            found = checkpoints.decode(split_note(note)[0])
+        except NoteInvalidError as error:
+            raise LogForkedError(f"the public checkpoint is not one: {error}") from error
+        if found.origin != self._log.origin:
+            raise LogForkedError(f"the public checkpoint is of the log {found.origin!r}, not {self._log.origin!r}")
+        return found
+
+    async def _blocking(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _read_leaves(disk: Disk, one: SealedSegment, from_index: int) -> tuple[list[bytes], bytes]:
+    """The leaves of a segment from this index on, and their hashes, concatenated. Blocking."""
+    data = disk.read(one.path)
+    scan = segment.scan(data, sealed=True)
+    if not isinstance(scan.verdict, Intact):
+        raise SegmentCorruptError(one.path, scan.verdict.offset, one.first_index, scan.verdict.reason)
+    leaves = [
+        data[start:end]
+        for batch in scan.batches
+        for kind, start, end in segment.frames(data, batch)
+        if kind == _RECEIPT
+    ]
+    if len(leaves) != one.count:
+        raise SegmentCorruptError(one.path, 0, one.first_index, f"it has {len(leaves)} receipts, not {one.count}")
+    wanted = leaves[max(0, from_index - one.first_index) :]
+    return wanted, b"".join([hashlib.sha256(b"\0" + leaf).digest() for leaf in wanted])
+
+
+def _heads_draft(statement: HeadsStatement, now_us: int) -> Draft:
+    return Draft(
+        tenant=LEDGER_NAME,
+        event_id=f"heads-{statement.size}",
+        source="",
+        observed_us=now_us,
+        ts_us=now_us,
+        outcome="decided",
+        decision="none",
+        rule=heads_format.RULE,
+        evidence=heads_format.evidence(statement),
+        fsm=heads_format.FSM,
+        policy_digest="",
+        actions=(),
+        payload=b"",
+    )
