@@ -155,17 +155,12 @@ class Runtime:
         """Profiles that tenants in the log have and the configuration does not. To govern them by another one would be
         nobody's decision.
         """
-        missing = {
-            profile: tenants for profile, tenants in self.registry.by_profile().items() if profile not in self.profiles
-        }
-        return [
-            Problem(
-                f"profiles.{profile}", "", "not set", f"needed by {len(tenants)} tenants in the log: {tenants[0]}, …"
-            )
-            if len(tenants) > 1
-            else Problem(f"profiles.{profile}", "", "not set", f"needed by the tenant {tenants[0]} in the log")
-            for profile, tenants in missing.items()
-        ]
+        problems = []
+        for profile, tenants in self.registry.by_profile().items():
+            if profile not in self.profiles:
+                named = ", ".join(tenants[:3]) + (", …" if len(tenants) > 3 else "")
+                problems.append(Problem(f"profiles.{profile}", "", "not set", f"needed by tenants in the log: {named}"))
+        return problems
 
     def _record_policy(self, recorded: str) -> None:
         """Write into the log what decisions are taken under from now on, unless it is what `recorded` says."""

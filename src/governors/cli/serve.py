@@ -10,6 +10,7 @@ import uvloop
 from governors.auth.tokens import TokenFileError
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
+from governors.settings import SettingsError
 from governors.supervision.errors import ChildStartError, IntensityExceededError
 from ledger.errors import LedgerError
 
@@ -38,6 +39,8 @@ def serve(
             runner.run(service.serve(effective))
     except LedgerError as error:
         fail(f"ledger: {error}", EXIT_BAD)
+    except SettingsError as error:
+        fail("\n".join(f"configuration: {problem}" for problem in error.problems), EXIT_BAD)
     except IntensityExceededError as error:
         fail(f"{error}: {error.__cause__}", EXIT_BAD)
     except TokenFileError as error:

@@ -95,6 +95,13 @@ class Registry:
         tenant, machine = split_state_key(key)
         self._passive.setdefault(tenant, {})[machine] = value
 
+    def by_profile(self) -> dict[str, list[str]]:
+        """The profiles that loaded tenants have, each with those who have it."""
+        found: dict[str, list[str]] = {}
+        for name, records in self._passive.items():
+            found.setdefault(decode_header(records[HEADER_KEY]).profile, []).append(name)
+        return found
+
     def restore(self) -> Iterator[OpenWork]:
         """Set timers and admission from what was loaded; yields the actions that were still open."""
         for name, records in self._passive.items():

@@ -12,7 +12,7 @@ from support.runtime import World, running, send
 from governors.machines.catalog import RULES
 from governors.machines.explain import explain
 from governors.machines.profiles import build_profiles
-from governors.settings import DedupSettings, Settings, TenantSettings
+from governors.settings import DedupSettings, Settings, SettingsError, TenantSettings
 from governors.tenants.policy import Policy, PolicyUnknownError, make_policy, read_policy
 
 RPC: dict[str, Any] = {
@@ -100,3 +100,20 @@ async def test_its_payload_is_the_document(tmp_path: Path) -> None:
         leaf = orjson.loads((await runtime.ledger.read(0)).leaf)
     read = read_policy(payload)
     assert (read.digest, read.document.auto_create) == (leaf["evidence"]["digest"], True)
+
+
+async def test_a_profile_that_tenants_have_cannot_be_taken_out_of_the_configuration(tmp_path: Path) -> None:
+    world = World()
+    with_gold = Settings(tenants=TenantSettings(auto_create=True), profiles={"gold": {}})
+    async with running(tmp_path, world, with_gold) as runtime:
+        gold = {"status": "active", "profile": "gold"}
+        await send(runtime, *[world.signal("tenant.entitlement", gold, tenant=name) for name in ("acme", "other")])
+        size = runtime.ledger.size
+    for _ in range(2):
+        with pytest.raises(
+            SettingsError, match=r"profiles\.gold \(not set\): needed by tenants in the log: acme, other"
+        ):
+            async with running(tmp_path, world):
+                pass
+    async with running(tmp_path, world, with_gold) as runtime:
+        assert runtime.ledger.size == size, "what could not start has left nothing"
