@@ -118,8 +118,13 @@ class Authority:
         # Apart from the caller, who may be cancelled: a write has to be seen through before the next one.
         write = asyncio.create_task(self._write(make), name="head")
         self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+        write.add_done_callback(self._written)
         return await asyncio.shield(write)
+
+    def _written(self, write: asyncio.Task[Head]) -> None:
+        self._writes.discard(write)
+        if not write.cancelled():
+            write.exception()  # a caller who was cancelled does not hear of it, and the next write says it again
 
     async def _write(self, make: Callable[[], Head]) -> Head:
         async with self._lock:

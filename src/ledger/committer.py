@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from ledger.appender import SealedTo
@@ -130,12 +129,13 @@ class Committer:
         if not tail:
             return False
         self._is_behind = tail[-1].end < sealed.size
-        size, root = tail[-1].end, await self._check(head, tail)
-        if size == sealed.size and root != sealed.root:
-            raise SegmentCorruptError(tail[-1].path, tail[-1].bytes, size, "its root is not the one that was sealed")
         for one in tail:
             last = await self._upload(one)
             # An object that no head names: nobody reads it, and it is collected later.
+        # Only now, for a file that is sound still was so when it was read to be sent.
+        size, root = tail[-1].end, await self._check(head, tail)
+        if size == sealed.size and root != sealed.root:
+            raise SegmentCorruptError(tail[-1].path, tail[-1].bytes, size, "its root is not the one that was sealed")
         note = sign_checkpoint(Checkpoint(self._log.origin, size, root), self._signer)
         # Signed bytes that nobody has seen. The next start signs the same, or another writer has taken over.
         await self._authority.replace(
@@ -230,9 +230,10 @@ class Committer:
                 one.set_result(None) if error is None else one.set_exception(error)
 
     async def _check(self, head: Head, tail: Sequence[SealedSegment]) -> bytes:
-        """The root after the last of these segments. Raises SegmentCorruptError if they do not continue the head's."""
-        paths = [(one.path, one.bytes) for one in tail]
-        ends = await self._blocking(lambda: [_ends_of(self._disk, path, length) for path, length in paths])
+        """The root after the last of these segments. Raises SegmentCorruptError if they do not continue the head's, or
+        if the disk has spoilt one: what the head names must be in the store.
+        """
+        ends = await self._blocking(lambda: [_ends_of(self._disk, one) for one in tail])
         previous = bytes.fromhex(head.segment.sha256) if head.segment is not None else segment.NO_SEGMENT_SHA256
         first_index = head.size
         for one, (header, _) in zip(tail, ends, strict=True):
@@ -286,7 +287,9 @@ def _next_piece(tail: Sequence[SealedSegment], committed: int, size: int) -> lis
     return piece
 
 
-def _ends_of(disk: Disk, path: Path, length: int) -> tuple[segment.SegmentHeader, bytes]:
-    """A segment's header, and the root at its end, if it holds a batch."""
-    header = segment.decode_header(disk.read(path, 0, segment.HEADER_BYTES))
-    return header, disk.read(path, length - HASH_BYTES, HASH_BYTES)
+def _ends_of(disk: Disk, one: SealedSegment) -> tuple[segment.SegmentHeader, bytes]:
+    """A segment's header, and the root at its end, if it holds a batch. Raises SegmentCorruptError."""
+    data = disk.read(one.path)
+    if hashlib.sha256(data).digest() != one.sha256:
+        raise SegmentCorruptError(one.path, 0, one.first_index, "it is not what was sealed")
+    return segment.decode_header(data), data[-HASH_BYTES:]

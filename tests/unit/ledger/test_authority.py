@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import random
 from itertools import pairwise
 from typing import Any
@@ -172,6 +173,26 @@ async def test_a_write_is_seen_through_when_its_caller_is_cancelled() -> None:
     third = await mine.replace(epoch=2)
     assert (third.owner, third.epoch) == ("b", 2)
     assert stored(store) == third
+
+
+@simulated
+async def test_a_write_that_is_lost_after_its_caller_was_cancelled_leaves_no_error_that_nobody_hears() -> None:
+    store = MemoryStore()
+    mine = authority(store)
+    await mine.claim(FIRST)
+    store.fail(HEAD_KEY, HELD)
+    writing = asyncio.create_task(mine.replace(owner="b"))
+    await asyncio.sleep(0.05)
+    writing.cancel()
+    await asyncio.wait({writing})
+    other = authority(store, seed=2, head=stored(store), generation=store.objects[HEAD_KEY].generation)
+    await other.replace(owner="other", epoch=2)
+    store.let_go.set()
+    await mine.settle()
+    del writing
+    gc.collect()  # the simulated loop fails the test for an exception that was never retrieved
+    with pytest.raises(WriterFencedError):
+        await mine.replace()
 
 
 @simulated

@@ -9,7 +9,7 @@ from support.memory_store import HELD, LANDED, LATE, NOT_LANDED, REFUSED, Memory
 
 from ledger.appender import Limits
 from ledger.committer import Cadence
-from ledger.errors import LeaseLostError, LedgerFailedError, StoreRefusedError, WriterFencedError
+from ledger.errors import LeaseLostError, LedgerFailedError, SegmentCorruptError, StoreRefusedError, WriterFencedError
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Verifier
@@ -169,6 +169,29 @@ def test_a_zombies_head_that_lands_late_is_lost(tmp_path: Path) -> None:
         one.link.cut = False
         assert isinstance(await one.ended(), WriterFencedError)
         await two.stop()
+
+    run_simulated(run())
+
+
+def test_a_segment_that_the_disk_spoilt_on_its_way_to_the_store_is_not_committed(tmp_path: Path) -> None:
+    """The head would name bytes that no store holds, and nobody could ever take the log over."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        await one.commit()
+        before = await stored_head(store)
+
+        def spoil(key: str) -> None:
+            if key.startswith(SEGMENTS):
+                sealed = max(tmp_path.rglob("*.seg"))
+                sealed.write_bytes(sealed.read_bytes()[:-1])
+
+        store.before_put = spoil
+        store.fail(SEGMENTS, NOT_LANDED)
+        await one.append()
+        assert isinstance(await one.ended(), SegmentCorruptError)
+        assert await stored_head(store) == before
 
     run_simulated(run())
 
