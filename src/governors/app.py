@@ -33,6 +33,7 @@ from governors.outbox.executors import Executor, LogExecutor
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, Settings
+from governors.snapshotter import Snapshotter
 from governors.supervision.child import Child, Started
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
 from governors.telemetry.logs import configure_logging
@@ -99,6 +100,7 @@ class App:
             *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
             Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
             *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
+            Child("snapshots", ready_at_once(self._snapshotter().run)),
             on_event=self._on_supervision,
         )
         self._publish_gauges()
@@ -170,6 +172,10 @@ class App:
         intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us)
         return pull_child(settings, intake.handle, self.dead_letters, self.metrics, self._clock_us, self.rng)
 
+    def _snapshotter(self) -> Snapshotter:
+        ledger = self.runtime.ledger
+        return Snapshotter(self._settings.data_dir, PARTITION, ledger, ledger.recovered.snapshot_size, self.rng)
+
     def _on_decided(self, tenant: str, decided: Decided, index: int) -> None:
         self.metrics.decided(
             tenant, decided.governor, decided.outcome, decided.decision, decided.from_status, decided.to_status
@@ -202,6 +208,8 @@ class App:
         torn = self.runtime.ledger.torn
         if torn is not None:
             self.log.warning("an unfinished batch was cut off the log", path=str(torn.copy), reason=torn.reason)
+        for note in self.runtime.ledger.recovered.notes:
+            self.log.warning("a file of the ledger could not be used", reason=note)
         if settings.tenants.auto_create:
             self.log.warning("unknown tenants are created on their first signal")
         if settings.auth.tokens_file is None and settings.oidc is None:

@@ -9,6 +9,7 @@ Layout (docs/formats/segment.md):
 """
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -25,6 +26,7 @@ ORIGIN_FILE: Final = "origin"
 KEY_FILE: Final = "pseudonym.key"
 LOCK_FILE: Final = "lock"
 DEFAULT_HOST: Final = "governors.local"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 # A log's name goes into signed notes (C2SP tlog-checkpoint): no white space, no plus.
 _ORIGIN = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
@@ -78,17 +80,33 @@ def partition_folder(data_dir: Path, partition: int) -> Path:
     return data_dir / LEDGER_FOLDER / str(partition)
 
 
+def lock_name(folder: Path, entropy: Callable[[int], bytes]) -> str:
+    """A name for the lock on this folder, 16 hex digits, the same for every holder for as long as the kernel runs.
+
+    So who holds the lock knows that whoever wrote this name before has ended. A file system that another machine
+    has mounted too has another name there: the kernels are different ones.
+    """
+    try:
+        kernel = _BOOT_ID.read_bytes()
+    except OSError:
+        kernel = entropy(16)  # no such file on this system: then nobody is known to have ended
+    found = (folder / LOCK_FILE).stat()
+    return hashlib.sha256(b"%s %d %d" % (kernel, found.st_dev, found.st_ino)).hexdigest()[:16]
+
+
 class PartitionLock:
-    """An flock on a partition's folder. The kernel lets go of it when the process ends, however it ends."""
+    """An flock on a partition's folder, to write (or under another name, to do something else that one process at a
+    time may do). The kernel lets go of it when the process ends, however it ends.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
-    def acquire(cls, folder: Path) -> Self:
+    def acquire(cls, folder: Path, name: str = LOCK_FILE) -> Self:
         """Raises LedgerLockedError at once if another holder has it."""
         durable.make_folder(folder)
-        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

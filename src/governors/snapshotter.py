@@ -1,0 +1,123 @@
+"""Makes snapshots of the ledger, in a process of its own: folding receipts takes a processor, and the event loop needs
+its own. That process reads sealed segments only, so it needs nothing of this one.
+"""
+
+import asyncio
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from governors.tenants.fold import WindowFold
+from ledger.durable import POSIX
+from ledger.errors import LedgerLockedError, NotALedgerError
+from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE, PartitionLock, partition_folder
+from ledger.recovery import fold
+from ledger.snapshots import write_snapshot
+
+RECEIPTS_EVERY: Final = 65_536
+"""What a start may have to read, besides the segment that was open: less than half a second's worth."""
+LOOK_S: Final = 1.0
+PAUSE_FACTOR: Final = 4.0
+"""A pause is so many times as long as the last snapshot took: a fifth of one processor goes into them at most."""
+PAUSE_MIN_S: Final = 5.0
+RETRY_S: Final = 30.0
+RETRY_MAX_S: Final = 600.0
+DEADLINE_S: Final = 1_800.0
+LOCK_FILE: Final = "snapshot.lock"
+
+
+def make_snapshot(data_dir: Path, partition: int) -> Path | None:
+    """Make a snapshot of a partition's sealed segments, whether a service runs on them or not; None if there is
+    nothing new to put into one, or another process makes one already.
+
+    Raises NotALedgerError, SegmentCorruptError, OSError.
+    """
+    folder = partition_folder(data_dir, partition)
+    origin = data_dir / LEDGER_FOLDER / ORIGIN_FILE
+    if not (folder.is_dir() and origin.is_file()):
+        raise NotALedgerError(f"{data_dir} holds no ledger with a partition {partition}")
+    try:
+        lock = PartitionLock.acquire(folder, LOCK_FILE)
+    except LedgerLockedError:
+        return None
+    try:
+        made = fold(folder, f"{origin.read_text(encoding='ascii').strip()}/{partition}", WindowFold())
+        return None if made is None else write_snapshot(folder, made, POSIX)
+    finally:
+        lock.release()
+
+
+class Grows(Protocol):
+    """What the snapshotter needs of the ledger."""
+
+    @property
+    def sealed_size(self) -> int: ...
+
+
+class Snapshotter:
+    """Has a snapshot made when enough receipts were sealed since the last one, which stood for `size`."""
+
+    def __init__(self, data_dir: Path, partition: int, ledger: Grows, size: int, rng: random.Random) -> None:
+        self._command = snapshot_command(data_dir, partition)
+        self._ledger = ledger
+        self._size = size
+        self._rng = rng
+        self._log = structlog.get_logger("governors.snapshotter")
+
+    async def run(self) -> None:
+        """Until cancelled; a process under way is ended then."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            size = self._ledger.sealed_size
+            if size - self._size < RECEIPTS_EVERY:
+                continue
+            begun_s = loop.time()
+            error = await self._make()
+            if error is None:
+                self._size = size
+                failures = 0
+                pause_s = max(PAUSE_MIN_S, PAUSE_FACTOR * (loop.time() - begun_s))
+            else:
+                # A start takes longer without it, and that is all.
+                self._log.warning("no snapshot was made", reason=error)
+                pause_s = min(RETRY_MAX_S, RETRY_S * 2**failures)
+                failures += 1
+            await asyncio.sleep(pause_s * self._rng.uniform(1.0, 1.5))
+
+    async def _make(self) -> str | None:
+        """None, or why it failed."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            return str(error)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                _, said = await process.communicate()
+        except TimeoutError:
+            return f"it took more than {DEADLINE_S:g} s"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode == 0:
+            return None
+        return said.decode(errors="replace").strip()[-500:] or f"exit code {process.returncode}"
+
+
+def snapshot_command(data_dir: Path, partition: int) -> Sequence[str]:
+    """The process that makes one snapshot."""
+    return [
+        *(sys.executable, "-m", "governors", "ledger", "snapshot", "--background"),
+        *("--data-dir", str(data_dir), "--partition", str(partition)),
+    ]

@@ -1,0 +1,146 @@
+"""Snapshots are made by a process of its own, when there is enough to put into one, and a start goes on from them."""
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from support.runtime import LAPTOP, World, running, send, until
+
+from governors import snapshotter
+from governors.snapshotter import RECEIPTS_EVERY, Snapshotter, make_snapshot
+from ledger.errors import NotALedgerError
+from ledger.identity import PartitionLock, partition_folder
+
+
+class Log:
+    sealed_size = 0
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_S", "PAUSE_FACTOR", "PAUSE_MIN_S", "RETRY_S", "RETRY_MAX_S"):
+        monkeypatch.setattr(snapshotter, name, 0.001)
+
+
+@contextlib.asynccontextmanager
+async def snapshots(monkeypatch: pytest.MonkeyPatch, log: Log, folder: Path, script: str) -> AsyncIterator[None]:
+    """A snapshotter whose process is a shell script, run in the folder."""
+    monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: ["/bin/sh", "-c", f"cd {folder}; {script}"])
+    task = asyncio.create_task(Snapshotter(folder, 0, log, 100, random.Random(1)).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def runs_in(folder: Path) -> Callable[[], int]:
+    return lambda: (folder / "runs").read_text().count("run") if (folder / "runs").exists() else 0
+
+
+async def test_a_snapshot_is_made_when_enough_was_sealed_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, runs = Log(), runs_in(tmp_path)
+    async with snapshots(monkeypatch, log, tmp_path, "echo run >> runs"):
+        log.sealed_size = 99 + RECEIPTS_EVERY
+        await asyncio.sleep(0.05)
+        assert runs() == 0
+        log.sealed_size += 1
+        await until(lambda: runs() == 1)
+        log.sealed_size += RECEIPTS_EVERY - 1
+        await asyncio.sleep(0.05)
+        assert runs() == 1
+        log.sealed_size += 1
+        await until(lambda: runs() == 2)
+
+
+async def test_a_snapshot_that_fails_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, runs = Log(), runs_in(tmp_path)
+    log.sealed_size = 10 * RECEIPTS_EVERY
+    script = "echo run >> runs; echo no room >&2; test `wc -l < runs` -gt 2"
+    with capture_logs() as said:
+        async with snapshots(monkeypatch, log, tmp_path, script):
+            await until(lambda: runs() == 3)
+    assert [entry["reason"] for entry in said] == ["no room"] * 2
+
+
+async def test_a_snapshot_that_cannot_be_begun_harms_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    log.sealed_size = 10 * RECEIPTS_EVERY
+    monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: [str(tmp_path / "nothing")])
+    with capture_logs() as said:
+        task = asyncio.create_task(Snapshotter(tmp_path, 0, log, 0, random.Random(1)).run())
+        await until(lambda: len(said) > 1)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_process_ends_with_whoever_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    log.sealed_size = 10 * RECEIPTS_EVERY
+    pid = tmp_path / "pid"
+    async with snapshots(monkeypatch, log, tmp_path, "echo $$ > pid.new; mv pid.new pid; exec sleep 60"):
+        await until(pid.exists)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+async def test_a_service_goes_on_from_a_snapshot_as_from_its_whole_log(tmp_path: Path) -> None:
+    world = World()
+    settings = LAPTOP
+    async with running(tmp_path, world, settings) as runtime:
+        await send(runtime, *[world.queue(depth, signal_id=f"q{depth}") for depth in range(30)])
+        await send(runtime, world.spend("990.00", tenant="globex", signal_id="c1"))
+    made = make_snapshot(tmp_path, 0)
+    assert made is not None
+    assert make_snapshot(tmp_path, 0) is None, "there is nothing new"
+    async with running(tmp_path, world, settings) as runtime:
+        assert runtime.ledger.recovered.snapshot_size == runtime.ledger.size > 30
+        after = await send(runtime, world.queue(1, signal_id="q30"), world.queue(29, signal_id="q29"))
+        assert [outcome.outcome for outcome in after] == ["decided", "duplicate"]
+        through_snapshot = (runtime.window.state(), [runtime.registry.view(name) for name in runtime.registry.names()])
+    made.unlink()
+    async with running(tmp_path, world, settings) as runtime:
+        assert runtime.ledger.recovered.snapshot_size == 0
+        from_log = (runtime.window.state(), [runtime.registry.view(name) for name in runtime.registry.names()])
+    assert through_snapshot == from_log
+
+
+async def test_one_process_at_a_time_makes_snapshots(tmp_path: Path) -> None:
+    async with running(tmp_path, World()):
+        pass
+    lock = PartitionLock.acquire(partition_folder(tmp_path, 0), snapshotter.LOCK_FILE)
+    assert make_snapshot(tmp_path, 0) is None
+    lock.release()
+    assert make_snapshot(tmp_path, 0) is not None
+
+
+async def test_the_command_makes_a_snapshot_while_the_service_runs(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.queue(1))
+        await runtime.ledger.seal()
+        process = await asyncio.create_subprocess_exec(*snapshotter.snapshot_command(tmp_path, 0))
+        assert await process.wait() == 0
+        await send(runtime, world.queue(2))
+    async with running(tmp_path, world) as runtime:
+        assert 0 < runtime.ledger.recovered.snapshot_size < runtime.ledger.size
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "governors", "ledger", "snapshot", "--data-dir", str(tmp_path / "nothing")],
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert (process.returncode, b"holds no ledger" in said) == (2, True)
+
+
+def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotALedgerError):
+        make_snapshot(tmp_path, 0)
