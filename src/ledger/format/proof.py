@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from ledger.errors import NoteInvalidError, ProofInvalidError
+from ledger.errors import NoteInvalidError
 from ledger.format.checkpoint import SIZE_LIMIT, Checkpoint, decode_hash, decode_number, open_checkpoint
 from ledger.format.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from ledger.format.note import NOTE_BYTES_MAX, Verifier, decode_base64, encode_base64
@@ -82,8 +82,6 @@ def verify(leaf: bytes, proof: TlogProof, verifier: Verifier, origin: str) -> Ch
 
 def verify_at(leaf: bytes, proof: TlogProof, checkpoint: Checkpoint) -> None:
     """`verify` where the proof's checkpoint was opened before: for many proofs under one. Raises ProofInvalidError."""
-    if not 0 <= proof.index < checkpoint.size:
-        raise ProofInvalidError(f"index {proof.index} is not in a tree of {checkpoint.size}")
     verify_inclusion(leaf_hash(leaf), proof.index, checkpoint.size, proof.path, checkpoint.root)
 
 

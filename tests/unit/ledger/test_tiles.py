@@ -116,8 +116,10 @@ def test_a_state_that_was_never_written_is_refused() -> None:
     larger_size = (601).to_bytes(8, "big") + state[8:]
     fewer_levels = state[:8] + b"\1" + state[9:]
     more_levels = state[:8] + b"\3" + state[9:]
+    level_without_tiles = state[:8] + b"\3" + state[9:] + bytes(8)
     first_beyond = state[:9] + (3).to_bytes(8, "big") + state[17:]
-    for wrong in (b"", state[:-1], state + b"\0", larger_size, fewer_levels, more_levels, first_beyond, state[:5]):
+    wrong_levels = (fewer_levels, more_levels, level_without_tiles)
+    for wrong in (b"", state[:5], state[:-1], state + b"\0", larger_size, *wrong_levels, first_beyond):
         with pytest.raises(ValueError, match="state of a tile tree"):
             TileTree.from_state(wrong)
     assert TileTree.from_state(state).root() == root_of(HASHES)
