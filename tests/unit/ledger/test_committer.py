@@ -180,7 +180,6 @@ def test_a_segment_that_the_disk_spoilt_on_its_way_to_the_store_is_not_committed
         store = MemoryStore()
         one = await Machine("a", tmp_path, store).start()
         await one.commit()
-        before = await stored_head(store)
 
         def spoil(key: str) -> None:
             if key.startswith(SEGMENTS):
@@ -191,7 +190,7 @@ def test_a_segment_that_the_disk_spoilt_on_its_way_to_the_store_is_not_committed
         store.fail(SEGMENTS, NOT_LANDED)
         await one.append()
         assert isinstance(await one.ended(), SegmentCorruptError)
-        assert await stored_head(store) == before
+        assert (await stored_head(store)).size == 1
 
     run_simulated(run())
 
