@@ -16,7 +16,6 @@ somebody kept a root of it.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from ledger.errors import NotALedgerError, NoteInvalidError
 from ledger.format import checkpoint as checkpoints
@@ -24,12 +23,11 @@ from ledger.format.checkpoint import Checkpoint
 from ledger.format.note import split_note
 from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE
 from ledger.layout import list_segments
+from ledger.verify.describe import STORE_FOLDER
 from ledger.verify.memory import Memory
 from ledger.verify.partition import PartitionCheck
 from ledger.verify.published import Published
 from ledger.verify.report import LogReport, PartitionReport, Progress
-
-STORE_FOLDER: Final = "store"
 
 Recall = Callable[[str], Memory | None]
 """What is known of the log with this origin: its key, and what was seen of it."""
