@@ -15,7 +15,7 @@ import msgspec
 from governors.admission import Admission
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
-from governors.machines.events import Event
+from governors.machines.events import Event, Timeout
 from governors.machines.overlays import OpenAction
 from governors.machines.profiles import Profile
 from governors.tenants.decide import (
@@ -36,7 +36,7 @@ from governors.tenants.decide import (
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
 from governors.tenants.records import SEPARATOR, Header, Machine, MachineRecord, machine_key, plain, state_key
-from governors.tenants.timers import Timers
+from governors.tenants.timers import Timers, retry_after_us
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
 from ledger.appender import Draft, Ledger
@@ -133,6 +133,8 @@ class Tenant:
         self.failed = ""
         self._wake: asyncio.Future[None] | None = None
         self._header_kept = header_kept
+        self._failed_timeouts: dict[str, tuple[int, int]] = {}
+        """By machine's key: how many of its timeouts in a row were given up, and when (µs) to ask it again."""
 
     def deliver(self, work: Group | Internal) -> None:
         """Put work into the mailbox and wake the task."""
@@ -286,7 +288,10 @@ class Tenant:
         decided = decide_event(governor, subject, machine.state, event, moment, self._sequence)
         # Without a source it can be no sender's signal, whatever its id.
         index = self._append(decided, "", event.observed_us, _encode_event(event), moment.now_us)
-        self._apply(decided, machine_key(governor.name, subject), machine, index)
+        key = machine_key(governor.name, subject)
+        self._apply(decided, key, machine, index)
+        if isinstance(event.body, Timeout):
+            self._failed_timeouts.pop(key, None)
         return decided, index
 
     def _give_up(self, machine: Machine, work: Internal, moment: Moment) -> tuple[Decided, int]:
@@ -296,14 +301,24 @@ class Tenant:
         decided = give_up(machine.governor, machine.subject, machine.state.status, event, evidence)
         index = self._append(decided, "", event.observed_us, _encode_event(event), moment.now_us)
         self._apply(decided, work.key, machine, index)
+        if isinstance(event.body, Timeout):
+            # Its time is over all the same: it must be asked again, but each attempt costs the tenant restarts.
+            failures = self._failed_timeouts.get(work.key, (0, 0))[0] + 1
+            again_us = moment.now_us + retry_after_us(failures, self.pseudonym)
+            self._failed_timeouts[work.key] = failures, again_us
+            self._arm(work.key, again_us)
         return decided, index
 
     def _listens(self, machine: Machine, event: Event, now_us: int) -> bool:
         """Whether the machine may be told; a timeout that is early is set anew."""
+        key = machine_key(machine.governor.name, machine.subject)
         if listens(self.header, machine.deadline_us, event, now_us):
-            return True
-        if machine.deadline_us is not None and self.header.entitlement == "active" and not self.header.quarantined:
-            self._arm(machine_key(machine.governor.name, machine.subject), machine.deadline_us)
+            again_us = self._failed_timeouts.get(key, (0, 0))[1]
+            if not isinstance(event.body, Timeout) or again_us <= now_us:
+                return True
+            self._arm(key, again_us)
+        elif machine.deadline_us is not None and self.header.entitlement == "active" and not self.header.quarantined:
+            self._arm(key, machine.deadline_us)
         return False
 
     def _moment(self) -> Moment:

@@ -14,6 +14,19 @@ RECHECK_S: Final = 1.0
 FIRED_PER_TURN: Final = 256
 
 
+RETRY_FIRST_US: Final = 60_000_000
+RETRY_LAST_US: Final = 3_600_000_000
+
+
+def retry_after_us(failures: int, pseudonym: str) -> int:
+    """How long after its so many-th failed timeout a machine is asked again: a minute, doubled up to an hour.
+
+    Up to half of that is added by who the tenant is: what all tenants fail on must not come back for all at once.
+    """
+    backoff_us = min(RETRY_FIRST_US << min(failures - 1, 16), RETRY_LAST_US)
+    return backoff_us + backoff_us // 2 * int(pseudonym[:4], 16) // 0xFFFF
+
+
 class Timers:
     """`on_due(tenant, key)` is called for each machine whose queued deadline has passed."""
 
