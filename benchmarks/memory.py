@@ -8,23 +8,20 @@ Ids of signals are remembered up to a fixed number, so memory grows until the lo
 it should not: that ratio is the figure.
 """
 
-import http.client
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.pipeline import make_batches
 from benchmarks.report import machine, parser, print_report, scratch
 from benchmarks.start import start_ours
+from benchmarks.support_load import REQUEST, TENANTS, send_signals, settle
 from benchmarks.support_process import Served, free_port
 
 SIZES: Final = (100_000, 200_000, 1_000_000)
 TARGET_GROWTH: Final = 1.1
 """RSS at the last size over that at the second."""
-TENANTS: Final = 100
-REQUEST: Final = 2_000
-_PIECE: Final = 50_000
 _PEER: Final = """
 import sys, uvicorn
 from fastapi import FastAPI, Request
@@ -45,19 +42,9 @@ def start_peer(log: Path) -> Served:
 def grow(served: Served, sizes: tuple[int, ...]) -> list[float]:
     """RSS in MB at each size: so many signals were sent and answered."""
     held: list[float] = []
-    sent = 0
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60.0)
-    for size in sizes:
-        while sent < size:
-            for batch in make_batches(min(_PIECE, size - sent), TENANTS, REQUEST, seed=sent):
-                connection.request("POST", "/v1/signals", b"\n".join(batch), {"content-type": "application/x-ndjson"})
-                response = connection.getresponse()
-                body = response.read()
-                if response.status != 200:
-                    raise RuntimeError(f"signals were answered with {response.status}: {body[:500]!r}")
-                sent += len(batch)
+    for first, end in pairwise((0, *sizes)):
+        send_signals(served, first, end)
         held.append(served.rss_mb_now())
-    connection.close()
     return held
 
 
@@ -68,6 +55,7 @@ def measure(sizes: tuple[int, ...], folder: Path) -> dict[str, Any]:
         peer_start_mb, peer_mb = peer.rss_mb, grow(peer, sizes)
     with start_ours(folder / "data", output) as service:
         start_mb, ours_mb = service.rss_mb, grow(service, sizes)
+        settle()
         service.stop()
     with start_ours(folder / "data", output) as again:
         ready_s, restarted_mb = again.ready_s, again.rss_mb

@@ -1,5 +1,7 @@
 """From start to ready: an empty folder, and one whose log has to be read first.
 
+The logs are written by the service itself, which gets signals over HTTP, has a moment of rest and is stopped.
+
 Ready is the first 200 of `/readyz`, asked for every 5 ms from outside. The peer is uvicorn with an empty FastAPI app,
 ready when it answers anything at all: what the web framework alone takes, with the same Python. Starts alternate, so
 that all of them see the same machine; one round before them fills the caches of the disk and of the compiler.
@@ -14,10 +16,10 @@ from typing import Any, Final
 
 from benchmarks.pipeline import make_batches, run_ours
 from benchmarks.report import machine, parser, print_report, scratch
+from benchmarks.support_load import TENANTS, send_signals, settle
 from benchmarks.support_process import Served, free_port
 
-TARGET_READY_S: Final = 5.0
-TENANTS: Final = 100
+TARGET_READY_S: Final = 2.0
 _BATCH: Final = 1_000
 _PIECE: Final = 100_000
 _PEER: Final = """
@@ -28,10 +30,18 @@ uvicorn.run(FastAPI(), host="127.0.0.1", port=int(sys.argv[1]), log_config=None,
 
 
 def write_log(folder: Path, receipts: int) -> None:
-    """Decide so many signals for real, so that the log holds receipts, payloads and states as a service left them."""
+    """Decide so many signals for real, in this process: receipts, payloads and states as a service writes them."""
     for piece, begin in enumerate(range(0, receipts, _PIECE)):
         batches = make_batches(min(_PIECE, receipts - begin), TENANTS, _BATCH, seed=piece)
         asyncio.run(run_ours(batches, folder))
+
+
+def serve_log(folder: Path, receipts: int, output: Path) -> None:
+    """Have a service write so many receipts, with whatever else a service leaves behind."""
+    with start_ours(folder, output) as service:
+        send_signals(service, 0, receipts)
+        settle()
+        service.stop()
 
 
 def start_ours(data_dir: Path, log: Path) -> Served:
@@ -50,7 +60,7 @@ def start_peer(log: Path) -> Served:
 def measure(runs: int, sizes: list[int], folder: Path) -> dict[str, Any]:
     """Medians over alternating starts, by number of receipts in the log."""
     for size in sizes:
-        write_log(folder / f"log-{size}", size)
+        serve_log(folder / f"log-{size}", size, folder / "output")
     starts: dict[str, list[tuple[float, float]]] = {}
     for run in range(-1, runs):
         for name in ["peer", "0", *map(str, sizes)]:
@@ -96,7 +106,9 @@ def _medians(taken: list[tuple[float, float]]) -> tuple[float, float]:
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--receipts", type=int, nargs="*", default=[100_000], help="sizes of logs to start on")
+    options.add_argument(
+        "--receipts", type=int, nargs="*", default=[100_000, 1_000_000], help="sizes of logs to start on"
+    )
     options.add_argument("--runs", type=int, default=5)
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:

@@ -24,8 +24,9 @@ from typing import Any, Final
 from pymerkle import InmemoryTree
 
 from benchmarks.report import machine, parser, print_report, scratch
-from benchmarks.start import TENANTS, write_log
+from benchmarks.start import write_log
 from benchmarks.stored import stored_receipts
+from benchmarks.support_load import TENANTS
 from ledger.format.merkle import CompactRange, leaf_hash
 from ledger.identity import partition_folder
 
