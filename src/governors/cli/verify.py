@@ -13,12 +13,11 @@ from governors.cli.auditor import Auditor, NoRemember, Trust, Vkey
 from governors.cli.output import EXIT_BAD, AsJson, fail, print_json
 from ledger import fsck
 from ledger.errors import LedgerError, NoteInvalidError, ProofInvalidError
-from ledger.format import canonical, checkpoint
 from ledger.format.checkpoint import Checkpoint
-from ledger.format.note import split_note
 from ledger.format.proof import TlogProof
 from ledger.verify import documents
 from ledger.verify.documents import Consistency, Document, TenantBundle
+from ledger.verify.judge import claimed_origin, judge
 from ledger.verify.report import LogReport
 
 app = typer.Typer(help="Check receipts offline: exit 0 good, 1 bad, 2 could not check.", no_args_is_help=True)
@@ -159,13 +158,13 @@ def _check(file: Path, kind: Any, auditor: Auditor, origin: str | None, *, older
         if not isinstance(document, kind):
             fail(f"could not check: {file} is another kind of document; `governors verify bundle` takes all of them")
         note = documents.note_of(document)
-        claimed = checkpoint.decode(split_note(note)[0]).origin
+        claimed = claimed_origin(document)
         if origin is not None and claimed != origin:
             raise NoteInvalidError(f"a checkpoint of the log {claimed!r}, not of {origin!r}")
         # Which of the known logs it is of, the document may say; whether it is, the key tells.
         memory = auditor.expect(claimed)
         opened = memory.open(note)
-        found, sentences, proven = _judge(document, opened)
+        found, sentences, proven = judge(document, opened)
         learned = memory.learn(note, proven, older=older)
     except ProofInvalidError as error:
         if as_json:
@@ -184,26 +183,6 @@ def _check(file: Path, kind: Any, auditor: Auditor, origin: str | None, *, older
     for note_ in notes:
         print(f"note: {note_}")
     print(f"good: {opened.origin}, signed at {opened.size} receipts, root {opened.root.hex()}")
-
-
-def _judge(document: Document, opened: Checkpoint) -> tuple[dict[str, Any], list[str], dict[int, bytes]]:
-    """What was found, for scripts and for people, and earlier trees that the checkpoint's is shown to continue."""
-    match document:
-        case TlogProof():
-            documents.check_proof(document, opened)
-            assert document.extra is not None  # noqa: S101 - it was just checked
-            receipt = canonical.check(document.extra)
-            told = f"receipt {document.index}: tenant {receipt['tenant']}, {receipt['outcome']}, {receipt['decision']}"
-            return {"kind": "proof", "index": document.index, "receipt": receipt}, [told], {}
-        case Consistency():
-            proven = documents.check_consistency(document, opened)
-            before, after = document.from_.size, document.to.size
-            told = f"the log of {after} receipts continues that of {before}"
-            return {"kind": "consistency", "from": before, "to": after}, [told], proven
-        case TenantBundle():
-            verdict = documents.check_tenant(document, opened)
-            found = {"kind": "tenant", **verdict._asdict(), "receipts": verdict.next_tseq - verdict.first_tseq}
-            return found, verdict.sentences(), {}
 
 
 def _doubts(unproven: list[int], opened: Checkpoint) -> list[str]:
