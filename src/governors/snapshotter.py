@@ -18,8 +18,8 @@ from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE, PartitionLock, partition
 from ledger.recovery import fold
 from ledger.snapshots import write_snapshot
 
-RECEIPTS_EVERY: Final = 65_536
-"""What a start may have to read, besides the segment that was open: less than half a second's worth."""
+RECEIPTS_EVERY: Final = 32_768
+"""What a start may have to read, besides the segment that was open: a quarter of a second's worth."""
 LOOK_S: Final = 1.0
 PAUSE_FACTOR: Final = 4.0
 """A pause is so many times as long as the last snapshot took: a fifth of one processor goes into them at most."""

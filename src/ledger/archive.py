@@ -1,6 +1,6 @@
 """The index of sealed segments, on disk, so that memory does not grow with the log. Blocking: it runs in threads.
 
-SQLite, one row in each of two tables for a segment, so that adding one costs the same whatever the log's size. All of
+SQLite, one row in each of three tables for a segment, so that adding one costs the same whatever the log's size. All of
 it is derived data: a row counts only if it names the SHA-256 of the segment that is there, what is missing or damaged
 is made anew from the segment, and where SQLite fails altogether the segments themselves give every answer. So nothing
 here can make an answer wrong, only slow.
@@ -36,9 +36,9 @@ PRAGMA page_size = 65536;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS segments (
-    first_index INTEGER PRIMARY KEY, epoch INTEGER, count INTEGER, bytes INTEGER, sha256 BLOB, crc INTEGER,
-    batches BLOB, offsets BLOB
+    first_index INTEGER PRIMARY KEY, epoch INTEGER, count INTEGER, bytes INTEGER, sha256 BLOB
 );
+CREATE TABLE IF NOT EXISTS places (first_index INTEGER PRIMARY KEY, crc INTEGER, batches BLOB, offsets BLOB);
 CREATE TABLE IF NOT EXISTS owners (first_index INTEGER PRIMARY KEY, crc INTEGER, tags BLOB);
 PRAGMA user_version = {_VERSION};
 """
@@ -130,7 +130,7 @@ class Archive:
 
     def _batches(self, one: SealedSegment) -> Batches:
         if self._has(one):
-            query = "SELECT crc, batches, offsets FROM segments WHERE first_index = ?"
+            query = "SELECT crc, batches, offsets FROM places WHERE first_index = ?"
             row = self._ask(lambda db: db.execute(query, (one.first_index,)).fetchone(), None)
             if row is not None and row[0] == google_crc32c.extend(google_crc32c.value(row[1]), row[2]):
                 return _decode_batches(one, row[1], row[2])
@@ -163,9 +163,9 @@ class Archive:
 
         def write(db: sqlite3.Connection) -> bool:
             with db:  # one transaction
+                db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", (one.first_index, *row))
                 db.execute(
-                    "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (one.first_index, *row, crc, batches, offsets),
+                    "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", (one.first_index, crc, batches, offsets)
                 )
                 db.execute(
                     "INSERT OR REPLACE INTO owners VALUES (?, ?, ?)",
@@ -179,8 +179,8 @@ class Archive:
     def _forget(self, first_index: int) -> None:
         def write(db: sqlite3.Connection) -> None:
             with db:
-                db.execute("DELETE FROM segments WHERE first_index = ?", (first_index,))
-                db.execute("DELETE FROM owners WHERE first_index = ?", (first_index,))
+                for table in ("segments", "places", "owners"):
+                    db.execute(f"DELETE FROM {table} WHERE first_index = ?", (first_index,))  # noqa: S608 - ours
 
         self._known.pop(first_index, None)
         self._ask(write, None)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ledger.layout import SegmentName
+
 TAG_BYTES: Final = 8
 
 
@@ -59,19 +61,31 @@ class ReceiptPlace:
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment that no byte changes in any more. `count` is how many receipts it has, `bytes` how long it is."""
+    """A segment that no byte changes in any more. `count` is how many receipts it has, `bytes` how long it is.
 
+    There is one for each segment of a log in memory, so it holds no more than it must.
+    """
+
+    folder: Path
     key: SegmentKey
-    path: Path
     sha256: bytes
-    first_index: int
     count: int
     bytes: int
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / str(SegmentName(*self.key, sealed=True))
+
+    @property
+    def first_index(self) -> int:
+        """The index of its first receipt, if it has one."""
+        return self.key.first_index
+
+    @property
     def end(self) -> int:
         """The index after its last receipt."""
-        return self.first_index + self.count
+        return self.key.first_index + self.count
 
 
 class Batches:

@@ -275,15 +275,15 @@ class _Replay:
         if isinstance(scan.verdict, Torn):
             self._refuse_damage(data, scan.verdict)
             recovered.torn = _keep_tail(self._disk, self._path, data, scan.verdict)
-        path = self._path.with_name(str(name._replace(sealed=True)))
+        count = recovered.size - name.first_index
+        sealed = SealedSegment(self._path.parent, self._index.key, self._loaded.sha256, count, scan.end)
         if not name.sealed:
             # Written anew, for what was read may be in the page cache alone: its writer was killed before the fsync,
             # or the fsync failed, and then no later one writes it. What follows must not outlive it.
             self._disk.replace(self._path, data[: scan.end])
             # Seal what the last run left open: from now on nothing in it may look torn.
-            self._disk.rename(self._path, path)
-        first, count = name.first_index, recovered.size - name.first_index
-        recovered.sealed.append(SealedSegment(self._index.key, path, self._loaded.sha256, first, count, scan.end))
+            self._disk.rename(self._path, sealed.path)
+        recovered.sealed.append(sealed)
         return self._index
 
     def _check_header(self, header: segment.SegmentHeader) -> None:

@@ -81,17 +81,18 @@ def match_segments(folder: Path, made: Snapshot, names: list[SegmentName], disk:
     sizes = disk.list(folder)
     sealed = []
     for number, entry in enumerate(entries or made.segments[-1:]):
-        path = folder / str(SegmentName(entry.first_index, entry.epoch, sealed=True))
-        if number >= len(names) or (entry.first_index, entry.epoch) != names[number][:2]:
+        key = SegmentKey(entry.first_index, entry.epoch)
+        one = SealedSegment(folder, key, entry.sha256, entry.count, entry.length)
+        if number >= len(names) or key != names[number][:2]:
             message = "it is missing: a snapshot was made when it was there"
-            raise SegmentCorruptError(path, 0, entry.first_index, message)
+            raise SegmentCorruptError(one.path, 0, entry.first_index, message)
         if not names[number].sealed:
             raise SnapshotInvalidError(f"{folder / str(names[number])} is in it, though it is not sealed")
-        if sizes[path.name] != entry.length:
-            message = f"it has {sizes[path.name]} bytes, and had {entry.length} when a snapshot was made"
-            raise SegmentCorruptError(path, min(sizes[path.name], entry.length), entry.first_index, message)
-        key = SegmentKey(entry.first_index, entry.epoch)
-        sealed.append(SealedSegment(key, path, entry.sha256, entry.first_index, entry.count, entry.length))
+        size = sizes[str(names[number])]
+        if size != entry.length:
+            message = f"it has {size} bytes, and had {entry.length} when a snapshot was made"
+            raise SegmentCorruptError(one.path, min(size, entry.length), entry.first_index, message)
+        sealed.append(one)
     if sealed and not _is_joined(folder, sealed[-1], names[len(sealed) :], disk):
         raise SnapshotInvalidError(f"{sealed[-1].path} is not the segment that it was made of")
     return sealed

@@ -70,11 +70,11 @@ class SegmentWriter:
         if self._current is None:
             return []
         current, self._current = self._current, None
-        path = self._folder / str(SegmentName(*current.key, sealed=True))
-        current.file.rename(path)
-        current.file.close()
         self._previous_sha256 = sha256 = current.sha256.digest()
-        return [SealedSegment(current.key, path, sha256, current.key.first_index, current.receipts, current.size)]
+        sealed = SealedSegment(self._folder, current.key, sha256, current.receipts, current.size)
+        current.file.rename(sealed.path)
+        current.file.close()
+        return [sealed]
 
     def close(self) -> None:
         """Let go of the current segment without sealing it: what was not written stays unknown."""

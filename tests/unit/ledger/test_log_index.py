@@ -135,10 +135,11 @@ async def test_wrong_rows_are_noticed_and_made_anew(tmp_path: Path) -> None:
         await archived(ledger)
     for wrong in (
         "UPDATE owners SET tags = substr(tags, 9) || substr(tags, 1, 8)",
-        "UPDATE segments SET offsets = zeroblob(length(offsets))",
+        "UPDATE places SET offsets = zeroblob(length(offsets))",
         "UPDATE owners SET first_index = -first_index",
         "UPDATE segments SET sha256 = zeroblob(32)",
         "DELETE FROM owners",
+        "DELETE FROM places",
     ):
         with sqlite3.connect(on_disk(tmp_path)) as db:
             db.execute(wrong)
