@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, pubsub, replay, serve, token, verify
+from governors.cli import client, config, demo, ledger, pubsub, replay, serve, snapshot, token, verify
 
 app = typer.Typer(
     name="governors",
@@ -38,6 +38,8 @@ app.command()(client.receipts)
 app.command()(replay.replay)
 app.command()(token.token)
 app.add_typer(verify.app, name="verify")
+ledger.app.command()(snapshot.snapshot)
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(config.app, name="config")
 app.add_typer(pubsub.app, name="pubsub")
 
