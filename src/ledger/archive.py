@@ -35,6 +35,7 @@ _SCHEMA: Final = f"""
 PRAGMA page_size = 65536;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 64;
 CREATE TABLE IF NOT EXISTS segments (
     first_index INTEGER PRIMARY KEY, epoch INTEGER, count INTEGER, bytes INTEGER, sha256 BLOB
 );
