@@ -48,6 +48,14 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/v1/tenants/{tenant}/receipts"): Access("read", Reach.NAMED),
     ("GET", "/v1/receipts/{receipt_id}"): Access("read", Reach.OWN),
     ("GET", "/v1/stream"): Access("read", Reach.OWN),
+    ("GET", "/v1/receipts/{receipt_id}/proof"): Access("read", Reach.OWN),
+    ("GET", "/v1/tenants/{tenant}/bundle"): Access("read", Reach.NAMED),
+    # Hashes tell nothing of any tenant; entries are everybody's receipts. The table is searched in this order.
+    ("GET", "/v1/logs/{partition}/checkpoint"): Access("read", Reach.SHARED),
+    ("GET", "/v1/logs/{partition}/tile/entries/{number:path}"): Access("read", Reach.EVERY),
+    ("GET", "/v1/logs/{partition}/tile/{level}/{number:path}"): Access("read", Reach.SHARED),
+    ("GET", "/v1/logs/{partition}/consistency"): Access("read", Reach.SHARED),
+    ("POST", "/v1/verify"): Access("read", Reach.SHARED),
 }
 
 

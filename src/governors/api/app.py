@@ -26,7 +26,9 @@ from governors.api.documents import (
 from governors.api.edge import Edge
 from governors.api.guard import Authenticate, Guard
 from governors.api.health import health_router
+from governors.api.log import log_router
 from governors.api.problem import problem_of, render
+from governors.api.proofs import Proofs, proofs_router
 from governors.api.service import Service, ServiceError
 from governors.api.signals import signals_endpoint
 from governors.api.stream import stream_router
@@ -51,9 +53,10 @@ def build_api(
     clock_us: Callable[[], int],
     rng: random.Random,
     authenticate: Authenticate | None = None,
+    proofs: Proofs | None = None,
 ) -> FastAPI:
     """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
-    asked who they are.
+    asked who they are, without `proofs` there are none.
     """
     http = settings.http
     app = FastAPI(
@@ -91,6 +94,9 @@ def build_api(
     app.include_router(tenants_router(service))
     app.include_router(receipts_router(service))
     app.include_router(stream_router(service))
+    if proofs is not None:
+        app.include_router(log_router(proofs))
+        app.include_router(proofs_router(proofs))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from governors.admission import Admitted
 from governors.api.problem import MEDIA_TYPE, TYPES, URN
+from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     Health,
     OverrideResult,
@@ -20,6 +21,7 @@ from governors.api.service import (
 )
 from governors.supervision.report import TreeNode
 from ingest.signals import KINDS, EpochMicros, Micros
+from ledger.verify.documents import CONSISTENCY, TENANT_BUNDLE, Consistency, TenantBundle
 
 REF: Final = "#/components/schemas/"
 
@@ -73,7 +75,55 @@ _RECEIPT: Final = {
     "leaf": "eyJkZWNpc2lvbiI6InRocm90dGxlIn0=",
     "committed": True,
 }
+_HASH: Final = "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I="
+_NOTE: Final = (
+    f"governors.local/3f9a2c1b7e5d4086/0\n20852\n{_HASH}\n\n\N{EM DASH} governors.local/3f9a2c1b7e5d4086/0 …\n"
+)
 EXAMPLES: Final[dict[type, Any]] = {
+    ReceiptProof: {
+        "id": "0:1234",
+        "index": 1234,
+        "leaf": "eyJkZWNpc2lvbiI6InRocm90dGxlIn0=",
+        "path": [_HASH],
+        "size": 20852,
+        "root": "0ac5186a91863e8e1d90c808014aa89bf5da8e3ee1d9f07630f0378f68f1ab62",
+        "checkpoint": _NOTE,
+        "text": f"c2sp.org/tlog-proof@v1\nextra …\nindex 1234\n{_HASH}\n\n{_NOTE}",
+    },
+    Consistency: {
+        "type": CONSISTENCY,
+        "checkpoint": _NOTE,
+        "from": {"size": 1000, "root": _HASH},
+        "to": {"size": 20852, "root": _HASH},
+        "proof": [_HASH],
+        "checkpoint_proof": [],
+    },
+    TenantBundle: {
+        "type": TENANT_BUNDLE,
+        "checkpoint": _NOTE,
+        "tenant": "6b1f0c4de2a94d7f8a53b0c19e7d2f46",
+        "receipts": [{"index": 1234, "leaf": "eyJkZWNpc2lvbiI6InRocm90dGxlIn0="}],
+        "heads": {
+            "index": 20000,
+            "leaf": "eyJkZWNpc2lvbiI6Im5vbmUifQ==",
+            "next_tseq": 42,
+            "head": _HASH,
+            "position": 17,
+            "path": [_HASH],
+        },
+        "proof": [_HASH],
+        "more": False,
+    },
+    VerifyAnswer: {
+        "ok": False,
+        "error": "withheld: the tenant had 42 receipts at the heads receipt 20000, and the bundle ends with number 39: "
+        "the last 2 are missing",
+        "origin": None,
+        "size": None,
+        "root": None,
+        "found": {},
+        "says": [],
+    },
     SignalResult: _RESULT,
     UnreadableResult: _UNREADABLE,
     TenantView: _TENANT,

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from governors.admission import Admitted, Refused
 from governors.api.app import build_api
+from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     Health,
     NotFoundError,
@@ -32,6 +33,7 @@ from governors.settings import HttpSettings, Settings
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from ingest.signals import Signal
+from ledger.verify.documents import Consistency, TenantBundle, Tree
 
 NOW_US = 1_795_341_600_000_000  # 2026-11-22T10:00:00Z
 
@@ -156,6 +158,41 @@ class FakeService:
 
 
 @dataclass
+class FakeProofs:
+    """Proves nothing, and remembers with the service what it was asked."""
+
+    service: FakeService
+
+    def checkpoint(self, partition: int) -> bytes:
+        self._ask(partition)
+        return b"log/0\n0\nroot\n\nsigned\n"
+
+    async def tile(self, partition: int, path: str) -> bytes:
+        self._ask(partition, path)
+        return bytes(32)
+
+    async def consistency(self, partition: int, old: int, new: int | None) -> Consistency:
+        self._ask(partition, old, new)
+        return Consistency("note", Tree(old, bytes(32)), Tree(new or 9, bytes(32)), [bytes(32)], [])
+
+    async def proof(self, partition: int, index: int, scope: Scope) -> ReceiptProof:
+        self.service.scopes.append(scope)
+        return ReceiptProof(f"{partition}:{index}", index, b"{}", [bytes(32)], 9, "00" * 32, "note", "a proof file\n")
+
+    async def bundle(self, tenant: str, after: int, limit: int) -> TenantBundle:
+        self._ask(tenant, after, limit)
+        return TenantBundle("note", "0" * 32, [], None, [])
+
+    async def verify(self, document: bytes) -> VerifyAnswer:
+        self._ask(document)
+        return VerifyAnswer(ok=False, error="tampered")
+
+    def _ask(self, *asked: Any) -> None:
+        self.service.asked.append(asked)
+        self.service._maybe_raise()
+
+
+@dataclass
 class Api:
     """The application with its fake service, spoken to without a socket."""
 
@@ -163,6 +200,7 @@ class Api:
     metrics: Metrics
     client: httpx.AsyncClient
     app: Any
+    proofs: FakeProofs
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -181,10 +219,12 @@ def http_settings() -> HttpSettings:
 @pytest_asyncio.fixture
 async def api(http_settings: HttpSettings) -> AsyncIterator[Api]:
     service, metrics = FakeService(), Metrics("0.1.0")
-    app = build_api(service, Settings(http=http_settings), metrics, lambda: NOW_US, random.Random(1))
+    app = build_api(
+        service, Settings(http=http_settings), metrics, lambda: NOW_US, random.Random(1), None, FakeProofs(service)
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
-        yield Api(service, metrics, client, app)
+        yield Api(service, metrics, client, app, FakeProofs(service))
 
 
 @pytest.fixture

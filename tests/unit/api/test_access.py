@@ -42,7 +42,11 @@ READERS: tuple[Role, ...] = ("read", "operate", "admin")
 
 # Who may: as it is meant, written a second time by hand. `{t}` is the tenant that a request is about.
 OPEN = [Ask("GET", "/healthz"), Ask("GET", "/readyz"), Ask("GET", "/openapi.json"), Ask("GET", "/docs")]
-EVERYBODYS = [(Ask("GET", "/metrics"), READERS), (Ask("GET", "/v1/tree"), READERS)]
+EVERYBODYS = [
+    (Ask("GET", "/metrics"), READERS),
+    (Ask("GET", "/v1/tree"), READERS),
+    (Ask("GET", "/v1/logs/0/tile/entries/x001/234"), READERS),
+]
 NAMING = [
     (Ask("POST", "/v1/signals", signal_of), ("ingest", "admin")),
     (Ask("GET", "/v1/admit?tenant={t}"), ("admit", "admin")),
@@ -52,12 +56,21 @@ NAMING = [
     (Ask("DELETE", "/v1/tenants/{t}/overrides/cost_guard/default"), ("operate", "admin")),
     (Ask("GET", "/v1/tenants/{t}/receipts"), READERS),
     (Ask("GET", "/v1/stream?tenant={t}"), READERS),
+    (Ask("GET", "/v1/tenants/{t}/bundle"), READERS),
 ]
 # They name no tenant; the service is told what the scope is, and leaves the rest out.
 FILTERED = [
     (Ask("GET", "/v1/tenants"), READERS),
     (Ask("GET", "/v1/receipts/0:1"), READERS),
     (Ask("GET", "/v1/stream"), READERS),
+    (Ask("GET", "/v1/receipts/0:1/proof"), READERS),
+]
+# They tell nothing of any tenant, so a limited token may have them too.
+SHARED = [
+    (Ask("GET", "/v1/logs/0/checkpoint"), READERS),
+    (Ask("GET", "/v1/logs/0/tile/1/x001/234.p/8"), READERS),
+    (Ask("GET", "/v1/logs/0/consistency?from=1"), READERS),
+    (Ask("POST", "/v1/verify", {"type": "x"}), READERS),
 ]
 
 SCOPES = {"all": None, "acme": frozenset({"acme"}), "none": frozenset[str]()}
@@ -78,7 +91,7 @@ async def guarded(api: Any) -> AsyncIterator[Any]:
     for tenant in ("acme", "globex"):
         api.service.known[tenant] = TenantView(tenant, "active", "standard", "NORMAL", [])
     settings, metrics = Settings(http=HttpSettings()), Metrics("0.1.0")
-    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate)
+    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate, api.proofs)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         api.client = client
@@ -98,7 +111,7 @@ def test_every_route_is_in_one_of_the_lists() -> None:
     table = AccessTable()
     asked = {
         (one.method, place.route)
-        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED)]
+        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED)]
         if (place := table.find(one.path.format(t="acme").partition("?")[0])) is not None
     }
 
@@ -111,7 +124,7 @@ async def test_open_routes_answer_anybody(guarded: Any, one: Ask) -> None:
     assert (await ask(guarded, one, token="nobody's")).status_code == 200
 
 
-@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS + NAMING + FILTERED, ids=str)
+@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS + NAMING + FILTERED + SHARED, ids=str)
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer nobody's", "Basic admin-all", "admin-all", "Bearer admin-all x"]
 )
@@ -126,7 +139,7 @@ async def test_nobody_gets_in_without_a_valid_token(guarded: Any, one: Ask, _rol
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(("one", "roles"), EVERYBODYS + NAMING + FILTERED, ids=str)
+@pytest.mark.parametrize(("one", "roles"), EVERYBODYS + NAMING + FILTERED + SHARED, ids=str)
 async def test_a_role_may_what_it_is_for(guarded: Any, one: Ask, roles: tuple[Role, ...], role: Role) -> None:
     response = await ask(guarded, one, token=f"{role}-all")
 
@@ -163,6 +176,14 @@ async def test_what_concerns_all_tenants_is_not_for_a_limited_token(
     guarded: Any, one: Ask, _roles: Any, scope: str
 ) -> None:
     assert (await ask(guarded, one, token=f"admin-{scope}")).status_code == 403
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("one", "roles"), SHARED, ids=str)
+async def test_what_is_no_tenants_alone_is_for_every_scope(
+    guarded: Any, one: Ask, roles: tuple[Role, ...], scope: str
+) -> None:
+    assert (await ask(guarded, one, token=f"{roles[0]}-{scope}")).status_code == 200
 
 
 @pytest.mark.parametrize("scope", SCOPES)
