@@ -27,9 +27,11 @@ from governors.auth.authenticator import Authenticator
 from governors.auth.issuer import Issuer, fetch_file, fetch_url
 from governors.auth.jwt import Trust
 from governors.auth.token_file import TokenFile
+from governors.custody import Custody
 from governors.intake import Intake
 from governors.memory import settle_memory
 from governors.outbox.executors import Executor, LogExecutor
+from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, Settings
@@ -41,7 +43,7 @@ from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from ingest.dead_letter import DeadLetterFolder
 from ingest.decode.limits import DecodeLimits
-from ledger.errors import LedgerFailedError
+from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
 HTTP_SHUTDOWN_S: Final = 5
@@ -55,11 +57,15 @@ def wall_clock_us() -> int:
 class App:
     """One worker. Making it recovers the log, which blocks; `run` serves until cancelled.
 
-    `clock_us` is the time that everything in it goes by, `executor` carries its actions out.
+    `clock_us` is the time that everything in it goes by, `executor` carries its actions out. Without `custody` the log
+    is kept on this disk alone and nothing is published.
     """
 
-    def __init__(self, settings: Settings, *, clock_us: Callable[[], int], executor: Executor) -> None:
+    def __init__(
+        self, settings: Settings, *, clock_us: Callable[[], int], executor: Executor, custody: Custody | None = None
+    ) -> None:
         self._settings = settings
+        self._custody = custody
         self._clock_us = clock_us
         self._stopping = False
         self._running = False
@@ -84,14 +90,28 @@ class App:
                 on_action_ended=self.metrics.action_ended,
                 writer=socket.gethostname(),
             ),
+            custody.tenure if custody is not None else None,
+        )
+        keepers = (
+            custody.entrust(self.runtime.ledger, self.metrics.committed_elsewhere, self.metrics.published)
+            if custody is not None
+            else []
         )
         self.service = GovernorService(
-            self.runtime, self.metrics, self.watchers, tree=self._read_tree, missing=self.missing
+            self.runtime,
+            self.metrics,
+            self.watchers,
+            tree=self._read_tree,
+            missing=self.missing,
+            warnings=self.warnings,
         )
         tokens, issuer = self._token_file(settings.auth), self._issuer(settings.oidc)
         is_asked = tokens is not None or issuer is not None
         authenticate = Authenticator(tokens, issuer).principal_of if is_asked else None
-        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate)
+        proofs = LedgerProofs(
+            self.runtime.ledger, custody.prover if custody else None, custody.signer.verifier if custody else None
+        )
+        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs)
         self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
         self.tree = self.runtime.tree(
             "governors",
@@ -101,6 +121,7 @@ class App:
             Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
             *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
             Child("snapshots", ready_at_once(self._snapshotter().run)),
+            keepers=keepers,
             on_event=self._on_supervision,
         )
         self._publish_gauges()
@@ -120,7 +141,7 @@ class App:
                 settle_memory()
                 on_ready()
             await tree
-            raise LedgerFailedError(str(self.runtime.ledger.failed or "it ended"))
+            raise self._why_it_ended()
         finally:
             self._stopping = True
             waiting.cancel()
@@ -137,6 +158,17 @@ class App:
         if self.runtime.ledger.failed is not None:
             missing.append(f"ledger: {self.runtime.ledger.failed}")
         return missing
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at although the service goes on."""
+        committer = self._custody.committer if self._custody is not None else None
+        if committer is None or not committer.is_late():
+            return []
+        return [f"receipts have waited {committer.waited_s():.0f} s for the object store: losing this disk loses them"]
+
+    def _why_it_ended(self) -> LedgerError:
+        failed = self.runtime.ledger.failed
+        return failed if isinstance(failed, LedgerError) else LedgerFailedError(str(failed or "it ended"))
 
     def _read_tree(self) -> TreeNode:
         return self.tree.tree()
@@ -196,11 +228,27 @@ class App:
         metrics.ledger_size.labels(partition).set_function(lambda: runtime.ledger.size)
         metrics.ledger_durable_size.labels(partition).set_function(lambda: runtime.ledger.local_size)
         metrics.ledger_pending_bytes.labels(partition).set_function(lambda: runtime.ledger.pending_bytes)
+        if self._custody is not None:
+            self._publish_custody_gauges(self._custody, partition)
         metrics.active_tenants.set_function(lambda: runtime.registry.active_count)
         metrics.known_tenants.set_function(lambda: runtime.registry.known_count)
         metrics.queued_signals.set_function(lambda: runtime.registry.queued)
         metrics.outbox_depth.set_function(lambda: runtime.outbox.depth)
         metrics.outbox_oldest_seconds.set_function(lambda: runtime.outbox.oldest_age_s)
+
+    def _publish_custody_gauges(self, custody: Custody, partition: str) -> None:
+        metrics, committer, publisher = self.metrics, custody.committer, custody.publisher
+        assert committer is not None  # noqa: S101 - the ledger was entrusted
+        assert publisher is not None  # noqa: S101 - as above
+        metrics.ledger_epoch.labels(partition).set(custody.taken.epoch)
+        metrics.ledger_lost_receipts.labels(partition).set(custody.taken.lost)
+        metrics.ledger_committed_size.labels(partition).set_function(lambda: committer.head.size)
+        metrics.ledger_uncommitted_seconds.labels(partition).set_function(committer.waited_s)
+        metrics.ledger_published_size.labels(partition).set_function(lambda: publisher.published_size)
+        metrics.ledger_checkpoint_age_seconds.labels(partition).set_function(publisher.waited_s)
+        metrics.ledger_fenced.labels(partition).set_function(
+            lambda: isinstance(self.runtime.ledger.failed, WriterFencedError)
+        )
 
     def say_ready(self) -> None:
         """Write the line that scripts wait for, and what an operator should know."""
@@ -307,6 +355,19 @@ async def serve(effective: Effective) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main.cancel)
-    app = await asyncio.to_thread(App, settings, clock_us=wall_clock_us, executor=LogExecutor())
     with contextlib.suppress(asyncio.CancelledError):
-        await app.run(app.say_ready)
+        custody = await Custody.take(
+            settings,
+            clock_us=wall_clock_us,
+            entropy=os.urandom,
+            rng=random.Random(os.urandom(16)),
+            owner=socket.gethostname(),
+        )
+        try:
+            async with custody.kept():
+                app = await asyncio.to_thread(
+                    App, settings, clock_us=wall_clock_us, executor=LogExecutor(), custody=custody
+                )
+            await app.run(app.say_ready)
+        finally:
+            await custody.close()

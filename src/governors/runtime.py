@@ -3,7 +3,7 @@
 No edges here: HTTP and Pub/Sub stand on top of this (`app.py`), and so do the benchmarks and the demo.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ledger.appender import Draft, Ledger, Limits
 from ledger.format.receipt import Fsm
+from ledger.identity import PartitionLock
 
 PARTITION: Final = 0
 
@@ -48,14 +49,25 @@ class Edges:
     writer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """The right to write a log, once it was taken over: see `Ledger.open` for what each of these means."""
+
+    lock: PartitionLock
+    epoch: int
+    commits_elsewhere: bool
+    may_answer: Callable[[], bool]
+
+
 class Runtime:
     """Recovered and ready to run; `tree` supervises its parts.
 
     Opening blocks until the log is read. Raises LedgerError where the log cannot be used, SettingsError where the
-    configuration does not fit the tenants in it.
+    configuration does not fit the tenants in it. Without a `tenure` the folder belongs to whoever has its lock, and
+    nothing is committed elsewhere.
     """
 
-    def __init__(self, settings: Settings, data_dir: Path, edges: Edges) -> None:
+    def __init__(self, settings: Settings, data_dir: Path, edges: Edges, tenure: Tenure | None = None) -> None:
         self.settings = settings
         self.clock_us = edges.clock_us
         self.policy = make_policy(
@@ -89,6 +101,10 @@ class Runtime:
             on_state=states.__setitem__,
             name=settings.ledger.origin,
             on_commit=edges.on_commit,
+            lock=tenure.lock if tenure else None,
+            epoch=tenure.epoch if tenure else None,
+            commits_elsewhere=tenure is not None and tenure.commits_elsewhere,
+            may_answer=tenure.may_answer if tenure else None,
             limits=Limits(
                 batch_bytes=settings.ledger.batch_bytes_max,
                 segment_bytes=settings.ledger.segment_bytes_max,
@@ -128,8 +144,11 @@ class Runtime:
         for work in self.registry.restore():
             self.outbox.submit(work)
 
-    def tree(self, name: str, *edges: Child, on_event: OnEvent | None = None) -> Supervisor:
-        """The supervision tree of the parts, in the order in which they start, with `edges` on top.
+    def tree(
+        self, name: str, *edges: Child, keepers: Sequence[Child] = (), on_event: OnEvent | None = None
+    ) -> Supervisor:
+        """The supervision tree of the parts, in the order in which they start, with `edges` on top. `keepers` commit
+        the ledger and stand right above it: they outlive whoever appends.
 
         A ledger that failed cannot be started again, for nobody knows what is on the disk: everything above it is
         stopped in order, the edges first, and `run` returns.
@@ -143,6 +162,7 @@ class Runtime:
             on_event=on_event,
             children=[
                 Child("ledger", ready_at_once(self.ledger.run), TEMPORARY, shutdown_s=30.0, significant=True),
+                *keepers,
                 self.supervisor.as_child(),
                 Child("passivator", ready_at_once(self.registry.run)),
                 Child("timers", ready_at_once(self.timers.run)),

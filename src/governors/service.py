@@ -114,12 +114,14 @@ class GovernorService:
         *,
         tree: Callable[[], TreeNode],
         missing: Callable[[], list[str]],
+        warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._runtime = runtime
         self._metrics = metrics
         self._watchers = watchers
         self._tree = tree
         self._missing = missing
+        self._warnings = warnings
         self._version = importlib.metadata.version("governors")
 
     # Signals
@@ -309,7 +311,9 @@ class GovernorService:
     def health(self) -> Health:
         """Which permanent children are gone for good."""
         gone = {State.GIVEN_UP, State.ABANDONED}
-        return Health(self._version, [node.name for node in self._tree().children if node.state in gone])
+        return Health(
+            self._version, [node.name for node in self._tree().children if node.state in gone], self._warnings()
+        )
 
     def missing(self) -> list[str]:
         """What keeps the service from being ready."""

@@ -94,6 +94,25 @@ class LedgerSettings(Struct, frozen=True, kw_only=True):
     """Bytes that may wait for a slow disk; past it, senders are told to come back later."""
     origin: Word | None = None
     """The log's public name in its checkpoints, fixed when the data folder is made. Null: one is made up then."""
+    signing_key: Path | None = None
+    """File of the key that signs checkpoints. Machines that may take one log over from each other need the same key.
+    Null: `ledger/signing.key` in `data_dir`, made when absent."""
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True):
+    """Where the log is committed to, beyond this machine's disk."""
+
+    url: Word | None = None
+    """`gs://bucket/prefix` or `file:///folder`. Null: the folder `store` in `data_dir`, which serves tiles and
+    checkpoints and is no second copy; then a receipt is committed as soon as it is on the disk."""
+    commit_interval_s: Annotated[float, Meta(ge=0.1, le=300)] = 2.0
+    """Least seconds from one commit to the next, where `url` is set: what a machine that is lost takes along at most,
+    and the pace of external actions. Each commit costs two writes in the store, and none is made without receipts."""
+    publish_interval_s: Annotated[float, Meta(ge=1.1, le=3_600)] = 30.0
+    """Seconds from one public checkpoint to the next. Cloud Storage takes one write a second of an object."""
+    lease_s: Annotated[float, Meta(ge=2, le=300)] = 5.0
+    """Where `url` is set: seconds that another machine waits before it takes the log over, and after which this one
+    answers nobody if it cannot reach the store. It is renewed three times as often, by a write each."""
 
 
 class TenantSettings(Struct, frozen=True, kw_only=True):
@@ -174,6 +193,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     auth: AuthSettings = field(default_factory=AuthSettings)
     oidc: OidcSettings | None = None
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
     tenants: TenantSettings = field(default_factory=TenantSettings)
     dedup: DedupSettings = field(default_factory=DedupSettings)
     pubsub: PubSubSettings | None = None

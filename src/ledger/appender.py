@@ -264,6 +264,7 @@ class Ledger:
         app: AppFold | None = None,
         name: str | None = None,
         limits: Limits = Limits(),
+        lock: PartitionLock | None = None,
         disk: Disk = POSIX,
         epoch: int | None = None,
         commits_elsewhere: bool = False,
@@ -276,13 +277,14 @@ class Ledger:
         What `app`, `on_receipt` and `on_state` get is said at `recover`. `name` is the log's origin without the
         partition. `epoch` is the writer's number, larger than any in the log (default: by one). With
         `commits_elsewhere` a receipt is committed when `mark_committed` says so, else when it is on the disk.
-        `may_answer` says whether this writer may still tell anybody that a receipt is on the disk.
+        `may_answer` says whether this writer may still tell anybody that a receipt is on the disk. A `lock` that the
+        caller has already is let go of with the ledger.
 
         Raises LedgerLockedError, IdentityError, SegmentCorruptError, OSError.
         """
         identity = open_identity(data_dir, entropy, name)
         folder = partition_folder(data_dir, partition)
-        lock = PartitionLock.acquire(folder)
+        lock = lock or PartitionLock.acquire(folder)
         archive: Archive | None = None
         try:
             archive = Archive(folder / INDEX_FILE, folder, disk)

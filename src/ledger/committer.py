@@ -153,12 +153,14 @@ class Committer:
         """
         size = self._log.local_size
         while self.head.size < size:
-            if self._ended is not None:
-                raise self._ended
-            done = asyncio.get_running_loop().create_future()
-            self._waiting.append(done)
             self._asked.set()
-            await done
+            await self._next_commit()
+        return self.head
+
+    async def wait_beyond(self, size: int) -> Head:
+        """Return a head that has more than `size` receipts, once there is one. Raises what ended the committer."""
+        while self.head.size <= size:
+            await self._next_commit()
         return self.head
 
     async def run(self) -> None:
@@ -204,6 +206,13 @@ class Committer:
             if self._on_committed is not None:
                 self._on_committed(loop.time() - begun_s, self.head.size - before)
             self._wake(None)
+
+    async def _next_commit(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        await done
 
     async def _end_in_order(self) -> None:
         """Everything that appends has ended before: commit the rest, so that the next owner has it wherever it runs.

@@ -20,8 +20,6 @@ from ledger.protocol.takeover import LocalSegment
 
 FETCHED_SUFFIX: Final = ".fetched"
 QUARANTINE: Final = ".quarantine-"
-DERIVED_SUFFIXES: Final = (".snap",)
-"""Files that are made from segments, and made anew when they are missing."""
 
 
 class FoundSegment(NamedTuple):
@@ -61,9 +59,6 @@ def quarantine(disk: Disk, folder: Path, names: list[SegmentName], epoch: int) -
     """Put the last segments of a log aside under names that nobody reads as segments, the very last one first, so that
     a crash in between leaves a shorter log. What was derived from them goes too.
     """
-    for file in disk.list(folder):
-        if file.endswith(DERIVED_SUFFIXES):
-            disk.unlink(folder / file)
     put_aside = []
     for name in reversed(names):
         path = folder / f"{name}{QUARANTINE}{epoch:010d}"

@@ -8,8 +8,10 @@ own, with fresh random digits. In doubt an object stays: it costs little.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
+from ledger.errors import StoreUnavailableError
 from ledger.index import SegmentKey
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.store.object_store import ObjectStore
@@ -35,7 +37,8 @@ class OrphanCollector:
     async def run(self) -> None:
         """Sweep four times a day. Raises what the head's writing raises."""
         while True:
-            await self.sweep()
+            with suppress(StoreUnavailableError):
+                await self.sweep()
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> list[str]:

@@ -70,6 +70,14 @@ class Log(Protocol):
     def append(self, draft: Draft) -> int: ...
 
 
+class Commits(Protocol):
+    """What the publisher needs of `committer.Committer`."""
+
+    @property
+    def head(self) -> Head: ...
+    async def wait_beyond(self, size: int) -> Head: ...
+
+
 @dataclass(frozen=True, slots=True)
 class PublishCadence:
     """`interval_s`: from one checkpoint to the next (Cloud Storage takes one write a second of an object).
@@ -86,7 +94,7 @@ def heads_key(index: int) -> str:
 
 
 class Publisher:
-    """One partition's. `head` says what is committed; what blocks runs in `executor`.
+    """One partition's. What blocks runs in `executor`.
 
     `on_published(size)` is called for each new checkpoint.
     """
@@ -95,7 +103,7 @@ class Publisher:
         self,
         log: Log,
         store: ObjectStore,
-        head: Callable[[], Head],
+        commits: Commits,
         disk: Disk,
         *,
         clock_us: Callable[[], int],
@@ -106,7 +114,7 @@ class Publisher:
     ) -> None:
         self._log = log
         self._store = store
-        self._head = head
+        self._commits = commits
         self._disk = disk
         self._clock_us = clock_us
         self._rng = rng
@@ -119,6 +127,8 @@ class Publisher:
         self._tail: list[bytes] = []
         """The leaves after the last full bundle, up to there."""
         self._published = 0
+        self._published_s = 0.0
+        """When the public checkpoint was last found to cover what is committed."""
         self._generation = CREATE
         self._count = 0
         self._heads: tuple[int, bytes] | None = None
@@ -131,12 +141,19 @@ class Publisher:
         """How many receipts the public checkpoint covers."""
         return self._published
 
-    async def run(self) -> None:
-        """Publish now and then, until cancelled.
+    def waited_s(self) -> float:
+        """How long receipts have waited for a public checkpoint, about; 0 if it covers all that is committed."""
+        if self._tree is None or self._commits.head.size == self._published:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._published_s
 
-        Raises WriterFencedError, LogForkedError, StoreRefusedError, SegmentCorruptError.
+    async def run(self) -> None:
+        """Publish whenever there is something, until cancelled.
+
+        Raises WriterFencedError, LogForkedError, StoreRefusedError, SegmentCorruptError, and what ended the committer.
         """
         while True:
+            await self._commits.wait_beyond(self._published)
             with suppress(StoreUnavailableError):
                 if await self.publish():
                     await self._speak_of_heads()
@@ -146,10 +163,12 @@ class Publisher:
         """Publish what is committed; false if it is published already. Each step's comment says what a crash after it
         leaves. Raises as `run` does, and StoreUnavailableError.
         """
-        head = self._head()
+        head = self._commits.head
         if self._tree is None:
+            self._published_s = asyncio.get_running_loop().time()
             await self._resume(head)
         if head.size == self._published:
+            self._published_s = asyncio.get_running_loop().time()
             return False
         for one in self._log.sealed_since(self._written):
             if one.first_index >= head.size:
@@ -161,7 +180,7 @@ class Publisher:
         await self._write_heads(head.size)
         await self._replace_checkpoint(head)
         # All of it is public.
-        before, self._published = self._published, head.size
+        before, self._published, self._published_s = self._published, head.size, asyncio.get_running_loop().time()
         if self._on_published is not None:
             self._on_published(head.size)
         await self._remove_partial(before, head.size)

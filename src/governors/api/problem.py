@@ -13,7 +13,14 @@ from starlette.responses import Response
 
 from governors.api.service import InvalidFieldError, NotAcceptingError, NotFoundError
 from ingest.errors import BodyRejectedError
-from ledger.errors import LedgerClosedError, LedgerFailedError, PushbackError, ReceiptNotFoundError
+from ledger.errors import (
+    LeaseLostError,
+    LedgerClosedError,
+    LedgerFailedError,
+    PushbackError,
+    ReceiptNotFoundError,
+    WriterFencedError,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 URN: Final = "urn:governors:problem:"
@@ -91,6 +98,9 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError("not-accepting", str(error), retry_after_s=error.retry_after_s)
         case PushbackError():
             return ProblemError("pushback", str(error), retry_after_s=error.retry_after_s)
+        case LeaseLostError() | WriterFencedError():
+            detail = "another writer may have the log by now: send it again"
+            return ProblemError("not-accepting", detail, retry_after_s=RESTART_S)
         case LedgerClosedError() | LedgerFailedError():
             return ProblemError("not-accepting", "the ledger takes nothing more", retry_after_s=RESTART_S)
         case NotFoundError() | ReceiptNotFoundError():

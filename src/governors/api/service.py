@@ -79,10 +79,11 @@ class UnreadableResult(Struct, frozen=True, tag_field="outcome", tag="rejected")
 
 
 class Health(Struct, frozen=True):
-    """`down` names permanent children that are gone for good."""
+    """`down` names permanent children that are gone for good; `warnings` says what else somebody should look at."""
 
     version: str
     down: list[str]
+    warnings: list[str] = []
 
 
 class OpenActionView(Struct, frozen=True):

@@ -74,6 +74,13 @@ class Metrics:
         self._commit_receipts = BatchHistogram(
             registry, "governors_commit_receipts", "Receipts in one group commit.", (*BATCH_BOUNDS, 10_000)
         )
+        self._store_commit_seconds = BatchHistogram(
+            registry,
+            "governors_store_commit_seconds",
+            "One commit to the object store, from sealed to named by the head.",
+            SECONDS_BOUNDS,
+        )
+        self._checkpoints = Tally(registry, "governors_checkpoints", "Public checkpoints.", ())
         self._admissions = Tally(
             registry, "governors_admissions", "Answers to whether a request may pass.", ("answer", "governor")
         )
@@ -107,6 +114,25 @@ class Metrics:
         self.ledger_size = gauge("ledger_size", "Receipts in the log.", "partition")
         self.ledger_durable_size = gauge("ledger_durable_size", "Receipts that are durable locally.", "partition")
         self.ledger_pending_bytes = gauge("ledger_pending_bytes", "Bytes that wait to be written.", "partition")
+        self.ledger_epoch = gauge("ledger_epoch", "Number of takeovers of this log, this one included.", "partition")
+        self.ledger_committed_size = gauge(
+            "ledger_committed_size", "Receipts that the store's head names.", "partition"
+        )
+        self.ledger_published_size = gauge(
+            "ledger_published_size", "Receipts that the public checkpoint covers.", "partition"
+        )
+        self.ledger_uncommitted_seconds = gauge(
+            "ledger_uncommitted_seconds", "Age of the oldest receipt that the store's head does not name.", "partition"
+        )
+        self.ledger_checkpoint_age_seconds = gauge(
+            "ledger_checkpoint_age_seconds", "Since when a receipt waits for a public checkpoint.", "partition"
+        )
+        self.ledger_lost_receipts = gauge(
+            "ledger_lost_receipts",
+            "Receipts put aside at this start: another writer went on without them.",
+            "partition",
+        )
+        self.ledger_fenced = gauge("ledger_fenced", "1 once another writer has taken the log over.", "partition")
         self.active_tenants = gauge("active_tenants", "Tenants that are in memory.")
         self.known_tenants = gauge("known_tenants", "Tenants that have a record.")
         self.queued_signals = gauge("queued_signals", "Signals that wait to be decided.")
@@ -145,6 +171,16 @@ class Metrics:
         """The ledger wrote and synced a batch."""
         self._commit_seconds.observe(seconds)
         self._commit_receipts.observe(receipts)
+
+    def committed_elsewhere(self, seconds: float, receipts: int) -> None:
+        """The store's head names `receipts` more."""
+        del receipts  # a gauge has the size
+        self._store_commit_seconds.observe(seconds)
+
+    def published(self, size: int) -> None:
+        """A public checkpoint covers `size` receipts."""
+        del size
+        self._checkpoints.add()
 
     def admission(self, answer: str, governor: str) -> None:
         """A request was `admitted` or `refused`; `governor` said so, empty when none had to."""

@@ -17,7 +17,7 @@ from ingest.decode.native import decode_native
 async def test_healthz_says_which_version_lives(api: Any) -> None:
     response = await api.client.get("/healthz")
     assert response.status_code == 200
-    assert response.json() == {"version": "0.1.0", "down": []}
+    assert response.json() == {"version": "0.1.0", "down": [], "warnings": []}
 
 
 async def test_healthz_fails_when_a_child_is_down_for_good(api: Any) -> None:

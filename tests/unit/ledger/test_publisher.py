@@ -1,5 +1,6 @@
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from simulation.loop import run_simulated
@@ -25,7 +26,7 @@ CHECKPOINT = "0/checkpoint"
 
 def publisher(machine: Machine, heads_every: int = 0) -> Publisher:
     return Publisher(
-        machine.ledger, machine.store, lambda: machine.committer.head, machine.disk,
+        machine.ledger, machine.store, machine.committer, machine.disk,
         clock_us=lambda: 1_700_000_000_000_000, rng=machine.rng,
         cadence=PublishCadence(30.0, heads_every), executor=InlineExecutor(),
     )  # fmt: skip
@@ -213,7 +214,7 @@ def test_more_was_published_than_is_committed_only_in_another_log(tmp_path: Path
         await one.commit(5)
         await publisher(one).publish()
         out = publisher(one)
-        out._head = lambda: earlier
+        out._commits = SimpleNamespace(head=earlier)
         with pytest.raises(LogForkedError, match="5 receipts were published, and 0 are committed"):
             await out.publish()
         await one.stop()

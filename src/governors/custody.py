@@ -1,0 +1,209 @@
+"""Custody of the log: the store it is committed to, the right to write it, and those who commit and publish it.
+
+Taking it comes before the ledger is opened, since what lies on the disk may be behind, or have been overtaken.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from governors.runtime import PARTITION, Tenure, ready_at_once
+from governors.settings import Settings
+from governors.supervision.child import TEMPORARY, Child
+from ledger.appender import Ledger
+from ledger.authority import HeadTerms
+from ledger.committer import Cadence, Committer
+from ledger.durable import POSIX
+from ledger.errors import LedgerError
+from ledger.format.note import Signer
+from ledger.identity import (
+    LEDGER_FOLDER,
+    ORIGIN_FILE,
+    Identity,
+    PartitionLock,
+    lock_name,
+    open_identity,
+    partition_folder,
+)
+from ledger.identity_object import install_identity, read_identity, share_identity
+from ledger.orphans import OrphanCollector
+from ledger.prover import Prover
+from ledger.publisher import PublishCadence, Publisher
+from ledger.restore import read_trusted
+from ledger.signing import open_signing_key
+from ledger.store.object_store import ObjectStore
+from ledger.store.opening import open_store
+from ledger.store.prefixed import PrefixedStore
+from ledger.takeover import Claimant, Place, TakenOver, take_over
+
+STORE_FOLDER: Final = "store"
+HEAD_SPACING_S: Final = 1.1
+MARGIN: Final = 0.2
+"""Share of the lease that is left for clocks that run at different rates."""
+SHUTDOWN_S: Final = 10.0
+
+
+class Custody:
+    """Of one partition. `take` it, open the ledger with its `tenure`, then `entrust` that to it."""
+
+    def __init__(
+        self, settings: Settings, store: ObjectStore, taken: TakenOver, tenure: Tenure, signer: Signer,
+        *, clock_us: Callable[[], int], entropy: Callable[[int], bytes], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.partition_store = PrefixedStore(store, str(PARTITION))
+        self.taken = taken
+        self.tenure = tenure
+        self.signer = signer
+        self.committer: Committer | None = None
+        self.publisher: Publisher | None = None
+        self.prover: Prover | None = None
+        self._settings = settings.store
+        self._clock_us = clock_us
+        self._entropy = entropy
+        self._rng = rng
+
+    @classmethod
+    async def take(
+        cls,
+        settings: Settings,
+        *,
+        clock_us: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        rng: random.Random,
+        owner: str,
+    ) -> "Custody":
+        """Wait until the log is free and take it over. Raises LedgerError and what it stands for, OSError."""
+        log = structlog.get_logger("governors.custody")
+        elsewhere = settings.store.url is not None
+        url = settings.store.url or (settings.data_dir.absolute() / STORE_FOLDER).as_uri()
+        folder = partition_folder(settings.data_dir, PARTITION)
+        lock = await asyncio.to_thread(PartitionLock.acquire, folder)
+        try:
+            store = await asyncio.to_thread(open_store, url)
+            try:
+                identity = await _agree_on_identity(store, settings, entropy, rng)
+                key_path = settings.ledger.signing_key
+                seed = await asyncio.to_thread(open_signing_key, settings.data_dir, identity.name, entropy, key_path)
+                signer = Signer(identity.origin(PARTITION), seed)
+                lease_s = settings.store.lease_s if elsewhere else 0.0
+                taken = await take_over(
+                    Place(PrefixedStore(store, str(PARTITION)), POSIX, folder, signer.name),
+                    Claimant(
+                        owner,
+                        lock_name(folder, entropy),
+                        signer,
+                        HeadTerms(lease_s, lease_s * MARGIN, HEAD_SPACING_S if elsewhere else 0.0),
+                        await asyncio.to_thread(read_trusted, settings.data_dir),
+                    ),
+                    entropy=entropy,
+                    rng=rng,
+                    on_waiting=lambda whose, seconds: log.info(
+                        "waiting for another machine's lease to end", owner=whose, seconds=round(seconds, 1)
+                    ),
+                    on_progress=lambda left, fetched: log.info(
+                        "fetching the log from the store", receipts_to_go=left, bytes=fetched
+                    ),
+                )
+            except BaseException:
+                await store.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+        _tell(log, taken)
+        tenure = Tenure(lock, taken.epoch, elsewhere, taken.authority.may_answer)
+        return cls(settings, store, taken, tenure, signer, clock_us=clock_us, entropy=entropy, rng=rng)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Keep the lease meanwhile: recovery may take longer than it lasts. Raises WriterFencedError at the end."""
+        keeping = asyncio.create_task(self.taken.authority.keep(), name="lease")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+        if not keeping.cancelled():
+            keeping.result()
+
+    def entrust(
+        self, ledger: Ledger, on_committed: Callable[[float, int], None], on_published: Callable[[int], None]
+    ) -> list[Child]:
+        """Those who commit and publish the ledger, in the order in which they start."""
+        store, authority, settings = self.partition_store, self.taken.authority, self._settings
+        elsewhere = self.tenure.commits_elsewhere
+        committer = self.committer = Committer(
+            ledger,
+            store,
+            authority,
+            self.signer,
+            POSIX,
+            entropy=self._entropy,
+            rng=self._rng,
+            cadence=Cadence(settings.commit_interval_s if elsewhere else settings.publish_interval_s),
+            on_committed=on_committed,
+        )
+        publisher = self.publisher = Publisher(
+            ledger,
+            store,
+            committer,
+            POSIX,
+            clock_us=self._clock_us,
+            rng=self._rng,
+            cadence=PublishCadence(settings.publish_interval_s),
+            on_published=on_published,
+        )
+        prover = self.prover = Prover(
+            ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge
+        )
+        orphans = OrphanCollector(store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)])
+        return [
+            # Whoever has lost the log must not go on: this ends the process as a failure of the disk does.
+            Child("committer", ready_at_once(committer.run), TEMPORARY, shutdown_s=SHUTDOWN_S, significant=True),
+            Child("publisher", ready_at_once(publisher.run)),
+            Child("proofs", ready_at_once(prover.run)),
+            *([Child("orphans", ready_at_once(orphans.run))] if elsewhere else []),
+        ]
+
+    async def close(self) -> None:
+        """Let go of the store, and of the log if nobody was entrusted with it."""
+        if self.committer is None:
+            with suppress(LedgerError, TimeoutError):
+                async with asyncio.timeout(SHUTDOWN_S):
+                    await self.taken.authority.hand_over()
+        await self.taken.authority.close()
+        await self.store.close()
+
+
+async def _agree_on_identity(
+    store: ObjectStore, settings: Settings, entropy: Callable[[int], bytes], rng: random.Random
+) -> Identity:
+    """The identity of folder and store: whichever has a log gives it to the other."""
+    data_dir: Path = settings.data_dir
+    if not (data_dir / LEDGER_FOLDER / ORIGIN_FILE).exists():
+        known = await read_identity(store, rng)
+        if known is not None:
+            await asyncio.to_thread(install_identity, data_dir, known)
+    identity = await asyncio.to_thread(open_identity, data_dir, entropy, settings.ledger.origin)
+    await share_identity(store, identity, rng)
+    return identity
+
+
+def _tell(log: structlog.stdlib.BoundLogger, taken: TakenOver) -> None:
+    if taken.fetched:
+        log.info("fetched what is committed from the store", bytes=taken.fetched)
+    if taken.adopted:
+        log.info("receipts on this disk extend what is committed: they are committed next", receipts=taken.adopted)
+    if taken.put_aside:
+        log.error(
+            "receipts that were never committed are lost: another writer went on without them. Signals whose senders "
+            "waited for a commit come again",
+            receipts=taken.lost,
+            files=[str(path) for path in taken.put_aside],
+        )
