@@ -16,6 +16,7 @@ somebody kept a root of it.
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ledger.errors import NotALedgerError, NoteInvalidError
 from ledger.format import checkpoint as checkpoints
@@ -81,46 +82,57 @@ def _partitions(folder: Path) -> list[tuple[int, Path, str | None]]:
     return [(number, path, None if name is None else f"{name}/{number}") for number, path in found]
 
 
+class _Signed(NamedTuple):
+    """A checkpoint, the note that it came in, and what to call it."""
+
+    what: str
+    note: bytes
+    checkpoint: Checkpoint
+
+
 class _Audit:
     """One partition: its log, held against what was published of it and against what was seen of it before."""
 
     def __init__(self, partition: int, folder: Path, origin: str | None, store: Path | None, recall: Recall) -> None:
         self._published = Published((store or folder.parent.parent / STORE_FOLDER) / folder.name)
         self._memory = recall(origin) if origin is not None else None
+        self._doubts: list[str] = []
         # Before the log is read: a live one may publish more meanwhile, never less.
-        self._note = self._published.checkpoint()
-        self._checkpoint: Checkpoint | None = None
-        self._doubt = ""
-        if self._note is not None:
-            try:
-                self._checkpoint = self._open(self._note)
-            except NoteInvalidError as error:
-                self._doubt = str(error)
+        public = self._open("the published checkpoint", self._published.checkpoint())
+        self._signed = [*public, *self._open("the committed head", self._published.committed())]
         seen = self._memory.seen if self._memory is not None else ()
-        size = self._checkpoint.size if self._checkpoint is not None else 0
-        sizes = [one.checkpoint.size for one in seen]
-        self.check = PartitionCheck(partition, folder, origin, self._published, size, sizes)
+        sizes = [one.checkpoint.size for one in seen] + [one.checkpoint.size for one in self._signed]
+        published_size = public[0].checkpoint.size if public else 0
+        self.check = PartitionCheck(partition, folder, origin, self._published, published_size, sizes)
         self.learned: Memory | None = None
 
     def run(self, progress: Progress | None, processes: int) -> None:
-        check = self.check
+        check, memory = self.check, self._memory
         check.run(progress, processes)
-        if self._doubt:
-            self._wrong("checkpoint", f"the published checkpoint cannot be trusted: {self._doubt}")
-        if self._checkpoint is not None:
-            self._judge("the published checkpoint", self._checkpoint, "truncated")
-        if self._memory is None:
-            if self._note is not None:
+        for doubt in self._doubts:
+            self._wrong("checkpoint", doubt)
+        for signed in self._signed:
+            self._judge(signed.what, signed.checkpoint, "truncated")
+        if memory is None:
+            if self._signed:
                 check.notes.append("whoever signed the published checkpoint was not checked: no key is known")
             return
-        for one in self._memory.seen:
-            self._judge("a checkpoint seen before", one.checkpoint, "rollback")
-        self._learn(self._memory)
+        for seen in memory.seen:
+            self._judge("a checkpoint seen before", seen.checkpoint, "rollback")
+        if check.whole and not check.errors:
+            self._learn(memory)
 
-    def _open(self, note: bytes) -> Checkpoint:
-        if self._memory is not None:
-            return self._memory.open(note)
-        return checkpoints.decode(split_note(note)[0])
+    def _open(self, what: str, note: bytes | None) -> list[_Signed]:
+        """One, or none where there is no note or none that can be trusted."""
+        if note is None:
+            return []
+        try:
+            if self._memory is not None:
+                return [_Signed(what, note, self._memory.open(note))]
+            return [_Signed(what, note, checkpoints.decode(split_note(note)[0]))]
+        except NoteInvalidError as error:
+            self._doubts.append(f"{what} cannot be trusted: {error}")
+            return []
 
     def _judge(self, what: str, checkpoint: Checkpoint, when_short: str) -> None:
         """Does the log that is here have the receipts that a checkpoint has?"""
@@ -137,18 +149,14 @@ class _Audit:
 
     def _learn(self, memory: Memory) -> None:
         """Keep the newest checkpoint, which the log was found to continue all others of."""
-        check, note = self.check, self._note
-        if check.errors or not check.whole:
+        notes = {one.checkpoint.size: one.note for one in memory.seen}
+        notes |= {one.checkpoint.size: one.note for one in self._signed}
+        if not notes:
             return
-        newest = memory.newest
-        if note is None or self._checkpoint is None or (newest is not None and newest.size > self._checkpoint.size):
-            note = memory.seen[-1].note if memory.seen else None
-        if note is None:
-            return
-        self.learned = memory.learn(note, check.roots)
-        signed = memory.open(note).size
-        if signed < check.tree.size:
-            check.notes.append(f"receipts {signed}..{check.tree.size - 1} are newer than the newest signed checkpoint")
+        newest, size = max(notes), self.check.tree.size
+        self.learned = memory.learn(notes[newest], self.check.roots)
+        if newest < size:
+            self.check.notes.append(f"receipts {newest}..{size - 1} are newer than the newest signed checkpoint")
 
     def _wrong(self, kind: str, message: str, index: int | None = None) -> None:
         self.check.error(kind, 0, message, index, self._published.folder)

@@ -135,7 +135,7 @@ class PartitionCheck:
             self.whole = False
             return
         tasks = (_Task(self._folder, key, self.log) for key in keys)
-        for number, seen in enumerate(parallel.in_order(_look_at, tasks, min(processes, len(keys))), 1):
+        for number, seen in enumerate(parallel.in_order(_look_at, tasks, min(processes, 1 + len(keys) // 4)), 1):
             self._path = seen.path
             if not seen.sealed and number < len(keys):
                 self.error("missing", 0, "it is unsealed, but another segment follows: a sealed one was replaced")

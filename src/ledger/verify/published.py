@@ -11,12 +11,14 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from ledger.errors import ProofInvalidError, TileInvalidError
+from ledger.errors import HeadInvalidError, ProofInvalidError, TileInvalidError
 from ledger.format.merkle import HASH_BYTES
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, tile_path
+from ledger.protocol.head import decode_head
 
 CHECKPOINT: Final = "checkpoint"
 RETENTION: Final = "retention"
+HEAD: Final = "ctl/head"
 
 
 class Retention(Struct, frozen=True):
@@ -40,6 +42,16 @@ class Published:
     def checkpoint(self) -> bytes | None:
         """The signed note. Raises OSError."""
         return self._read(CHECKPOINT)
+
+    def committed(self) -> bytes | None:
+        """The signed note in the head, which is what the log has committed and may be newer. None where there is no
+        head, or none that can be read: it is not public. Raises OSError.
+        """
+        data = self._read(HEAD)
+        try:
+            return None if data is None else decode_head(data).checkpoint.encode()
+        except HeadInvalidError:
+            return None
 
     def retention(self) -> Retention | None:
         """Raises ProofInvalidError for one that cannot be read, OSError."""

@@ -17,6 +17,7 @@ from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.merkle import leaf_hash, root_of
 from ledger.format.note import Signer
 from ledger.fsck import verify_log
+from ledger.protocol.head import Head, SegmentRef, encode_head, segment_key
 from ledger.verify.memory import Memory
 from ledger.verify.report import LogReport
 
@@ -83,6 +84,27 @@ def test_a_checkpoint_of_another_key_is_not_trusted(data_dir: Path, store: Path)
     report = verify_log(data_dir, recall=recall())
     assert kinds(report) == ["checkpoint"]
     assert "the published checkpoint cannot be trusted" in report.errors[0].message
+
+
+def test_the_committed_head_counts_where_nothing_newer_was_published(data_dir: Path, store: Path) -> None:
+    leaves = leaves_of(data_dir)
+    write_head(store, leaves)
+    (learned,) = verify_log(data_dir, recall=recall()).learned
+    assert learned.newest is not None
+    assert learned.newest.size == SIZE
+    segments(data_dir)[-1].unlink()
+    assert "the committed head is of 600 receipts" in verify_log(data_dir).errors[-1].message
+    write_head(store, [*leaves[:-1], b"another"])
+    assert kinds(verify_log(data_dir))[0] == "truncated"
+
+
+def write_head(store: Path, leaves: list[bytes]) -> None:
+    root, last = root_of([*map(leaf_hash, leaves)]).hex(), SegmentRef(segment_key(0, 1, bytes(4)), "00" * 32)
+    head = Head(
+        checkpoint=note_of(leaves).decode(), epoch=1, lease_us=0, nonce="0" * 32, owner="o", root=root, segment=last,
+        size=len(leaves), vkey=VERIFIER.vkey,
+    )  # fmt: skip
+    write(store / "ctl" / "head", encode_head(head))
 
 
 def test_receipts_cut_off_the_end_are_missed(data_dir: Path) -> None:
