@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+
 START_S = 60.0
 STOP_S = 60.0
 
@@ -99,3 +101,14 @@ class ServiceProcess:
                         self._ready_line = entry
                         self._ready.set()
         self._ready.set()
+
+
+def receipts_by_event(client: httpx.Client, tenant: str) -> dict[str, str]:
+    """The ids of all of a tenant's receipts, by the ids of the signals that they are about."""
+    found: dict[str, str] = {}
+    after: int | None = -1
+    while after is not None:
+        page = client.get(f"/v1/tenants/{tenant}/receipts", params={"after": after, "limit": 1_000}).json()
+        found.update({one["receipt"]["event_id"]: one["id"] for one in page["receipts"]})
+        after = page["next"]
+    return found
