@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNKNOWN_KIND = "unknown_kind"
     BAD_FIELD = "bad_field"  # the wrong type, shape or range
     FORBIDDEN_TENANT = "forbidden_tenant"  # whoever sent it may not speak for this tenant
+    NO_TENANT = "no_tenant"  # no configured rule says whose it is
     FUTURE_TIME = "future_time"  # says that something happened later than this service's clock can believe
 
     EMPTY_BODY = "empty_body"
