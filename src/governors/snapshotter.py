@@ -20,9 +20,11 @@ from ledger.snapshots import write_snapshot
 
 RECEIPTS_EVERY: Final = 32_768
 """What a start may have to read, besides the segment that was open: a quarter of a second's worth."""
+RECEIPTS_MAX: Final = 4 * RECEIPTS_EVERY
+"""With so many no pause is made any more: a quick start is promised, an idle processor is not."""
 LOOK_S: Final = 1.0
 PAUSE_FACTOR: Final = 4.0
-"""A pause is so many times as long as the last snapshot took: a fifth of one processor goes into them at most."""
+"""A pause is so many times as long as the last snapshot took: a fifth of one processor goes into them."""
 PAUSE_MIN_S: Final = 5.0
 RETRY_S: Final = 30.0
 RETRY_MAX_S: Final = 600.0
@@ -71,24 +73,23 @@ class Snapshotter:
     async def run(self) -> None:
         """Until cancelled; a process under way is ended then."""
         loop = asyncio.get_running_loop()
-        failures = 0
+        failures, rested_s, retry_s = 0, loop.time(), loop.time()
         while True:
             await asyncio.sleep(LOOK_S)
-            size = self._ledger.sealed_size
-            if size - self._size < RECEIPTS_EVERY:
+            size, begun_s = self._ledger.sealed_size, loop.time()
+            due = RECEIPTS_EVERY if begun_s >= rested_s else RECEIPTS_MAX
+            if size - self._size < due or begun_s < retry_s:
                 continue
-            begun_s = loop.time()
             error = await self._make()
+            jitter = self._rng.uniform(1.0, 1.5)
             if error is None:
-                self._size = size
-                failures = 0
-                pause_s = max(PAUSE_MIN_S, PAUSE_FACTOR * (loop.time() - begun_s))
+                self._size, failures = size, 0
+                rested_s = loop.time() + jitter * max(PAUSE_MIN_S, PAUSE_FACTOR * (loop.time() - begun_s))
             else:
                 # A start takes longer without it, and that is all.
                 self._log.warning("no snapshot was made", reason=error)
-                pause_s = min(RETRY_MAX_S, RETRY_S * 2**failures)
+                retry_s = loop.time() + jitter * min(RETRY_MAX_S, RETRY_S * 2**failures)
                 failures += 1
-            await asyncio.sleep(pause_s * self._rng.uniform(1.0, 1.5))
 
     async def _make(self) -> str | None:
         """None, or why it failed."""

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from support.runtime import LAPTOP, World, running, send, until
 
 from governors import snapshotter
-from governors.snapshotter import RECEIPTS_EVERY, Snapshotter, make_snapshot
+from governors.snapshotter import RECEIPTS_EVERY, RECEIPTS_MAX, Snapshotter, make_snapshot
 from ledger.errors import NotALedgerError
 from ledger.identity import PartitionLock, partition_folder
 
@@ -55,6 +55,19 @@ async def test_a_snapshot_is_made_when_enough_was_sealed_since_the_last(
         log.sealed_size += 1
         await until(lambda: runs() == 1)
         log.sealed_size += RECEIPTS_EVERY - 1
+        await asyncio.sleep(0.05)
+        assert runs() == 1
+        log.sealed_size += 1
+        await until(lambda: runs() == 2)
+
+
+async def test_a_pause_is_cut_short_when_very_much_was_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshotter, "PAUSE_MIN_S", 3_600.0)
+    log, runs = Log(), runs_in(tmp_path)
+    async with snapshots(monkeypatch, log, tmp_path, "echo run >> runs"):
+        log.sealed_size = 100 + RECEIPTS_EVERY
+        await until(lambda: runs() == 1)
+        log.sealed_size += RECEIPTS_MAX - 1
         await asyncio.sleep(0.05)
         assert runs() == 1
         log.sealed_size += 1
