@@ -3,12 +3,20 @@
 import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.life import Life, defects
+from msgspec.structs import replace
+from support.forge import written
+from support.life import Life, changed_valve, defects
 
-from governors.replay_folder import Report, replay_folder
+from governors.fsm.table import Row, Verdict
+from governors.machines.events import Event
+from governors.replay.findings import Findings, join
+from governors.replay.fold import Replay, StoredReceipt
+from governors.replay.folder import Report, replay_folder
 from ledger import fsck
 
 
@@ -16,6 +24,31 @@ def lived(folder: Path, seed: int, *, restarts: int, steps: int) -> Report:
     with defects():
         asyncio.run(Life(folder, seed).live(restarts, steps))
         return replay_folder(folder)
+
+
+@pytest.mark.parametrize("shares", [2, 3, 4])
+def test_replays_that_share_a_log_out_find_together_what_one_finds(tmp_path: Path, shares: int) -> None:
+    """Under another code than it was decided by, so that there is something to find."""
+    with defects():
+        asyncio.run(Life(tmp_path, shares).live(4, 30))
+    with changed_valve(other_evidence):
+        (alone,) = findings(tmp_path, 1)
+        shared = findings(tmp_path, shares)
+    assert alone.mismatched
+    assert join(shared) == join([alone])
+
+
+def findings(folder: Path, shares: int) -> list[Findings]:
+    receipts = [StoredReceipt(one.leaf, one.frame) for one in written(folder)]
+    replays = [Replay(share=share, shares=shares) for share in range(shares)]
+    for replay in replays:
+        replay.take(receipts)
+    return [replay.found for replay in replays]
+
+
+def other_evidence(row: Row, state: Any, event: Event, policy: Any, now_us: int) -> Any:
+    verdict: Verdict[Any] = row.handler(state, event, policy, now_us)
+    return replace(verdict, evidence={**verdict.evidence, "more": 1})
 
 
 @given(seed=st.integers(0, 2**32 - 1), restarts=st.integers(0, 3))

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from governors.cli.main import app
 from governors.fsm.table import Row, Verdict
 from governors.machines.events import Event, OverrideGranted, Timeout
-from governors.replay import MISMATCHES_MAX, Replay, StoredReceipt
-from governors.replay_folder import PartitionReport, replay_folder
+from governors.replay.findings import MISMATCHES_MAX
+from governors.replay.fold import Replay, StoredReceipt
+from governors.replay.folder import PartitionReport, replay_folder
 from governors.settings import LedgerSettings, Settings, TenantSettings
 from governors.tenants.policy import RUNTIME_TENANT
 from governors.tenants.records import machine_key
@@ -255,11 +256,11 @@ async def test_a_payload_that_is_gone_takes_its_tenant_out_and_nobody_else(tmp_p
     gone = index_of(tmp_path, decision="throttle")
     replay = Replay()
     replay.take([StoredReceipt(one.leaf, None if one.index == gone else one.frame) for one in whole])
-    (unknown,) = replay.unknown
+    (unknown,) = replay.found.unknown
     assert (unknown.index, unknown.tenant, unknown.reason) == (gone, whole[gone].receipt.tenant, "its payload is gone")
-    assert replay.mismatched == 0
+    assert replay.found.mismatched == 0
     others = [one for one in whole if one.receipt.tenant != unknown.tenant]
-    assert replay.replayed == len(others) + sum(one.index < gone for one in whole if one not in others)
+    assert replay.found.replayed == len(others) + sum(one.index < gone for one in whole if one not in others)
 
 
 async def test_signals_that_were_put_aside_agree_after_the_defect_was_mended(tmp_path: Path) -> None:
@@ -315,8 +316,8 @@ async def test_a_segment_that_is_missing_in_the_middle_or_damaged_cannot_be_repl
 def test_many_mismatches_are_counted_and_the_first_are_kept() -> None:
     replay = Replay()
     replay.take([StoredReceipt(b"{}", b"")] * 150)
-    assert (replay.mismatched, len(replay.mismatches)) == (150, MISMATCHES_MAX)
-    assert replay.mismatches[-1].index == MISMATCHES_MAX - 1
+    assert (replay.found.mismatched, len(replay.found.mismatches)) == (150, MISMATCHES_MAX)
+    assert replay.found.mismatches[-1].index == MISMATCHES_MAX - 1
 
 
 async def test_a_running_service_can_be_replayed(tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ class TestCommand:
 
     @staticmethod
     def run(*arguments: str | Path) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["replay", *map(str, arguments)])
+        result = CliRunner().invoke(app, ["replay", "--processes", "1", *map(str, arguments)])
         return result.exit_code, result.stdout
 
     async def test_it_says_good_and_exits_0(self, tmp_path: Path) -> None:

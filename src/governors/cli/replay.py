@@ -1,5 +1,6 @@
 """`governors replay`: take the decisions of a log again, without trusting, or asking, whoever took them."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -7,8 +8,9 @@ from typing import Annotated, Final
 import typer
 
 from governors.cli.output import EXIT_BAD, EXIT_NOT_DONE, AsJson, fail, print_json
-from governors.replay import MISMATCHES_MAX
-from governors.replay_folder import Report, replay_folder
+from governors.memory import settle_memory
+from governors.replay.findings import MISMATCHES_MAX
+from governors.replay.folder import Report, replay_folder
 from ledger.errors import LedgerError
 
 UNKNOWN_SHOWN: Final = 20
@@ -16,6 +18,9 @@ UNKNOWN_SHOWN: Final = 20
 
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data folder, or the ledger folder in it.")],
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many processes share the work. Default: one for each processor.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take every decision of a log again, from its payload, and compare the receipts byte for byte.
@@ -27,8 +32,10 @@ def replay(
 
     Example: governors replay ./data
     """
+    settle_memory()
+    progress = _progress if sys.stderr.isatty() and not as_json else None
     try:
-        report = replay_folder(folder, _progress if sys.stderr.isatty() and not as_json else None)
+        report = replay_folder(folder, progress, processes=processes or len(os.sched_getaffinity(0)))
     except (LedgerError, OSError) as error:
         fail(f"could not replay: {error}")
     if as_json:

@@ -9,7 +9,8 @@ named as not replayed, and never count as good.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ from governors.machines.events import Event, RuntimeEvent
 from governors.machines.governor import Governor
 from governors.machines.overlays import MachineState
 from governors.machines.profiles import Profile
+from governors.replay.findings import Difference, Findings, Named, Unknown, differences
 from governors.tenants.decide import (
     ENTITLEMENT_KEY,
     Decided,
@@ -33,7 +35,7 @@ from governors.tenants.decide import (
     put_aside,
     quarantine,
 )
-from governors.tenants.dedup import DedupWindow, TenantWindow, recall
+from governors.tenants.dedup import REMEMBERED, DedupWindow, TenantWindow, recall
 from governors.tenants.policy import Policy, PolicyUnknownError, load_policy, read_policy
 from governors.tenants.records import SEPARATOR, Header, machine_key
 from ingest.decode.limits import DecodeLimits
@@ -45,8 +47,6 @@ from ledger.format import canonical, chain
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.format.segment import COMMITMENT_KEY_BYTES
 
-MISMATCHES_MAX: Final = 100
-"""How many are kept: one cause may show in every receipt behind it."""
 LEDGER: Final = "ledger"
 PUT_ASIDE: Final = "dead_lettered"
 QUARANTINED: Final = "tenant.quarantined"
@@ -54,30 +54,6 @@ QUARANTINED: Final = "tenant.quarantined"
 _ANY_SIZE: Final = DecodeLimits(signal_bytes_max=1 << 31, extra_bytes_max=1 << 31, extra_depth_max=1 << 10)
 _NOT_MET: Final = Header("", "unknown", "", 0)
 _sha256 = hashlib.sha256
-
-
-class Difference(Struct, frozen=True):
-    """One member of a receipt (`fsm.to`, say): what the log has, and what came out. None where there is no such."""
-
-    field: str
-    stored: Any
-    recomputed: Any
-
-
-class Mismatch(Struct, frozen=True):
-    """A receipt that does not come out as it is stored. `tenant` is the pseudonym."""
-
-    index: int
-    tenant: str
-    differences: list[Difference]
-
-
-class Unknown(Struct, frozen=True):
-    """A tenant (pseudonym) whose receipts from `index` on could not be replayed, and why."""
-
-    tenant: str
-    index: int
-    reason: str
 
 
 class StoredReceipt(Struct, frozen=True, gc=False):
@@ -111,6 +87,18 @@ class _Given(Struct, frozen=True, gc=False):
     writer: str
 
 
+class _Head(Struct, frozen=True, gc=False):
+    """What is looked at in the receipts of tenants that another replay takes: the memory of repeated signals is one for
+    all of them.
+    """
+
+    observed_us: int
+    outcome: str
+    source: str
+    tenant: str
+    ts_us: int
+
+
 class _Told(Struct, frozen=True):
     """The payload of what the runtime tells a machine: an `Event` whose body is the runtime's."""
 
@@ -120,6 +108,7 @@ class _Told(Struct, frozen=True):
 
 
 _read_given: Final = msgspec.json.Decoder(_Given).decode
+_read_head: Final = msgspec.json.Decoder(_Head).decode
 _read_told: Final = msgspec.json.Decoder(_Told).decode
 _read_quarantine: Final = msgspec.json.Decoder(Quarantine).decode
 
@@ -183,51 +172,64 @@ class _Again(Struct, frozen=True, gc=False):
 
 
 class Replay:
-    """The fold over one partition, whose first receipt to be taken has the index `first_index`."""
+    """The fold over one partition, whose first receipt to be taken has the index `first_index`.
 
-    def __init__(self, first_index: int = 0) -> None:
-        self.mismatches: list[Mismatch] = []
-        """The first MISMATCHES_MAX of the `mismatched`."""
-        self.mismatched = 0
-        self.unknown: list[Unknown] = []
-        self.receipts = 0
-        self.replayed = 0
-        self.of_ledger = 0
-        """The ledger's own receipts, which decide nothing."""
-        self.failed = 0
-        self.failed_again = 0
-        """Events put aside because a machine failed on them, and on how many of these it fails again."""
+    Several may share a log: each reads all of it and takes again what share number `share` of `shares` decided.
+    """
+
+    def __init__(self, first_index: int = 0, *, share: int = 0, shares: int = 1) -> None:
+        self.found: Final = Findings()
+        self._share = share
+        self._shares = shares
         self._index = self._first_index = first_index
         self._policy: Policy | None = None
         self._no_policy = "the policy it was decided under is not in the log"
         self._runtime = ""
         """The pseudonym of the runtime's own chain."""
         self._window = DedupWindow(1)
+        self._others = TenantWindow()
         self._tenants: dict[str, _Tenant] = {}
-        self._names: dict[str, str] = {}
-        """Pseudonyms by name: who has a name has one chain."""
 
     def take(self, receipts: Sequence[StoredReceipt]) -> None:
         """The next receipts of the log, in order."""
-        frames = [one.payload or b"" for one in receipts]
+        read = [self._look(one.leaf) for one in receipts]
+        ours = [one.payload or b"" for one, given in zip(receipts, read, strict=True) if type(given) is _Given]
         # A frame that is too short for a key commits to nothing that a receipt could have.
-        keys = [frame[:COMMITMENT_KEY_BYTES].ljust(COMMITMENT_KEY_BYTES, b"\0") for frame in frames]
-        payloads = [frame[COMMITMENT_KEY_BYTES:] for frame in frames]
-        commitments = chain.commitments(keys, payloads)
-        for one, payload, commitment in zip(receipts, payloads, commitments, strict=True):
-            self._take(one.leaf, None if one.payload is None else payload, commitment)
+        keys = [frame[:COMMITMENT_KEY_BYTES].ljust(COMMITMENT_KEY_BYTES, b"\0") for frame in ours]
+        payloads = [frame[COMMITMENT_KEY_BYTES:] for frame in ours]
+        contents = iter(zip(payloads, chain.commitments(keys, payloads), strict=True))
+        for one, given in zip(receipts, read, strict=True):
+            if type(given) is _Given:
+                payload, commitment = next(contents)
+                self._take(given, one.leaf, None if one.payload is None else payload, commitment)
+            elif type(given) is _Head:
+                if given.source and given.outcome in REMEMBERED:
+                    at = self._index
+                    self._window.remember(self._others, str(at), "", given.observed_us, at, given.ts_us)
+            elif self._share == 0:
+                self._differs("", Difference("leaf", None, f"not a receipt: {given}"))
             self._index += 1
-        self.receipts += len(receipts)
+        self.found.receipts += len(receipts)
 
-    def _take(self, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+    def _look(self, leaf: bytes) -> _Given | _Head | str:
+        """As much of a receipt as is needed; why there is none."""
         try:
-            given = _read_given(leaf)
+            if self._shares > 1:
+                head = _read_head(leaf)
+                # The runtime's own are everybody's: they say under which policy.
+                if not self._is_ours(head.tenant) and (head.source or b'"machine":"runtime"' not in leaf):
+                    return head
+            return _read_given(leaf)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._mismatch("", [Difference("leaf", None, f"not a receipt: {error}")])
-            return
+            return str(error)
+
+    def _is_ours(self, pseudonym: str) -> bool:
+        return zlib.crc32(pseudonym.encode()) % self._shares == self._share
+
+    def _take(self, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
         tenant = self._tenants.get(given.tenant) or self._meet(given)
         if given.fsm.machine == LEDGER:
-            self.of_ledger += 1
+            self.found.of_ledger += 1
         elif given.fsm.machine == RUNTIME:
             self._load_policy(tenant, given, leaf, payload, commitment)
         elif tenant.unknown or payload is None or self._policy is None:
@@ -252,7 +254,7 @@ class Replay:
         self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, commitment: str, policy: Policy
     ) -> None:
         """Take a decision again and compare its receipt."""
-        self.replayed += 1
+        self.found.replayed += 1
         if tenant.profile is None:
             document = policy.document
             tenant.header = Header("", "active" if document.auto_create else "unknown", document.default_profile, 0)
@@ -266,7 +268,7 @@ class Replay:
             else:
                 again = self._tell(tenant, given, leaf, payload, moment)
         except _NotWrittenError as error:
-            self._mismatch(given.tenant, [Difference("outcome", given.outcome, f"no receipt: {error}")])
+            self._differs(given.tenant, Difference("outcome", given.outcome, f"no receipt: {error}"))
             self._recall(given, leaf)
             return
         self._compare(tenant, given, leaf, commitment, again)
@@ -298,19 +300,19 @@ class Replay:
             )
         )
         if written != leaf:
-            self._mismatch(given.tenant, list(_differences(leaf, written)))
+            self._differs(given.tenant, *differences(leaf, written))
 
-    def _mismatch(self, tenant: str, differences: list[Difference]) -> None:
-        self.mismatched += 1
-        if len(self.mismatches) < MISMATCHES_MAX:
-            self.mismatches.append(Mismatch(self._index, tenant, differences))
+    def _differs(self, tenant: str, *found: Difference) -> None:
+        self.found.differs(self._index, tenant, list(found))
 
     # What cannot be replayed
 
     def _lose(self, tenant: _Tenant, reason: str) -> None:
         if not tenant.unknown:
             tenant.unknown = True
-            self.unknown.append(Unknown(tenant.pseudonym, self._index, reason))
+            # Of the runtime's own chain, which all shares read, one of them speaks.
+            if self._is_ours(tenant.pseudonym):
+                self.found.unknown.append(Unknown(tenant.pseudonym, self._index, reason))
 
     def _pass_over(self, tenant: _Tenant, given: _Given, leaf: bytes, reason: str) -> None:
         self._lose(tenant, reason)
@@ -322,13 +324,14 @@ class Replay:
             try:
                 recall(self._window, self._index, canonical.decode(leaf))
             except NotCanonicalError as error:
-                self._mismatch(given.tenant, [Difference("leaf", None, str(error))])
+                self._differs(given.tenant, Difference("leaf", None, str(error)))
 
     # Each kind of receipt
 
     def _load_policy(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
         if self._runtime not in {"", given.tenant}:
-            self._mismatch(given.tenant, [Difference("tenant", given.tenant, self._runtime)])
+            if self._is_ours(given.tenant):
+                self._differs(given.tenant, Difference("tenant", given.tenant, self._runtime))
             return
         self._runtime = given.tenant
         if self._policy is not None or not self._first_index:
@@ -342,15 +345,16 @@ class Replay:
             for one in (tenant, *self._tenants.values()):
                 self._lose(one, self._no_policy)
             return
-        self.replayed += 1
         self._window.resize(policy.document.window_ids, given.ts_us)
         for one in self._tenants.values():
             if one.profile is not None:
                 one.profile = policy.profiles.get(one.header.profile)
                 if one.profile is None:
                     self._lose(one, f"its profile {one.header.profile!r} is not in the policy")
-        again = _Again(load_policy(before, policy, given.ts_us), "", given.ts_us, policy.digest)
-        self._compare(tenant, given, leaf, commitment, again)
+        if self._is_ours(given.tenant):
+            self.found.replayed += 1
+            again = _Again(load_policy(before, policy, given.ts_us), "", given.ts_us, policy.digest)
+            self._compare(tenant, given, leaf, commitment, again)
 
     def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
         try:
@@ -440,13 +444,13 @@ class Replay:
         """The evidence of a failure: what was said is taken from the receipt, for nobody decided it; how often it was
         tried is the policy's. The machine is asked again too, but a defect may be mended by now.
         """
-        self.failed += 1
+        self.found.failed += 1
         try:
             decided = ask()
             fsm = _fsm_of(decided)
             canonical.check_draft(decided.evidence, moment.now_us, observed_us, decided.event_id, source, fsm)
         except Exception:  # noqa: BLE001 - whatever a machine raises is what was looked for
-            self.failed_again += 1
+            self.found.failed_again += 1
         assert self._policy is not None  # noqa: S101 - nothing is decided without
         evidence: dict[str, int | str] = {"attempts": self._policy.document.dead_letter_after}
         said = orjson.loads(leaf)["evidence"].get("error")
@@ -468,18 +472,15 @@ class Replay:
             tenant.profile = self._policy.profiles[decided.header.profile]
 
     def _name(self, tenant: _Tenant, name: str) -> None:
-        """Hold a name to one chain and a chain to one name, but for the chain of all those who are not known."""
+        """A chain is of one name, but for that of all those who are not known."""
         if tenant.header.entitlement == "unknown":
             return
         if tenant.name:
             said = f"the chain of {tenant.name!r}, and the payload is of {name!r}"
-            self._mismatch(tenant.pseudonym, [Difference("tenant", tenant.pseudonym, said)])
-            return
-        owner = self._names.setdefault(name, tenant.pseudonym)
-        if owner == tenant.pseudonym:
-            tenant.name = name
+            self._differs(tenant.pseudonym, Difference("tenant", tenant.pseudonym, said))
         else:
-            self._mismatch(tenant.pseudonym, [Difference("tenant", tenant.pseudonym, owner)])
+            tenant.name = name
+            self.found.named.append(Named(name, tenant.pseudonym, self._index))
 
 
 def _answer(ask: Callable[[], Decided]) -> Decided:
@@ -493,23 +494,3 @@ def _fsm_of(decided: Decided) -> Fsm:
     return Fsm(
         decided.event, decided.from_status, decided.governor, decided.subject, decided.to_status, decided.version
     )
-
-
-def _differences(stored: bytes, again: bytes) -> Iterator[Difference]:
-    """Which members differ, those of `evidence` and `fsm` one by one."""
-    here, there = _members(stored), _members(again)
-    if here == there:
-        yield Difference("leaf", stored.decode(errors="replace"), again.decode())
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            yield Difference(name, here.get(name), there.get(name))
-
-
-def _members(leaf: bytes) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in msgspec.json.decode(leaf).items():
-        if name in {"evidence", "fsm"}:
-            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
-        else:
-            flat[name] = value
-    return flat

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from governors.replay import Mismatch, Replay, StoredReceipt, Unknown
+from governors.replay.findings import Findings, Mismatch, Unknown, join
+from governors.replay.fold import Replay, StoredReceipt
 from ledger.errors import NotALedgerError, SegmentCorruptError, SegmentFormatError
 from ledger.format import segment
 from ledger.format.segment import Batch, Corrupt, Kind, Torn
@@ -16,6 +18,7 @@ from ledger.identity import LEDGER_FOLDER
 from ledger.index import SegmentKey
 from ledger.layout import list_segments
 from ledger.reader import read_segment
+from ledger.verify.parallel import in_order
 
 Progress = Callable[[int, int, int], None]
 """`progress(partition, receipts, segments_left)`, after each segment."""
@@ -26,9 +29,17 @@ _PAYLOAD: Final = int(Kind.PAYLOAD)
 _TAKEN_AT_ONCE: Final = 128
 
 
+class _Part(NamedTuple):
+    """A segment as it was when the replay began: a live one grows, and all shares shall read the same."""
+
+    key: SegmentKey
+    length: int
+    last: bool
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """What came of one partition; as in `Replay`."""
+    """What came of one partition; `notes` are worth reading and no mismatches."""
 
     partition: int
     receipts: int
@@ -83,8 +94,10 @@ class Report:
         }
 
 
-def replay_folder(folder: Path, progress: Progress | None = None) -> Report:
+def replay_folder(folder: Path, progress: Progress | None = None, *, processes: int = 1) -> Report:
     """Replay every partition of a data folder (or of the ledger folder in it).
+
+    With more than one process the tenants are shared out among forks of this one, which must not have threads then.
 
     Raises NotALedgerError, SegmentCorruptError (`governors verify log` says more), OSError: then nothing is known.
     """
@@ -93,18 +106,40 @@ def replay_folder(folder: Path, progress: Progress | None = None) -> Report:
     found = sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
     if not found:
         raise NotALedgerError(f"{folder} holds no ledger: name a data folder or its {LEDGER_FOLDER!r} folder")
-    reports = [_replay_partition(number, root / str(number), progress) for number in found]
+    reports = [_replay_partition(number, root / str(number), progress, processes) for number in found]
     return Report(reports, time.monotonic() - started)
 
 
-def _replay_partition(number: int, folder: Path, progress: Progress | None) -> PartitionReport:
+def _replay_partition(number: int, folder: Path, progress: Progress | None, processes: int) -> PartitionReport:
+    parts = _list_parts(folder)
+    work = partial(_replay_share, number, folder, parts, progress, processes)
+    shares = list(in_order(work, range(processes), processes))
+    found = join([findings for findings, _ in shares])
+    return PartitionReport(
+        number, found.receipts, found.replayed, found.mismatched, found.mismatches, found.unknown,
+        shares[0][1] + _notes(found),
+    )  # fmt: skip
+
+
+def _list_parts(folder: Path) -> list[_Part]:
     keys = sorted({SegmentKey(name.first_index, name.epoch) for name in list_segments(folder)})
-    expected = first_index = keys[0].first_index if keys else 0
-    replay = Replay(first_index)
+    parts = [_Part(key, -1, last=False) for key in keys]
+    if parts:
+        _, data = read_segment(folder, keys[-1])
+        parts[-1] = _Part(keys[-1], len(data), last=True)
+    return parts
+
+
+def _replay_share(
+    number: int, folder: Path, parts: list[_Part], progress: Progress | None, shares: int, share: int
+) -> tuple[Findings, list[str]]:
+    """All of the log, and again what one share of its tenants decided; with what there is to note of the files."""
+    expected = parts[0].key.first_index if parts else 0
+    replay = Replay(expected, share=share, shares=shares)
     notes: list[str] = []
-    for place, key in enumerate(keys, 1):
-        path, data = read_segment(folder, key)
-        if key.first_index != expected:
+    for place, part in enumerate(parts, 1):
+        path, data = read_segment(folder, part.key, 0, part.length)
+        if part.key.first_index != expected:
             raise SegmentCorruptError(path, 0, expected, f"a segment is missing before it, from receipt {expected} on")
         try:
             scan = segment.scan(data)
@@ -115,16 +150,13 @@ def _replay_partition(number: int, folder: Path, progress: Progress | None) -> P
         except SegmentFormatError as error:
             raise SegmentCorruptError(path, error.offset, expected, error.message) from error
         match scan.verdict:
-            case Torn(offset, reason) if place == len(keys):
+            case Torn(offset, reason) if part.last:
                 notes.append(f"{path}: an unfinished batch from byte {offset} on was not looked at ({reason})")
             case Torn(offset, reason) | Corrupt(offset, reason):
                 raise SegmentCorruptError(path, offset, expected, reason)
-        if progress is not None:
-            progress(number, replay.receipts, len(keys) - place)
-    return PartitionReport(
-        number, replay.receipts, replay.replayed, replay.mismatched, replay.mismatches, replay.unknown,
-        notes + _notes(replay),
-    )  # fmt: skip
+        if progress is not None and share == 0:
+            progress(number, replay.found.receipts, len(parts) - place)
+    return replay.found, notes
 
 
 def _receipts(data: bytes, batch: Batch) -> Iterator[list[StoredReceipt]]:
@@ -148,15 +180,15 @@ def _receipts(data: bytes, batch: Batch) -> Iterator[list[StoredReceipt]]:
         yield taken
 
 
-def _notes(replay: Replay) -> list[str]:
+def _notes(found: Findings) -> list[str]:
     notes = []
-    if replay.failed:
+    if found.failed:
         notes.append(
-            f"{replay.failed} events were put aside because a machine failed on them; of these it fails again on "
-            f"{replay.failed_again}"
+            f"{found.failed} events were put aside because a machine failed on them; of these it fails again on "
+            f"{found.failed_again}"
         )
-    if replay.of_ledger:
+    if found.of_ledger:
         notes.append(
-            f"{replay.of_ledger} receipts are the ledger's own and decide nothing: `governors verify log` checks them"
+            f"{found.of_ledger} receipts are the ledger's own and decide nothing: `governors verify log` checks them"
         )
     return notes
