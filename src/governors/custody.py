@@ -43,6 +43,7 @@ from ledger.takeover import Claimant, Place, TakenOver, take_over
 
 STORE_FOLDER: Final = "store"
 HEAD_SPACING_S: Final = 1.1
+"""Cloud Storage takes one write a second of an object."""
 MARGIN: Final = 0.2
 """Share of the lease that is left for clocks that run at different rates."""
 SHUTDOWN_S: Final = 10.0
@@ -98,7 +99,7 @@ class Custody:
                         owner,
                         lock_name(folder, entropy),
                         signer,
-                        HeadTerms(lease_s, lease_s * MARGIN, HEAD_SPACING_S if elsewhere else 0.0),
+                        HeadTerms(lease_s, lease_s * MARGIN, HEAD_SPACING_S if url.startswith("gs:") else 0.0),
                         await asyncio.to_thread(read_trusted, settings.data_dir),
                     ),
                     entropy=entropy,
@@ -159,9 +160,7 @@ class Custody:
             cadence=PublishCadence(settings.publish_interval_s),
             on_published=on_published,
         )
-        prover = self.prover = Prover(
-            ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge
-        )
+        prover = self.prover = Prover(ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge)
         orphans = OrphanCollector(store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)])
         return [
             # Whoever has lost the log must not go on: this ends the process as a failure of the disk does.

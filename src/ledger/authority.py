@@ -93,8 +93,7 @@ class Authority:
         loop = asyncio.get_running_loop()
         while self._terms.lease_s:
             await asyncio.sleep(max(0.0, self._lease.renew_s - loop.time()))
-            if self._lease.renew_s <= loop.time():  # a commit may have come first
-                await self.replace()
+            await self._begin(lambda: self.head, only_if_due=True)
 
     async def hand_over(self) -> None:
         """Answer no more, and say so in the head: whoever comes next need not wait. Raises as `replace` does."""
@@ -114,9 +113,9 @@ class Authority:
         if self._writes:
             await asyncio.wait(self._writes)
 
-    async def _begin(self, make: Callable[[], Head]) -> Head:
+    async def _begin(self, make: Callable[[], Head], *, only_if_due: bool = False) -> Head:
         # Apart from the caller, who may be cancelled: a write has to be seen through before the next one.
-        write = asyncio.create_task(self._write(make), name="head")
+        write = asyncio.create_task(self._write(make, only_if_due), name="head")
         self._writes.add(write)
         write.add_done_callback(self._written)
         return await asyncio.shield(write)
@@ -126,8 +125,10 @@ class Authority:
         if not write.cancelled():
             write.exception()  # a caller who was cancelled does not hear of it, and the next write says it again
 
-    async def _write(self, make: Callable[[], Head]) -> Head:
+    async def _write(self, make: Callable[[], Head], only_if_due: bool) -> Head:  # noqa: FBT001 - passed on
         async with self._lock:
+            if only_if_due and asyncio.get_running_loop().time() < self._lease.renew_s:
+                return self.head  # a commit that came first has renewed it
             if self._refused is not None:
                 raise WriterFencedError(self._refused)
             head = msgspec.structs.replace(make(), nonce=self._entropy(NONCE_BYTES).hex())

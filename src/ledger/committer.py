@@ -169,6 +169,7 @@ class Committer:
         Raises WriterFencedError, StoreRefusedError or what the ledger raised: the process must end then. The ledger has
         been told already, and answers nobody.
         """
+        self._log.mark_committed(self.head.size)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._work(), name="commit")

@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, ledger, pubsub, replay, serve, snapshot, token, verify
+from governors.cli import client, config, demo, ledger, pubsub, replay, restore, serve, snapshot, token, verify
 
 app = typer.Typer(
     name="governors",
@@ -36,6 +36,7 @@ app.command()(client.tail)
 app.command()(client.tenants)
 app.command()(client.receipts)
 app.command()(replay.replay)
+app.command()(restore.restore)
 app.command()(token.token)
 app.add_typer(verify.app, name="verify")
 ledger.app.command()(snapshot.snapshot)

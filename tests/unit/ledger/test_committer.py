@@ -8,6 +8,7 @@ from support.machine import Machine, stored_head
 from support.memory_store import HELD, LANDED, LATE, NOT_LANDED, REFUSED, MemoryStore
 
 from ledger.appender import Limits
+from ledger.authority import HeadTerms
 from ledger.committer import Cadence
 from ledger.errors import LeaseLostError, LedgerFailedError, SegmentCorruptError, StoreRefusedError, WriterFencedError
 from ledger.format.checkpoint import open_checkpoint
@@ -72,6 +73,34 @@ def test_nothing_is_committed_before_the_head_is_known_to_be_there(tmp_path: Pat
         assert one.ledger.committed_size == 0
         store.let_go.set()
         await waiting
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_what_was_committed_before_the_start_is_committed_after_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path, store).start()
+        index = await one.commit(3)
+        await one.stop()
+        again = await Machine("a", tmp_path, store).start()
+        await again.ledger.wait_committed(index)
+        assert again.ledger.committed_size == 3
+        await again.stop()
+
+    run_simulated(run())
+
+
+def test_a_commit_that_waits_for_its_distance_spares_the_lease_a_write(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        terms = HeadTerms(lease_s=2.0, margin_s=0.4, spacing_s=1.1)
+        one = await Machine("a", tmp_path, store, terms=terms, cadence=Cadence(interval_s=0.0)).start()
+        for _ in range(20):
+            begun_s = asyncio.get_running_loop().time()
+            await one.commit()
+            assert asyncio.get_running_loop().time() - begun_s < 1.3
         await one.stop()
 
     run_simulated(run())
