@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 PYTEST_FLAGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench setup setup-dev pin clean
+.PHONY: help run test lint format bench simulate setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.isolation
 	$(BIN)/python -m benchmarks.pubsub
+
+simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
+	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)
+SEED ?= 1
+SCHEDULES ?= 1000000
 
 setup: $(VENV)/run.stamp ## the virtual environment that serves
 setup-dev: $(VENV)/dev.stamp ## the virtual environment that tests

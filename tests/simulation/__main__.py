@@ -1,0 +1,119 @@
+"""Runs schedules on all cores until one violates something: `make simulate SEED=7 SCHEDULES=1000000`.
+
+Schedule number n of a run has the seed SEED + n; so `SEED=<that> SCHEDULES=1` plays the same one again.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from simulation.ledger_world import Outcome, Schedule, run_schedule
+from simulation.schedules import make_schedule, shrink
+
+CHUNK: Final = 50
+TOLD: Final = 20
+_REPORT_S: Final = 10.0
+
+
+class Chunk(NamedTuple):
+    """What became of some schedules: how many were run, and the seed of the first that violated something."""
+
+    schedules: int
+    steps: int
+    answered: int
+    committed: int
+    violated: int | None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first schedule")
+    parser.add_argument("--schedules", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    begun_s = told_s = time.monotonic()
+    done = steps = answered = committed = 0
+    chunks = [
+        (seed, min(CHUNK, given.seed + given.schedules - seed))
+        for seed in range(given.seed, given.seed + given.schedules, CHUNK)
+    ]
+    with multiprocessing.Pool(given.processes, gc.disable) as pool:
+        for chunk in _each(pool.imap_unordered(run_chunk, chunks)):
+            done += chunk.schedules
+            steps += chunk.steps
+            answered += chunk.answered
+            committed += chunk.committed
+            now_s = time.monotonic()
+            if chunk.violated is not None:
+                pool.terminate()
+                tell(chunk.violated)
+                return 1
+            if now_s - told_s > _REPORT_S:
+                told_s = now_s
+                say(f"{done} of {given.schedules} schedules, {done / (now_s - begun_s):.0f}/s")
+    took_s = time.monotonic() - begun_s
+    say(
+        f"{done} schedules from seed {given.seed} on without a violation: {steps} steps, {answered} callers answered, "
+        f"{committed} receipts told committed; {done / took_s:.0f} schedules/s in {given.processes} processes"
+    )
+    return 0
+
+
+def run_chunk(seeds: tuple[int, int]) -> Chunk:
+    """Run some schedules in a row, up to the first violation."""
+    first, count = seeds
+    steps = answered = committed = 0
+    for seed in range(first, first + count):
+        outcome = run_schedule(make_schedule(seed))
+        steps += outcome.steps
+        answered += outcome.answered
+        committed += outcome.committed
+        if outcome.violation is not None:
+            return Chunk(seed - first + 1, steps, answered, committed, seed)
+    gc.collect()  # worlds are full of cycles; automatic collections would take a third of the time
+    return Chunk(count, steps, answered, committed, None)
+
+
+def tell(seed: int) -> None:
+    """Say what was violated, by how little, and how it came to it."""
+    schedule = make_schedule(seed)
+    before = len(schedule.faults) + len(schedule.requests)
+    say(f"seed {seed}: {run_schedule(schedule).violation}\nshrinking …")
+    small, outcome = shrink(schedule, run_schedule)
+    say(report(seed, before, small, outcome))
+
+
+def report(seed: int, before: int, small: Schedule, outcome: Outcome) -> str:
+    """A violation for people to read."""
+    left = len(small.faults) + len(small.requests)
+    lines = [
+        f"\nmake simulate SEED={seed} SCHEDULES=1\n",
+        f"the schedule, shrunk from {before} events to {left}:",
+        *(f"  {line}" for line in small.lines()),
+        f"\nthe last {TOLD} events:",
+        *(f"  {line}" for line in outcome.trace[-TOLD:]),
+    ]
+    return "\n".join(lines)
+
+
+def _each(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """As they come; an interruption ends them quietly."""
+    try:
+        yield from chunks
+    except KeyboardInterrupt:
+        say("interrupted")
+
+
+def say(text: str) -> None:
+    """To whoever waits in front of the screen."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""Knows everything that happens and holds it against what the ledger promises.
+
+It shares no code with what it watches: segments, heads, checkpoints and tiles are taken apart here once more, from
+their descriptions, and trees are hashed by the recursion of RFC 6962, section 2.1.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from simulation.sim_store import Landed
+
+_HEADER: Final = struct.Struct("<7sB8sIQ32sI")
+_BATCH: Final = struct.Struct("<4sIQIIII")
+_FRAME: Final = struct.Struct("<IB")
+_TRAILER_BYTES: Final = 36
+_TILE = re.compile(r"tile/(entries|\d+)/((?:x\d{3}/)*\d{3})(?:\.p/(\d+))?")
+
+
+class ViolationError(Exception):
+    """A promise was broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a segment's bytes say."""
+
+    first_index: int
+    epoch: int
+    previous: bytes
+    leaves: tuple[bytes, ...]
+
+
+@lru_cache(maxsize=4096)
+def read_segment(data: bytes) -> Segment:
+    """Take a segment apart, by docs/formats/segment.md. CRCs are not looked at: roots say more."""
+    try:
+        return _read_segment(data)
+    except struct.error as error:
+        raise ViolationError(f"a segment is cut short: {error}") from error
+
+
+def _read_segment(data: bytes) -> Segment:
+    magic, version, _, epoch, first_index, previous, _ = _HEADER.unpack_from(data)
+    if (magic, version) != (b"GVLSEG1", 1):
+        raise ViolationError(f"not a segment: {data[:8]!r}")
+    leaves: list[bytes] = []
+    at = _HEADER.size
+    while at < len(data):
+        batch, _, index, count, length, _, _ = _BATCH.unpack_from(data, at)
+        if batch != b"GVB1" or index != first_index + len(leaves):
+            raise ViolationError(f"a batch from {index} where {first_index + len(leaves)} was expected")
+        frame, end = at + _BATCH.size, at + _BATCH.size + length
+        before = len(leaves)
+        while frame < end:
+            size, kind = _FRAME.unpack_from(data, frame)
+            frame += _FRAME.size
+            if kind == 1:
+                leaves.append(data[frame : frame + size])
+            frame += size
+        if len(leaves) - before != count:
+            raise ViolationError(f"a batch of {count} receipts has {len(leaves) - before}")
+        at = end + _TRAILER_BYTES
+    return Segment(first_index, epoch, previous, tuple(leaves))
+
+
+class Tree:
+    """Leaf hashes, and the roots over the first so many of them, by plain recursion."""
+
+    def __init__(self) -> None:
+        self.hashes: list[bytes] = []
+        self._whole: dict[tuple[int, int], bytes] = {}
+
+    def add(self, leaf: bytes) -> None:
+        self.hashes.append(hashlib.sha256(b"\0" + leaf).digest())
+
+    def root(self, size: int) -> bytes:
+        return self._hash(0, size) if size else hashlib.sha256(b"").digest()
+
+    def _hash(self, begin: int, end: int) -> bytes:
+        if end - begin == 1:
+            return self.hashes[begin]
+        if (known := self._whole.get((begin, end))) is not None:
+            return known
+        k = 1
+        while 2 * k < end - begin:
+            k *= 2
+        found = hashlib.sha256(b"\1" + self._hash(begin, begin + k) + self._hash(begin + k, end)).digest()
+        if (end - begin) & (end - begin - 1) == 0:
+            self._whole[begin, end] = found
+        return found
+
+    def subtree(self, level: int, number: int) -> bytes:
+        """The hash of one perfect subtree: node `number` of those that span `2**level` leaves."""
+        return self._hash(number << level, (number + 1) << level)
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Somebody was told that a receipt is there."""
+
+    at_s: float
+    process: str
+    machine: int
+    index: int
+    event_id: str
+
+
+@dataclass
+class Observer:
+    """`log` writes the trace; `now` is the true time. Raises ViolationError from wherever a promise is broken."""
+
+    origin: str
+    public_key: bytes
+    log: Callable[[str], None]
+    now_s: Callable[[], float]
+    leaves: list[bytes] = field(default_factory=list)
+    """What is committed, in truth."""
+    event_ids: list[str] = field(default_factory=list)
+    tree: Tree = field(default_factory=Tree)
+    committed: list[Ack] = field(default_factory=list)
+    local: list[Ack] = field(default_factory=list)
+    heads: list[tuple[float, int, str]] = field(default_factory=list)
+    """When which machine's which process wrote one."""
+    notes: set[str] = field(default_factory=set)
+    _objects: dict[bytes, bytes] = field(default_factory=dict)
+    """Segments in the store, by SHA-256."""
+    _last_segment: bytes = bytes(32)
+    _chains: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    _epoch: int = 0
+    _epoch_owner: str = ""
+    _public_size: int = 0
+    _local_by_machine: dict[int, dict[int, Ack]] = field(default_factory=dict)
+
+    # What was written to the store
+
+    def landed(self, landed: Landed) -> None:
+        key = landed.key
+        if key == "ctl/head":
+            self._head_landed(landed)
+        elif key.startswith("seg/"):
+            self._objects[hashlib.sha256(landed.data).digest()] = landed.data
+        elif key == "checkpoint":
+            size = self._check_note(landed.data.decode())
+            self.log(f"checkpoint of {size} receipts, by {landed.process}")
+            if size < self._public_size:
+                raise ViolationError(f"the public size went from {self._public_size} to {size}")
+            self._public_size = size
+        elif key.startswith("heads/"):
+            self._check_heads(int(key.removeprefix("heads/")), landed.data)
+        elif (tile := _TILE.fullmatch(key)) is not None:
+            self._check_tile(key, tile, landed.data)
+
+    def _head_landed(self, landed: Landed) -> None:
+        head = json.loads(landed.data)
+        size, epoch, process = head["size"], head["epoch"], landed.process
+        self.log(f"head {landed.generation}: epoch {epoch}, {size} receipts, lease {head['lease_us']} µs, by {process}")
+        if epoch < self._epoch or (epoch == self._epoch and process != self._epoch_owner):
+            raise ViolationError(
+                f"{process} wrote a head of epoch {epoch}, but {self._epoch_owner} had {self._epoch} by then"
+            )
+        self._epoch, self._epoch_owner = epoch, process
+        self.heads.append((self.now_s(), machine_of(process), process))
+        if size < len(self.leaves):
+            raise ViolationError(f"the head went from {len(self.leaves)} receipts to {size}")
+        if head["segment"] is not None:
+            self._commit(bytes.fromhex(head["segment"]["sha256"]), size)
+        if size != len(self.leaves) or head["root"] != self.tree.root(size).hex():
+            raise ViolationError(f"the head of {size} receipts has another root than its segments")
+        if self._check_note(head["checkpoint"]) != size:
+            raise ViolationError("the head's checkpoint is of another size")
+
+    def _commit(self, digest: bytes, size: int) -> None:
+        """The head names a segment: take in all from there back to the one that was named last."""
+        segments: list[Segment] = []
+        wanted = digest
+        while wanted != self._last_segment:
+            if wanted not in self._objects:
+                raise ViolationError(f"the head leads to a segment that the store does not have: {wanted.hex()[:16]}")
+            segments.append(read_segment(self._objects[wanted]))
+            wanted = segments[-1].previous
+        for segment in reversed(segments):
+            if segment.first_index != len(self.leaves):
+                raise ViolationError(f"a segment from {segment.first_index} after {len(self.leaves)} receipts")
+            for leaf in segment.leaves:
+                self._add_leaf(leaf)
+        self._last_segment = digest
+
+    def _add_leaf(self, leaf: bytes) -> None:
+        receipt = json.loads(leaf)
+        tenant, index = receipt["tenant"], len(self.leaves)
+        count, last = self._chains.get(tenant, (0, b""))
+        if receipt["tseq"] != count or (count and receipt["prev"] != last.hex()):
+            raise ViolationError(f"receipt {index} does not continue its tenant's chain")
+        self.leaves.append(leaf)
+        self.event_ids.append(receipt["event_id"])
+        self.tree.add(leaf)
+        self._chains[tenant] = (count + 1, self.tree.hashes[-1])
+
+    def _check_note(self, note: str) -> int:
+        """Its size, if it is a checkpoint of what is committed by now."""
+        origin, size_text, root, *_ = note.split("\n")
+        size = int(size_text)
+        if note not in self.notes:
+            self.notes.add(note)
+            if origin != self.origin:
+                raise ViolationError(f"a checkpoint of {origin}")
+            if size > len(self.leaves):
+                raise ViolationError(f"a checkpoint of {size} receipts is out, and {len(self.leaves)} are committed")
+            if base64.b64decode(root) != self.tree.root(size):
+                raise ViolationError(f"two roots for {size} receipts")
+        return size
+
+    def _check_heads(self, index: int, data: bytes) -> None:
+        """The list that heads receipt `index` speaks of: where each chain ended when the log had so many receipts."""
+        if index >= len(self.leaves):
+            raise ViolationError(f"heads of receipt {index} are out before it is committed")
+        evidence = json.loads(self.leaves[index])["evidence"]
+        ends: dict[str, tuple[int, bytes]] = {}
+        for at in range(evidence["size"]):
+            receipt = json.loads(self.leaves[at])
+            ends[receipt["tenant"]] = (receipt["tseq"] + 1, self.tree.hashes[at])
+        entries = [tenant.encode() + count.to_bytes(8, "big") + last for tenant, (count, last) in sorted(ends.items())]
+        tree = Tree()
+        for entry in entries:
+            tree.add(entry)
+        said = (evidence["count"], evidence["root"], data)
+        if said != (len(entries), tree.root(len(entries)).hex(), b"".join(entries)):
+            raise ViolationError(f"heads receipt {index} does not say where the chains ended")
+
+    def _check_tile(self, key: str, match: re.Match[str], data: bytes) -> None:
+        kind, path, width_text = match.groups()
+        number, width = int(path.replace("x", "").replace("/", "")), int(width_text or 256)
+        level = 0 if kind == "entries" else int(kind)
+        first = number * 256
+        if ((first + width) << (8 * level)) > len(self.leaves):
+            raise ViolationError(f"{key} is out before what it holds is committed")
+        if kind == "entries":
+            leaves = self.leaves[first : first + width]
+            expected = b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in leaves)
+        else:
+            expected = b"".join(self.tree.subtree(8 * level, first + at) for at in range(width))
+        if data != expected:
+            raise ViolationError(f"{key} does not hold what is committed")
+
+    # What callers were told
+
+    def told_local(self, process: str, index: int, event_id: str, *, alone: bool) -> None:
+        """A caller has a local answer. `alone`: no other machine can write this log."""
+        ack = Ack(self.now_s(), process, machine_of(process), index, event_id)
+        self.log(f"local: {index} {event_id}, by {process}")
+        if not alone and self._epoch_owner != process:
+            raise ViolationError(f"{process} answered for receipt {index} after {self._epoch_owner} had taken over")
+        self.local.append(ack)
+        mine = self._local_by_machine.setdefault(ack.machine, {})
+        if index in mine and mine[index].event_id != event_id and alone:
+            raise ViolationError(f"receipt {index} was {mine[index].event_id} and is {event_id}")
+        mine[index] = ack
+
+    def told_committed(self, process: str, index: int, event_id: str) -> None:
+        self.log(f"committed: {index} {event_id}, by {process}")
+        self.committed.append(Ack(self.now_s(), process, machine_of(process), index, event_id))
+        if index >= len(self.leaves) or self.event_ids[index] != event_id:
+            raise ViolationError(f"{process} said that receipt {index} ({event_id}) is committed, and it is not")
+
+    def told_leaf(self, process: str, index: int, event_id: str, leaf: bytes, *, committed: bool) -> None:
+        """A caller has read a receipt."""
+        if json.loads(leaf)["event_id"] != event_id:
+            raise ViolationError(f"{process} gave another receipt for {index}")
+        if committed and (index >= len(self.leaves) or self.leaves[index] != leaf):
+            raise ViolationError(f"{process} gave receipt {index} as committed, and it is not")
+
+    # What is on a disk
+
+    def disk_wiped(self, machine: int) -> None:
+        """What only this machine had is lost, and nobody promised otherwise."""
+        self._local_by_machine.pop(machine, None)
+
+    def check_serving(self, process: str, files: dict[Path, bytes], *, with_store: bool) -> None:
+        """A process begins to serve: its log must have all that is committed, unless it has lost the log already."""
+        leaves = read_log(files)
+        if with_store and self._epoch_owner == process and leaves[: len(self.leaves)] != self.leaves:
+            raise ViolationError(f"{process} serves a log that is not the committed one")
+
+    def check_disk(self, machine: int, files: dict[Path, bytes], *, with_store: bool) -> None:
+        """After recovery: what the machine answered for is there still, unless another one took over since."""
+        leaves = read_log(files)
+        for index, ack in self._local_by_machine.get(machine, {}).items():
+            if index < len(leaves) and f'"event_id":"{ack.event_id}"'.encode() in leaves[index]:
+                continue
+            if with_store and any(at_s >= ack.at_s and other != machine for at_s, other, _ in self.heads):
+                continue
+            raise ViolationError(f"receipt {index} ({ack.event_id}) was on machine {machine}, and is gone")
+
+    def check_end(self, files: dict[Path, bytes] | None, signature_of: str | None) -> None:
+        """At the end, when all is written: the committed log once more, from the ground up."""
+        tree = Tree()
+        for leaf in self.leaves:
+            tree.add(leaf)
+        if tree.root(len(self.leaves)) != self.tree.root(len(self.leaves)):
+            raise ViolationError("the tree over all leaves has another root")
+        for ack in self.committed:
+            if self.event_ids[ack.index] != ack.event_id:
+                raise ViolationError(f"receipt {ack.index} was told committed, and is gone")
+        if signature_of is not None:
+            verify_note(signature_of, self.public_key)
+        if files is not None and read_log(files)[: len(self.leaves)] != self.leaves:
+            raise ViolationError("the last owner's disk holds another log than the store")
+
+
+def machine_of(process: str) -> int:
+    """`2.5` is the fifth process of machine 2."""
+    return int(process.partition(".")[0])
+
+
+def read_log(files: dict[Path, bytes]) -> list[bytes]:
+    """The leaves of a folder's segments in order; all of them whole."""
+    leaves: list[bytes] = []
+    previous = bytes(32)
+    for path in sorted(path for path in files if path.suffix in {".seg", ".open"}):
+        segment = read_segment(files[path])
+        if segment.first_index != len(leaves) or segment.previous != previous:
+            raise ViolationError(f"{path.name} does not continue the one before it")
+        leaves += segment.leaves
+        previous = hashlib.sha256(files[path]).digest()
+    return leaves
+
+
+def verify_note(note: str, public_key: bytes) -> None:
+    """Verify a signed note's signature (C2SP signed-note)."""
+    text, _, signatures = note.partition("\n\n")
+    text += "\n"
+    for line in signatures.splitlines():
+        _, name, encoded = line.split(" ")
+        decoded = base64.b64decode(encoded)
+        key_id = hashlib.sha256(name.encode() + b"\n\x01" + public_key).digest()[:4]
+        if decoded[:4] == key_id:
+            try:
+                Ed25519PublicKey.from_public_bytes(public_key).verify(decoded[4:], text.encode())
+            except InvalidSignature as error:
+                raise ViolationError("a checkpoint's signature is wrong") from error
+            return
+    raise ViolationError("nobody signed a checkpoint")
