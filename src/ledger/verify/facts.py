@@ -4,6 +4,7 @@ A piece is a segment, or leaves that stand alone. Pieces are judged apart from e
 process, and `ledger.fsck` joins what they show. So each check stands here once, whoever runs it.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -78,6 +79,8 @@ class Facts:
     log: str | None
     batches: list[SoundBatch]
     links: dict[str, Link]
+    states: dict[str, bytes]
+    """SHA-256 of the last value under each key of a state frame."""
     heads: list[StatedHeads]
     findings: list[Finding]
     broken: bool
@@ -161,11 +164,13 @@ class _Reading:
     findings: list[Finding] = field(default_factory=list)
     broken: bool = False
     chains: dict[str, _Chain] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
     heads: list[StatedHeads] = field(default_factory=list)
 
     def facts(self) -> Facts:
         links = {tenant: Link(*one.entry, one.next_tseq, one.head) for tenant, one in self.chains.items()}
-        return Facts(self.log, self.batches, links, self.heads, sorted(self.findings), self.broken)
+        states = {key: hashlib.sha256(value).digest() for key, value in self.states.items()}
+        return Facts(self.log, self.batches, links, states, self.heads, sorted(self.findings), self.broken)
 
     def take_batch(self, data: bytes, batch: Batch) -> None:
         hashes: list[bytes] = []
@@ -183,7 +188,8 @@ class _Reading:
                         at = group.first_index + len(group.leaves) - 1
                         self._find(at, start, "commitment", "a payload that no receipt commits to")
                 elif kind == _STATE:
-                    segment.decode_state(content)
+                    key, value = segment.decode_state(content)
+                    self.states[key] = value
                 else:
                     at = group.first_index + len(group.leaves)
                     self._find(at, start, "frame", f"a frame of the unknown kind {kind}")

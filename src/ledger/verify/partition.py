@@ -6,90 +6,29 @@ and the report says from where on what was verified.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ledger.errors import ProofInvalidError, SegmentFormatError
+from ledger.durable import POSIX
+from ledger.errors import ProofInvalidError, SnapshotInvalidError
 from ledger.format import chain, damage, segment
 from ledger.format.heads import HeadList
 from ledger.format.merkle import HASH_BYTES, CompactRange
-from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn, Verdict
+from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn
+from ledger.format.snapshot import Snapshot, decode_chains
+from ledger.format.snapshot import decode as decode_snapshot
 from ledger.format.tiles import TILE_WIDTH, TileId, TileTree, tiles_between
 from ledger.index import SegmentKey
-from ledger.layout import SEALED_SUFFIX, list_segments
-from ledger.reader import read_segment
+from ledger.layout import list_segments
+from ledger.snapshots import list_snapshots
 from ledger.verify import facts, parallel
 from ledger.verify.facts import FINDINGS_MAX, Facts, Finding, SoundBatch, StatedHeads
+from ledger.verify.pieces import BundlesTask, SeenSegment, SegmentTask, look_at_bundles, look_at_segment, look_into
 from ledger.verify.published import Published, bundle_widths
 from ledger.verify.report import LogError, Progress
 
 _LISTINGS_MAX: Final = 10
 _BUNDLES_AT_ONCE: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    folder: Path
-    key: SegmentKey
-    log: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A segment, looked at apart from the others. Without a header it has none that is valid."""
-
-    path: Path
-    sealed: bool
-    header: SegmentHeader | None
-    verdict: Verdict
-    facts: Facts
-    sha256: bytes
-    data: bytes
-    """The segment, if something is wrong with it."""
-
-
-def _look_at(task: _Task) -> _Seen:
-    path, data = read_segment(task.folder, task.key)
-    return _look_into(path, data, task.log)
-
-
-def _look_into(path: Path, data: bytes, log: str | None, *, skip: int = 0) -> _Seen:
-    """What a segment shows, apart from its first `skip` batches."""
-    sealed = path.suffix == SEALED_SUFFIX
-    try:
-        scan = segment.scan(data, sealed=sealed)
-    except SegmentFormatError as error:
-        return _Seen(
-            path, sealed, None, Corrupt(error.offset, error.message), Facts(log, [], {}, [], [], True), b"", data
-        )
-    found = facts.of_segment(data, scan, log, skip)
-    intact = isinstance(scan.verdict, Intact)
-    sha256 = hashlib.sha256(data).digest() if intact else b""
-    return _Seen(path, sealed, scan.header, scan.verdict, found, sha256, b"" if intact else data)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundles:
-    """Entry bundles in a row: number and width of each."""
-
-    published: Published
-    widths: list[tuple[int, int]]
-    log: str | None
-
-
-def _look_at_bundles(task: _Bundles) -> Facts | str:
-    """What the leaves show, or why they cannot be read."""
-    leaves: list[bytes] = []
-    for number, width in task.widths:
-        try:
-            bundle = task.published.entries(number, width)
-        except ProofInvalidError as error:
-            return f"entry bundle {number}: {error}"
-        if bundle is None:
-            return f"entry bundle {number} is missing"
-        leaves += bundle
-    return facts.of_leaves(leaves, task.widths[0][0] * TILE_WIDTH, task.log)
 
 
 class PartitionCheck:
@@ -113,10 +52,13 @@ class PartitionCheck:
         """By pseudonym: how many receipts, and the leaf hash (hex) of the last."""
         self.errors: list[LogError] = []
         self.notes: list[str] = []
+        self._path = folder
         self.whole = True
         """Was everything judged that is there?"""
-        self._wanted = sorted({*sizes, published_size})
         self._folder = folder
+        self._snapshots = self._read_snapshots()
+        self._wanted = sorted({*sizes, published_size, *self._snapshots})
+        self._states: dict[str, bytes] = {}
         self._published = published
         self._published_size = published_size
         self._tiles = TileTree()
@@ -125,7 +67,8 @@ class PartitionCheck:
         """From which receipt on the chains are known."""
         self._epoch = 0
         self._previous_sha256: bytes | None = segment.NO_SEGMENT_SHA256
-        self._path = folder
+        self._begins_late = False
+        """Whether the first segments were dropped, and so the states in them."""
 
     def run(self, progress: Progress | None, processes: int) -> None:
         """Stops at what makes everything behind it unknowable, or after too many errors."""
@@ -134,8 +77,8 @@ class PartitionCheck:
         if keys and keys[0].first_index and not self._begin_at(keys[0].first_index, processes):
             self.whole = False
             return
-        tasks = (_Task(self._folder, key, self.log) for key in keys)
-        for number, seen in enumerate(parallel.in_order(_look_at, tasks, min(processes, 1 + len(keys) // 4)), 1):
+        tasks = (SegmentTask(self._folder, key, self.log) for key in keys)
+        for number, seen in enumerate(parallel.in_order(look_at_segment, tasks, min(processes, 1 + len(keys) // 4)), 1):
             self._path = seen.path
             if not seen.sealed and number < len(keys):
                 self.error("missing", 0, "it is unsealed, but another segment follows: a sealed one was replaced")
@@ -144,9 +87,14 @@ class PartitionCheck:
                 self.whole = False
                 return
             self._check_tiles()
+            self._check_snapshot()
             if progress is not None:
                 progress(self.partition, self.tree.size, len(keys) - number)
         self._check_bundles(processes)
+        for size, (path, _) in self._snapshots.items():
+            if size not in self.roots:
+                message = f"a snapshot stands for {size} receipts, and the log has {self.tree.size}"
+                self.error("truncated", 0, message, path=path)
 
     def error(self, kind: str, offset: int, message: str, index: int | None = None, path: Path | None = None) -> None:
         """Something is wrong at `offset` of the file."""
@@ -182,7 +130,7 @@ class PartitionCheck:
         kept = min(dropped.entries_from, first_index) // TILE_WIDTH
         if not self._take_hashes(kept) or not self._take_leaves(kept, first_index, processes):
             return False
-        self._previous_sha256 = None  # of a segment that is no more
+        self._previous_sha256, self._begins_late = None, True  # of a segment that is no more
         begin = kept * TILE_WIDTH
         if begin:
             self.notes.append(
@@ -216,7 +164,7 @@ class PartitionCheck:
     def _take_leaves(self, first_bundle: int, size: int, processes: int) -> bool:
         """Tree and chains over the leaves that the entry bundles hold, up to `size`."""
         widths = list(bundle_widths(size))[first_bundle:]
-        for found in parallel.in_order(_look_at_bundles, self._bundle_tasks(widths), processes):
+        for found in parallel.in_order(look_at_bundles, self._bundle_tasks(widths), processes):
             if isinstance(found, str):
                 self.error("entries", 0, f"{found}: the receipts in it are neither here nor in a segment")
                 return False
@@ -224,21 +172,21 @@ class PartitionCheck:
                 return False
         return True
 
-    def _bundle_tasks(self, widths: list[tuple[int, int]]) -> Iterable[_Bundles]:
+    def _bundle_tasks(self, widths: list[tuple[int, int]]) -> Iterable[BundlesTask]:
         for at in range(0, len(widths), _BUNDLES_AT_ONCE):
-            yield _Bundles(self._published, widths[at : at + _BUNDLES_AT_ONCE], self.log)
+            yield BundlesTask(self._published, widths[at : at + _BUNDLES_AT_ONCE], self.log)
 
     # Segments
 
-    def _join(self, key: SegmentKey, seen: _Seen) -> bool:
+    def _join(self, key: SegmentKey, seen: SeenSegment) -> bool:
         """Can what follows be judged?"""
         if seen.header is not None:
             return self._check_header(key, seen.header, seen.facts.log) and self._join_batches(seen)
         assert isinstance(seen.verdict, Corrupt)  # noqa: S101 - no header is valid, so there is a reason
         mended = self._mend(seen, *seen.verdict)
-        return mended is not None and self._join(key, _look_into(seen.path, mended, self.log))
+        return mended is not None and self._join(key, look_into(seen.path, mended, self.log))
 
-    def _join_batches(self, seen: _Seen, done: int = 0) -> bool:
+    def _join_batches(self, seen: SeenSegment, done: int = 0) -> bool:
         """The batches that it shows, which come behind `done` others, then what the scan stopped at."""
         if not self._join_facts(seen.facts):
             return False
@@ -260,7 +208,7 @@ class PartitionCheck:
                 if mended is None:
                     return False
         done += len(seen.facts.batches)
-        return self._join_batches(_look_into(seen.path, mended, self.log, skip=done), done)
+        return self._join_batches(look_into(seen.path, mended, self.log, skip=done), done)
 
     def _join_facts(self, found: Facts) -> bool:
         """Tree and chains go on with what a piece shows. False if they cannot, or after too many errors."""
@@ -276,6 +224,7 @@ class PartitionCheck:
                 message = facts.chain_break(tenant, link.tseq, count)
                 findings.append(Finding(link.index, link.offset, "tenant_chain", message))
             self.chains[tenant] = (link.next_tseq, link.head)
+        self._states.update(found.states)
         stopped = found.broken
         for batch in found.batches:
             if not self._grow(batch):
@@ -320,7 +269,7 @@ class PartitionCheck:
             hashes = hashes[cut:]
         self.tree.extend(chain.split(hashes, HASH_BYTES))
 
-    def _mend(self, seen: _Seen, offset: int, reason: str, *, quiet: bool = False) -> bytes | None:
+    def _mend(self, seen: SeenSegment, offset: int, reason: str, *, quiet: bool = False) -> bytes | None:
         """Report damage, by the byte if one byte explains it; the bytes as they were, if so.
 
         `quiet`: say nothing of what no single byte explains.
@@ -361,6 +310,42 @@ class PartitionCheck:
         self._epoch = header.epoch
         return True
 
+    # Snapshots
+
+    def _read_snapshots(self) -> dict[int, tuple[Path, Snapshot]]:
+        """By size. One that cannot be read is an error: a start would pass over it, but it was changed."""
+        found: dict[int, tuple[Path, Snapshot]] = {}
+        for name in list_snapshots(self._folder, POSIX):
+            path = self._folder / str(name)
+            try:
+                made = decode_snapshot(path.read_bytes())
+            except SnapshotInvalidError as error:
+                self.error("snapshot", 0, f"the snapshot cannot be used: {error}", name.size, path)
+            except FileNotFoundError:
+                pass  # a newer one has taken its place
+            else:
+                found[name.size] = (path, made)
+        return found
+
+    def _check_snapshot(self) -> None:
+        """Does the snapshot of just this size, if there is one, say what the log has come to?"""
+        path, made = self._snapshots.get(self.tree.size, (None, None))
+        if path is None or made is None:
+            return
+        if (made.log, made.size, made.root) != (self.log, self.tree.size, self.tree.root()):
+            self.error("snapshot", 0, "the snapshot is of another log, or has another root", path=path)
+        if self._begins_late:
+            return  # it has what was dropped
+        try:
+            chains = {tenant: (count, head.hex()) for tenant, count, head in decode_chains(made.chains)}
+        except SnapshotInvalidError as error:
+            self.error("snapshot", 0, str(error), path=path)
+            return
+        if chains != self.chains:
+            self.error("snapshot", 0, "the snapshot has other ends of the tenants' chains than the log", path=path)
+        if {key: hashlib.sha256(value).digest() for key, value in made.states.items()} != self._states:
+            self.error("snapshot", 0, "the snapshot has other states than the log", path=path)
+
     # What is published
 
     def _check_tiles(self) -> None:
@@ -393,7 +378,7 @@ class PartitionCheck:
             return
         size = min(self.tree.size, self._published_size)
         kept = list(bundle_widths(size))[dropped.entries_from // TILE_WIDTH if dropped is not None else 0 :]
-        for found in parallel.in_order(_look_at_bundles, self._bundle_tasks(kept), processes):
+        for found in parallel.in_order(look_at_bundles, self._bundle_tasks(kept), processes):
             if isinstance(found, str):
                 self.error("entries", 0, found, path=self._published.folder)
                 continue

@@ -5,19 +5,25 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.auditing import ORIGIN, SIGNER, VERIFIER, leaves_of, publish, write
 from support.ledger_scenes import draft, running, segments, write_log
 
 from ledger.appender import Ledger, Limits
+from ledger.durable import POSIX
 from ledger.format import heads
 from ledger.format.chain import LEDGER_NAME
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.merkle import leaf_hash, root_of
 from ledger.format.note import Signer
+from ledger.format.receipt import Receipt
+from ledger.format.snapshot import encode as encode_snapshot
 from ledger.fsck import verify_log
 from ledger.protocol.head import Head, SegmentRef, encode_head, segment_key
+from ledger.recovery import fold
+from ledger.snapshots import write_snapshot
 from ledger.verify.memory import Memory
 from ledger.verify.report import LogReport
 
@@ -275,3 +281,42 @@ async def test_heads_are_held_against_the_chains(tmp_path: Path) -> None:
         assert len(segments(folder)) > 3
         report = verify_log(folder)
         assert [(error.kind, error.index) for error in report.errors] == ([("heads", 41)] if lie else [])
+
+
+class NoApp:
+    """An application that makes nothing of receipts."""
+
+    def on_receipt(self, index: int, receipt: Receipt) -> None: ...
+
+    def encode(self) -> bytes:
+        return b""
+
+    def decode(self, data: bytes) -> None: ...
+
+
+async def test_snapshots_are_held_against_the_log(tmp_path: Path) -> None:
+    limits = Limits(segment_bytes=8_000)
+    await write_log(tmp_path, [2] * 20, tenants=3, limits=limits)
+    folder = tmp_path / "ledger" / "0"
+    made = fold(folder, ORIGIN, NoApp())
+    assert made is not None
+    path = write_snapshot(folder, made, POSIX)
+    await write_log(tmp_path, [2] * 5, tenants=3, limits=limits)
+    assert verify_log(tmp_path).errors == []
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes((whole[-1] ^ 1,)))
+    assert [error.kind for error in verify_log(tmp_path).errors] == ["snapshot"]
+    key = next(iter(made.states))
+    for change, said in (
+        ({"root": bytes(32)}, "another root"),
+        ({"chains": made.chains[56:]}, "other ends"),
+        ({"states": made.states | {key: b"forged"}}, "other states"),
+    ):
+        path.write_bytes(encode_snapshot(msgspec.structs.replace(made, **change)))
+        (error,) = verify_log(tmp_path).errors
+        assert (error.kind, error.index, error.file) == ("snapshot", made.size, str(path))
+        assert said in error.message
+    path.write_bytes(whole)
+    for each in segments(tmp_path)[3:]:
+        each.unlink()
+    assert kinds(verify_log(tmp_path)) == ["truncated"]
