@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,8 @@ from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from ingest.dead_letter import DeadLetterFolder
 from ingest.decode.limits import DecodeLimits
+from ingest.decode.tenants import Routing
+from ingest.source import Batch, Disposition
 from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
@@ -74,6 +76,7 @@ class App:
         self.metrics = Metrics(importlib.metadata.version("governors"), settings.metrics.tenant_labels)
         self.watchers = Watchers()
         self.limits = DecodeLimits()
+        self.routing = Routing(settings.ingest.routing)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.dead_letters = DeadLetterFolder(settings.data_dir / DEAD_LETTER_FOLDER)
         self.runtime = Runtime(
@@ -199,10 +202,15 @@ class App:
 
     def _pubsub(self, settings: PubSubSettings) -> Child:
         # Slow to import, so only where configured.
-        from governors.pubsub import pull_child  # noqa: PLC0415
+        from governors.pubsub import pull_child, subscription_path  # noqa: PLC0415
 
-        intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us)
-        return pull_child(settings, intake.handle, self.dead_letters, self.metrics, self._clock_us, self.rng)
+        intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us, self.routing)
+        facts = {"subscription": subscription_path(settings)}
+
+        async def handle(batch: Batch) -> Sequence[Disposition]:
+            return await intake.handle(batch, facts)
+
+        return pull_child(settings, handle, self.dead_letters, self.metrics, self._clock_us, self.rng)
 
     def _snapshotter(self) -> Snapshotter:
         ledger = self.runtime.ledger

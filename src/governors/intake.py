@@ -4,16 +4,19 @@ from collections.abc import Callable, Sequence
 
 from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
+from ingest.decode.foreign import Unheard
 from ingest.decode.limits import DecodeLimits
-from ingest.decode.message import decode_message
+from ingest.decode.message import NO_FACTS, read_message
+from ingest.decode.tenants import NO_ROUTING, Facts, Routing
 from ingest.errors import SignalRejectedError
 from ingest.signals import Signal
 from ingest.source import ACK, Batch, DeadLetter, Disposition
 
 
 class Intake:
-    """A pull loop's handler. A message is acknowledged when its receipt is committed, or when it can never be read
-    and lies with the dead letters; while the service cannot take it, it stays with the broker.
+    """A pull loop's handler, and a push's. A message is acknowledged when its receipt is committed, when it tells of
+    nothing that is governed, or when it can never be read and lies with the dead letters; while the service cannot take
+    it, it stays with the broker.
     """
 
     def __init__(
@@ -23,33 +26,37 @@ class Intake:
         limits: DecodeLimits,
         source: str,
         clock_us: Callable[[], int],
+        routing: Routing = NO_ROUTING,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
         self._source = source
         self._clock_us = clock_us
+        self._routing = routing
 
-    async def handle(self, batch: Batch) -> Sequence[Disposition]:
-        """Decide a batch. While the service takes nothing this raises, so that the loop gives the batch back and
-        pauses, longer with each time.
+    async def handle(self, batch: Batch, facts: Facts = NO_FACTS) -> Sequence[Disposition]:
+        """Decide a batch, of which routing rules can ask for `facts`. While the service takes nothing this raises, so
+        that the loop gives the batch back and pauses, longer with each time.
         """
         dispositions: list[Disposition] = [ACK] * len(batch.deliveries)
         signals: list[Signal] = []
+        published_us: list[int] = []
         for position, delivery in enumerate(batch.deliveries):
             try:
-                signals.append(decode_message(delivery.payload, delivery.attributes, batch.received_us, self._limits))
+                said = read_message(delivery, self._routing, batch.received_us, self._limits, facts)
             except SignalRejectedError as error:
                 self._metrics.rejected(self._source, error.reason)
                 self._metrics.dead_lettered(error.reason)
                 dispositions[position] = DeadLetter(error.reason, f"{error.field}: {error.message}")
+                continue
+            if isinstance(said, Unheard):
+                self._metrics.unheard(self._source, said.form)
+                continue
+            signals.append(said)
+            published_us.append(delivery.publish_us)
         self._metrics.pulled(self._source, len(batch.deliveries))
         self._metrics.received(self._source, [signal.kind for signal in signals])
         await self._service.decide(signals, "committed", source=self._source)
-        published_us = [
-            delivery.publish_us
-            for delivery, disposition in zip(batch.deliveries, dispositions, strict=True)
-            if disposition is ACK
-        ]
         self._metrics.committed_since(self._source, published_us, self._clock_us())
         return dispositions

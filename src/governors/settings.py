@@ -29,6 +29,7 @@ from governors.settings_layers import (
     read_leaf,
     shown,
 )
+from ingest.decode.tenants import Rule
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -40,6 +41,7 @@ Word = Annotated[str, Meta(min_length=1, max_length=255)]
 Host = Word
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 TenantName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}\Z")]
+Email = Annotated[str, Meta(pattern=r"\A[^@\s]{1,128}@[^@\s]{1,128}\Z")]
 GoogleName = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9._~%+:-]{2,254}\Z")]
 
 
@@ -165,6 +167,28 @@ class PubSubSettings(Struct, frozen=True, kw_only=True):
     """Messages pulled and not yet acknowledged, over all pulls; at it, pulling pauses."""
 
 
+class IngestSettings(Struct, frozen=True, kw_only=True):
+    """Messages of other systems: budgets, incidents, deploys, alerts."""
+
+    routing: tuple[Rule, ...] = ()
+    """Which tenant they belong to, by what they say of themselves; the first rule that matches holds. Without a match
+    a message is put aside: whose it is, is never guessed. docs/formats/sources.md has the facts that rules ask for."""
+
+
+class PushSettings(Struct, frozen=True, kw_only=True):
+    """Messages that Google Pub/Sub pushes to `/v1/push/pubsub`. The section is absent unless one of its keys is set;
+    without it there is no such route.
+    """
+
+    audience: Word
+    """The audience that the push subscription asks a token for: its own setting, or else the endpoint's address."""
+    service_accounts: tuple[Email, ...]
+    """Accounts in whose name Pub/Sub may push. A token of Google's alone says nothing: anybody can get one."""
+    keys: Word = "https://www.googleapis.com/oauth2/v3/certs"
+    """Google's public keys, a JWK set: an `https://` address, fetched hourly and when a token names an unknown key; or
+    the path of a file that somebody else keeps fresh."""
+
+
 class LogSettings(Struct, frozen=True, kw_only=True):
     """The process's own log, on standard output."""
 
@@ -197,6 +221,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     tenants: TenantSettings = field(default_factory=TenantSettings)
     dedup: DedupSettings = field(default_factory=DedupSettings)
     pubsub: PubSubSettings | None = None
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    push: PushSettings | None = None
     log: LogSettings = field(default_factory=LogSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     profiles: dict[str, dict[str, dict[str, Any]]] = {}
@@ -360,6 +386,11 @@ def _contradictions(
     if settings.oidc is not None and not _is_https_or_path(settings.oidc.keys):
         expected = "expected an https:// address (http:// to this machine alone), or a path"
         found.append(("oidc.keys", settings.oidc.keys, expected))
+    if settings.push is not None and not _is_https_or_path(settings.push.keys):
+        expected = "expected an https:// address (http:// to this machine alone), or a path"
+        found.append(("push.keys", settings.push.keys, expected))
+    if settings.push is not None and not settings.push.service_accounts:
+        found.append(("push.service_accounts", [], "expected at least one"))
     if ledger.batch_bytes_max > ledger.segment_bytes_max:
         limit = ledger.segment_bytes_max
         found.append(("ledger.batch_bytes_max", ledger.batch_bytes_max, f"expected at most segment_bytes_max, {limit}"))

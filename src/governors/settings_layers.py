@@ -151,19 +151,25 @@ def from_options(options: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> tupl
 
 def read_leaf(key: str, leaf: Leaf, given: Given) -> tuple[Any, Problem | None]:
     """The value in the leaf's own type, or what is wrong with it."""
-    value = None
+    value, why = None, ""
     try:
         if given.text:
             value = _from_text(given.value, leaf.kind)
         else:
             value = msgspec.convert(given.value, leaf.kind, dec_hook=_own_types)
         readable = not isinstance(value, float) or math.isfinite(value)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
         readable = False
+        # Of a list of small sections it takes more to say which one is wrong, and how.
+        why = f": {error}" if _lists_sections(leaf.kind) else ""
     if readable:
         return value, None
     printed = MASK if leaf.secret else shown(given.value)
-    return None, Problem(key, printed, given.origin, f"expected {describe(leaf.kind)}")
+    return None, Problem(key, printed, given.origin, f"expected {describe(leaf.kind)}{why}")
+
+
+def _lists_sections(kind: Any) -> bool:
+    return get_origin(kind) is tuple and section_of(get_args(kind)[0]) is not None
 
 
 def _from_text(text: str, kind: Any) -> Any:
@@ -244,6 +250,8 @@ def describe(kind: Any) -> str:
         return "one of " + ", ".join(str(word) for word in get_args(kind))
     if get_origin(kind) is tuple:
         return f"a list, each {describe(get_args(kind)[0])}"
+    if (section := section_of(kind)) is not None:
+        return "of " + ", ".join(section.__struct_fields__)
     words = {int: "an integer", float: "a number", bool: "true or false", type(None): "null", Path: "a path"}
     return words.get(kind, "text")
 

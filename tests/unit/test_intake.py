@@ -5,6 +5,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from support import foreign
 from support.runtime import World, running
 
 from governors.api.service import NotAcceptingError
@@ -14,15 +15,18 @@ from governors.service import GovernorService, Watchers
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from ingest.decode.limits import DecodeLimits
+from ingest.decode.tenants import Routing, Rule
 from ingest.signals import format_time
 from ingest.source import ACK, Batch, DeadLetter, Delivery
+
+ROUTING = Routing([Rule(when={"budget": foreign.BUDGET_ID}, tenant="acme"), Rule(tenant_from="attribute.team")])
 
 
 def make(runtime: Runtime, world: World, missing: Callable[[], list[str]]) -> tuple[Intake, Metrics]:
     metrics = Metrics("test")
     tree = TreeNode("test", "supervisor", State.RUNNING)
     service = GovernorService(runtime, metrics, Watchers(), tree=lambda: tree, missing=missing)
-    return Intake(service, metrics, DecodeLimits(), "pubsub", lambda: world.now_us), metrics
+    return Intake(service, metrics, DecodeLimits(), "pubsub", lambda: world.now_us, ROUTING), metrics
 
 
 def delivery(world: World, number: int, payload: bytes | None = None) -> Delivery:
@@ -77,3 +81,39 @@ async def test_while_the_service_takes_nothing_the_loop_is_told_by_an_error(tmp_
         intake, _ = make(runtime, world, lambda: ["stopping"])
         with pytest.raises(NotAcceptingError):
             await intake.handle(batch(world, delivery(world, 1)))
+
+
+async def test_a_budgets_notification_is_decided_for_the_tenant_that_a_rule_names(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world) as runtime:
+        intake, metrics = make(runtime, world, list)
+        month = {"costIntervalStart": "2026-11-01T08:00:00Z", "costAmount": 140.321, "budgetAmount": 152.557}
+        answers = await intake.handle(batch(world, foreign.budget_of(**month), foreign.budget_of(**month)))
+        assert answers == [ACK, ACK]
+        assert [(tenant, one.governor, one.to_status) for tenant, one, _ in world.decided] == [
+            ("acme", "cost_guard", "THROTTLE")
+        ]
+        assert b'governors_signals_received_total{kind="cost.snapshot",source="pubsub"} 2.0' in metrics.render("")[0]
+
+
+async def test_what_no_rule_knows_is_put_aside_and_counted(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world) as runtime:
+        intake, metrics = make(runtime, world, list)
+        (answer,) = await intake.handle(batch(world, foreign.budget(budgetId="another")))
+        assert isinstance(answer, DeadLetter)
+        assert answer.reason == "no_tenant"
+        assert "budget another" in answer.error
+        exposition, _ = metrics.render("")
+        assert b'governors_dead_letters_total{reason="no_tenant"} 1.0' in exposition
+        assert b'governors_rejected_total{reason="no_tenant",source="pubsub"} 1.0' in exposition
+
+
+async def test_what_tells_of_nothing_governed_is_acknowledged_and_counted(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world) as runtime:
+        intake, metrics = make(runtime, world, list)
+        size = runtime.ledger.size
+        assert await intake.handle(batch(world, foreign.rollout(Action="Update"))) == [ACK]
+        assert runtime.ledger.size == size
+        assert b'governors_unheard_messages_total{form="cloud_deploy",source="pubsub"} 1.0' in metrics.render("")[0]

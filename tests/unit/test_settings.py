@@ -255,3 +255,55 @@ def test_settings_built_directly_have_the_defaults_of_an_empty_file(files: Files
 
 def test_the_variable_of_the_client_commands_does_not_stop_a_start() -> None:
     assert load(None, {"GOVERNORS_URL": "http://127.0.0.1:9"}, {}, POLICIES).settings.http.port == 8080
+
+
+ROUTING = """
+ingest:
+  routing:
+    - when: {budget: de72f49d-779b-4945-a127-4d6ce8def0bb, project: "shop-*"}
+      tenant: acme
+      subject: prod-budget
+    - tenant_from: label.tenant
+"""
+
+
+def test_rules_for_messages_of_other_systems_are_read_from_the_file(files: Files) -> None:
+    first, second = files.load(ROUTING).settings.ingest.routing
+    assert (first.tenant, first.subject, first.when["project"]) == ("acme", "prod-budget", "shop-*")
+    assert second.tenant_from == "label.tenant"
+    assert files.load("").settings.ingest.routing == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("{tenant: a/b}", "tenant: expected letters, digits and . _ : @ + -, beginning with a letter or digit"),
+        ("{when: {budget: x}}", "expected either tenant or tenant_from"),
+        ("{tenant_from: lable.tenant}", "unknown fact 'lable.tenant'"),
+        ("{tenant: a, wen: {}}", "unknown field `wen`"),
+        ("{tenant: a, when: {budget: 7}}", "Expected `str`, got `int`"),
+        ("acme", "Expected `object`, got `str`"),
+    ],
+)
+def test_a_rule_that_cannot_be_meant_stops_the_start_and_says_which_and_why(files: Files, rule: str, why: str) -> None:
+    (problem,) = files.refused(f"ingest: {{routing: [{{tenant: a}}, {rule}]}}")
+    assert problem.startswith("ingest.routing = ")
+    assert "expected a list, each of when, tenant, tenant_from, subject, subject_from" in problem
+    assert why in problem
+    assert "$[1]" in problem
+
+
+def test_a_push_needs_to_know_whom_to_believe(files: Files) -> None:
+    push = files.load("push: {audience: x, service_accounts: [push@p.iam.gserviceaccount.com]}").settings.push
+    assert push is not None
+    assert push.keys.startswith("https://www.googleapis.com/")
+    assert files.load("").settings.push is None
+    assert files.refused("push: {audience: x}") == [
+        "push.service_accounts (not set): needed because its section is in use"
+    ]
+    assert files.refused("push: {audience: x, service_accounts: []}") == [
+        "push.service_accounts = [] (file): expected at least one"
+    ]
+    accounts = "service_accounts: [a@b.c]"
+    assert "push.keys" in files.refused(f"push: {{audience: x, keys: 'http://keys.example', {accounts}}}")[0]
+    assert "push.service_accounts" in files.refused("push: {audience: x, service_accounts: [alice]}")[0]

@@ -44,6 +44,12 @@ class Metrics:
         self._rejected = Tally(
             registry, "governors_rejected", "Signals and bodies refused as unreadable.", ("source", "reason")
         )
+        self._unheard = Tally(
+            registry, "governors_unheard_messages", "Messages that tell of nothing governed.", ("source", "form")
+        )
+        self._truncated = Tally(
+            registry, "governors_truncated_alerts", "Alerts that Alertmanager left out.", ("source",)
+        )
         self._outcomes = Tally(
             registry, "governors_signal_outcomes", "Signals by what became of them.", ("governor", "outcome")
         )
@@ -147,6 +153,14 @@ class Metrics:
     def rejected(self, source: str, reason: str, count: int = 1) -> None:
         """Signals, or a body as a whole, could not be read; `reason` is one of the fixed words of the decoders."""
         self._rejected.add(source, reason, count=count)
+
+    def unheard(self, source: str, form: str) -> None:
+        """A message was understood, and is no signal; `form` is the decoder's name for its format."""
+        self._unheard.add(source, form)
+
+    def truncated(self, source: str, alerts: int) -> None:
+        """A notification came without this many of its alerts."""
+        self._truncated.add(source, count=alerts)
 
     def decided(self, tenant: str, governor: str, outcome: str, decision: str, previous: str, state: str) -> None:
         """One signal has its outcome; `previous` and `state` are the machine's, empty when none moved."""
