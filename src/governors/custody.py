@@ -47,6 +47,7 @@ HEAD_SPACING_S: Final = 1.1
 MARGIN: Final = 0.2
 """Share of the lease that is left for clocks that run at different rates."""
 SHUTDOWN_S: Final = 10.0
+PROGRESS_S: Final = 5.0
 
 
 class Custody:
@@ -107,9 +108,7 @@ class Custody:
                     on_waiting=lambda whose, seconds: log.info(
                         "waiting for another machine's lease to end", owner=whose, seconds=round(seconds, 1)
                     ),
-                    on_progress=lambda left, fetched: log.info(
-                        "fetching the log from the store", receipts_to_go=left, bytes=fetched
-                    ),
+                    on_progress=_Progress(log).tell,
                 )
             except BaseException:
                 await store.close()
@@ -178,6 +177,20 @@ class Custody:
                     await self.taken.authority.hand_over()
         await self.taken.authority.close()
         await self.store.close()
+
+
+class _Progress:
+    """Says now and then how far fetching a log has come."""
+
+    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+        self._log = log
+        self._next_s = 0.0
+
+    def tell(self, receipts_left: int, fetched_bytes: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._next_s:
+            self._next_s = now_s + PROGRESS_S
+            self._log.info("fetching the log from the store", receipts_to_go=receipts_left, bytes=fetched_bytes)
 
 
 async def _agree_on_identity(

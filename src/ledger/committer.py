@@ -23,7 +23,7 @@ from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.merkle import HASH_BYTES
 from ledger.format.note import Signer
 from ledger.index import SealedSegment, SegmentKey
-from ledger.protocol.head import Head, SegmentRef, parse_segment_key, segment_key
+from ledger.protocol.head import Head, SegmentRef, segment_key
 from ledger.store.object_store import Lost, ObjectStore, Unknown, Won
 
 NONCE_BYTES: Final = 4
@@ -273,11 +273,7 @@ class Committer:
 
 
 def _last_key(head: Head) -> SegmentKey | None:
-    if head.segment is None:
-        return None
-    key = parse_segment_key(head.segment.key)
-    assert key is not None  # noqa: S101 - no other head can be read or written
-    return SegmentKey(*key)
+    return None if head.segment is None else SegmentKey(*head.segment.place())
 
 
 def _next_piece(tail: Sequence[SealedSegment], committed: int, size: int) -> list[SealedSegment]:

@@ -102,7 +102,7 @@ class Fetcher:
         listed = await with_patience(lambda: self._store.list("seg/"), self._backoff(), PATIENCE_S)
         keys = sorted((SegmentKey(*at), key) for key in listed if (at := parse_segment_key(key)) is not None)
         wanted, end_index = bytes.fromhex(head.segment.sha256), head.size
-        while keys and keys[-1][0] > (parse_segment_key(head.segment.key) or ()):
+        while keys and keys[-1][0] > head.segment.place():
             keys.pop()  # on its way when its writer was fenced
         while True:
             # The nearest before it is the one, unless a fenced writer left others in between: those lead nowhere.

@@ -37,13 +37,15 @@ class FoundSegment(NamedTuple):
         return LocalSegment(self.name.first_index, self.name.epoch, self.end_index)
 
 
-def find_segments(disk: Disk, folder: Path) -> list[FoundSegment]:
-    """The segments in log order. A segment's SHA-256 is taken from the header of the next one, where there is one:
-    recovery checks that the two agree.
+def find_segments(disk: Disk, folder: Path, from_key: SegmentKey | None = None) -> list[FoundSegment]:
+    """The segments in log order, beginning with this one, if it is there. A segment's SHA-256 is taken from the header
+    of the next one, where there is one: recovery checks that the two agree.
 
     Raises SegmentCorruptError for a header that cannot be read, and for damage in the last segment.
     """
     names = layout.list_segments(folder, disk)
+    if from_key is not None:
+        names = [name for name in names if (name.first_index, name.epoch) >= from_key]
     found = []
     for name, following in pairwise(names):
         header = _header(

@@ -25,6 +25,7 @@ from ledger.format import checkpoint as checkpoints
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Signer, Verifier, open_note
+from ledger.index import SegmentKey
 from ledger.local_log import FoundSegment
 from ledger.protocol.head import Head, decode_head
 from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
@@ -122,6 +123,7 @@ class _Takeover:
             head, generation = await self._read_head()
             seen_s = loop.time()
             if head is None:
+                await self._check_new()
                 local = await self._blocking(self._find)
                 head, adopted = self._first_head(), _end_of(local)
             else:
@@ -149,6 +151,11 @@ class _Takeover:
     async def _read_head(self) -> tuple[Head | None, int]:
         found = await with_patience(lambda: self._place.store.get(HEAD_KEY), Backoff(self._rng), PATIENCE_S)
         return (None, CREATE) if found is None else (decode_head(found.data), found.generation)
+
+    async def _check_new(self) -> None:
+        """A store without a head has no segments either: the head comes first, and nobody ever deletes it."""
+        if segments := await with_patience(lambda: self._place.store.list("seg/"), Backoff(self._rng), PATIENCE_S):
+            raise HeadInvalidError(f"it is gone, and {len(segments)} segments of the log are there: bring it back")
 
     def _first_head(self) -> Head:
         signer = self._claimant.signer
@@ -184,6 +191,12 @@ class _Takeover:
     async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
         """Make the folder hold all that is committed; also, how many receipts it has beyond that."""
         place = self._place
+        if head.segment is not None:
+            # Nearly always the head's own segment is here, and with it, by the chain of hashes, all before it.
+            last_key = SegmentKey(*head.segment.place())
+            tail = await self._blocking(lambda: local_log.find_segments(place.disk, place.folder, last_key))
+            if tail and tail[0].sha256.hex() == head.segment.sha256:
+                return tail, _end_of(tail) - head.size
         local = await self._blocking(self._find)
         fetcher = Fetcher(
             place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),

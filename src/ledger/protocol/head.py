@@ -31,6 +31,12 @@ class SegmentRef(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     key: str
     sha256: str
 
+    def place(self) -> tuple[int, int]:
+        """First index and epoch."""
+        place = parse_segment_key(self.key)
+        assert place is not None  # noqa: S101 - no other head can be read or written
+        return place
+
 
 # In this order, so that the encoding is canonical.
 class Head(Struct, frozen=True, forbid_unknown_fields=True, gc=False, kw_only=True):

@@ -9,6 +9,7 @@ from support.memory_store import LANDED, NOT_LANDED, MemoryStore
 
 from ledger.authority import HeadTerms
 from ledger.errors import (
+    HeadInvalidError,
     IdentityError,
     LogForkedError,
     NoteInvalidError,
@@ -284,6 +285,37 @@ def test_a_segment_that_is_missing_or_changed_in_the_store_stops_the_fetch_and_p
 
     run_simulated(run())
     assert not list(tmp_path.glob("b/ledger/0/*.seg"))
+
+
+def test_a_head_that_somebody_deleted_does_not_begin_a_new_log(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit(3)
+        await one.stop()
+        del store.objects[HEAD]
+        for name in "ab":
+            with pytest.raises(HeadInvalidError, match="1 segments of the log are there"):
+                await Machine(name, tmp_path / name, store).start()
+        assert HEAD not in store.objects
+
+    run_simulated(run())
+
+
+def test_a_log_that_is_here_in_full_is_committed_anew_to_an_empty_store(tmp_path: Path) -> None:
+    async def run() -> None:
+        one = await Machine("a", tmp_path, MemoryStore()).start()
+        await one.commit(3)
+        await one.commit(3)
+        await one.stop()
+        fresh = MemoryStore()
+        again = await Machine("a", tmp_path, fresh).start()
+        assert again.taken.adopted == 6
+        await again.commit()
+        assert (await stored_head(fresh)).size == 7
+        await again.stop()
+
+    run_simulated(run())
 
 
 def test_damage_to_the_last_segment_here_is_said_before_anything_is_done(tmp_path: Path) -> None:
