@@ -26,6 +26,7 @@ from governors.tenants.records import machine_key
 from ledger import fsck
 from ledger.appender import Draft
 from ledger.errors import NotALedgerError, SegmentCorruptError
+from ledger.format.chain import LEDGER_TENANT
 from ledger.format.receipt import Receipt
 
 NAMES = ["acme", "other", "ghost", RUNTIME_TENANT]
@@ -228,6 +229,20 @@ async def test_what_the_runtime_told_nobody_is_named(tmp_path: Path) -> None:
     assert [one.index for one in found[:2]] == [told, told + 1]
     assert "not to be told this now" in found[0].differences[0].recomputed
     assert "has no machine cost_guard/nowhere" in found[1].differences[0].recomputed
+
+
+async def test_the_ledgers_own_receipts_are_counted_and_nobody_else_may_call_itself_the_ledger(tmp_path: Path) -> None:
+    await short_life(tmp_path)
+    heads = [one.leaf for one in written(tmp_path) if one.receipt.source][:1]
+    own = [leaf.replace(json.loads(leaf)["tenant"].encode(), LEDGER_TENANT.encode()) for leaf in heads]
+    posing = [leaf.replace(b'"machine":"cost_guard"', b'"machine":"ledger"') for leaf in heads]
+    replay = Replay()
+    replay.take([StoredReceipt(leaf, b"") for leaf in own])
+    assert (replay.found.of_ledger, replay.found.replayed, replay.found.mismatched) == (1, 0, 0)
+    replay = Replay()
+    first = next(written(tmp_path))
+    replay.take([StoredReceipt(first.leaf, first.frame), *[StoredReceipt(leaf, b"") for leaf in posing]])
+    assert (replay.found.of_ledger, replay.found.mismatched) == (0, 1)
 
 
 async def test_a_log_that_does_not_say_under_which_policy_it_decided_cannot_be_replayed(tmp_path: Path) -> None:

@@ -40,14 +40,15 @@ from governors.tenants.policy import Policy, PolicyUnknownError, load_policy, re
 from governors.tenants.records import SEPARATOR, Header, machine_key
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.message import decode_message
+from ingest.decode.native import decode_native
 from ingest.errors import SignalRejectedError
 from ingest.signals import INTEGER_MAX, Signal
 from ledger.errors import NotCanonicalError
 from ledger.format import canonical, chain
+from ledger.format.chain import LEDGER_TENANT
 from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.format.segment import COMMITMENT_KEY_BYTES
 
-LEDGER: Final = "ledger"
 PUT_ASIDE: Final = "dead_lettered"
 QUARANTINED: Final = "tenant.quarantined"
 # What was taken in was within the bounds of its day; only its meaning matters now.
@@ -228,7 +229,7 @@ class Replay:
 
     def _take(self, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
         tenant = self._tenants.get(given.tenant) or self._meet(given)
-        if given.fsm.machine == LEDGER:
+        if given.tenant == LEDGER_TENANT:
             self.found.of_ledger += 1
         elif given.fsm.machine == RUNTIME:
             self._load_policy(tenant, given, leaf, payload, commitment)
@@ -246,7 +247,7 @@ class Replay:
         tenant = self._tenants[pseudonym] = _Tenant(pseudonym, self._window.tenant(pseudonym), head)
         if given.tseq and self._first_index:
             tenant.head, tenant.count = given.prev, given.tseq
-            if given.fsm.machine not in {RUNTIME, LEDGER}:
+            if given.fsm.machine != RUNTIME and pseudonym != LEDGER_TENANT:
                 self._lose(tenant, f"its first {given.tseq} receipts are gone")
         return tenant
 
@@ -358,7 +359,11 @@ class Replay:
 
     def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
         try:
-            signal = decode_message(payload, {}, INTEGER_MAX, _ANY_SIZE)
+            # Only what has this word can be anything but native.
+            if b'"specversion"' in payload:
+                signal = decode_message(payload, {}, INTEGER_MAX, _ANY_SIZE)
+            else:
+                signal = decode_native(payload, INTEGER_MAX, _ANY_SIZE)
         except SignalRejectedError as error:
             raise _NotWrittenError(f"the payload is no signal: {error.field}: {error.message}") from error
         window = tenant.window
