@@ -38,6 +38,7 @@ def test_every_example_works_as_printed(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with ServiceProcess(tmp_path / "data") as process:
         env["GOVERNORS_URL"] = process.url
+        env["XDG_CONFIG_HOME"] = str(tmp_path / "config")  # where the auditor's trust file goes
         for example in examples():
             command = example.command.replace("http://127.0.0.1:8080", process.url)
             ran = subprocess.run(
