@@ -123,7 +123,8 @@ class _Takeover:
             head, generation = await self._read_head()
             seen_s = loop.time()
             if head is None:
-                await self._check_new()
+                if not await self._is_new():
+                    continue  # somebody has begun the log meanwhile
                 local = await self._blocking(self._find)
                 head, adopted = self._first_head(), _end_of(local)
             else:
@@ -152,10 +153,14 @@ class _Takeover:
         found = await with_patience(lambda: self._place.store.get(HEAD_KEY), Backoff(self._rng), PATIENCE_S)
         return (None, CREATE) if found is None else (decode_head(found.data), found.generation)
 
-    async def _check_new(self) -> None:
-        """A store without a head has no segments either: the head comes first, and nobody ever deletes it."""
-        if segments := await with_patience(lambda: self._place.store.list("seg/"), Backoff(self._rng), PATIENCE_S):
+    async def _is_new(self) -> bool:
+        """Whether the store has nothing of the log. The head comes first and nobody ever deletes it, so a store with
+        segments and no head is damaged. Raises HeadInvalidError.
+        """
+        segments = await with_patience(lambda: self._place.store.list("seg/"), Backoff(self._rng), PATIENCE_S)
+        if segments and (await self._read_head())[0] is None:
             raise HeadInvalidError(f"it is gone, and {len(segments)} segments of the log are there: bring it back")
+        return not segments
 
     def _first_head(self) -> Head:
         signer = self._claimant.signer

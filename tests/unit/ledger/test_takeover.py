@@ -16,6 +16,7 @@ from ledger.errors import (
     RestoreError,
     SegmentCorruptError,
     StoreUnavailableError,
+    WriterFencedError,
 )
 from ledger.format.note import Signer, Verifier
 from ledger.fsck import verify_log
@@ -298,6 +299,30 @@ def test_a_head_that_somebody_deleted_does_not_begin_a_new_log(tmp_path: Path) -
             with pytest.raises(HeadInvalidError, match="1 segments of the log are there"):
                 await Machine(name, tmp_path / name, store).start()
         assert HEAD not in store.objects
+
+    run_simulated(run())
+
+
+def test_a_head_that_came_right_after_it_was_looked_for_is_not_missed(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one, two = (Machine(name, tmp_path / name, store) for name in "ab")
+        look = store.list
+
+        async def look_late(prefix: str, after: str = "") -> list[str]:
+            store.list = look  # type: ignore[method-assign]
+            await one.start()
+            await one.commit()
+            one.link.cut = True
+            return await look(prefix, after)
+
+        store.list = look_late  # type: ignore[method-assign]
+        await two.start()
+        assert two.waited == ["a lock-of-a"]
+        assert two.ledger.local_size == 1
+        one.link.cut = False
+        assert isinstance(await one.ended(), WriterFencedError)
+        await two.stop()
 
     run_simulated(run())
 
