@@ -145,7 +145,7 @@ def bundle(
 ) -> None:
     """Check a document of any of these kinds: it says itself which it is.
 
-    Example: governors verify bundle - < acme.bundle.json
+    Example: governors verify bundle acme.bundle.json
     """
     _check(file, Document, Auditor(vkey, trust, remember=not no_remember), origin, older=older, as_json=as_json)
 
