@@ -23,9 +23,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from governors.api.app import build_api
+from governors.api.push import PUBSUB, PubSubDoor, Pushes
 from governors.auth.authenticator import Authenticator
-from governors.auth.issuer import Issuer, fetch_file, fetch_url
+from governors.auth.issuer import Fetch, Issuer, fetch_file, fetch_url
 from governors.auth.jwt import Trust
+from governors.auth.service_account import GOOGLE, service_account_of
 from governors.auth.token_file import TokenFile
 from governors.custody import Custody
 from governors.intake import Intake
@@ -34,7 +36,7 @@ from governors.outbox.executors import Executor, LogExecutor
 from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
-from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, Settings
+from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, PushSettings, Settings
 from governors.snapshotter import Snapshotter
 from governors.supervision.child import Child, Started
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
@@ -114,13 +116,16 @@ class App:
         proofs = LedgerProofs(
             self.runtime.ledger, custody.prover if custody else None, custody.signer.verifier if custody else None
         )
-        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs)
+        pusher = self._push_issuer(settings.push)
+        pushes = Pushes(self.routing, self.dead_letters, None if pusher is None else self._pubsub_door(pusher))
+        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
         self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
             *([Child("token-file", ready_at_once(tokens.run))] if tokens is not None else []),
             *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
+            *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
             Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
             *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
             Child("snapshots", ready_at_once(self._snapshotter().run)),
@@ -187,9 +192,18 @@ class App:
         if settings is None:
             return None
         trust = Trust(settings.issuer, settings.audience, settings.roles_claim, settings.tenants_claim)
-        # A path has no scheme.
-        fetch = fetch_url(settings.keys) if "://" in settings.keys else fetch_file(Path(settings.keys))
-        return Issuer(trust, fetch, self._clock_us, self.rng, self._on_issuer_failure)
+        return Issuer(trust, _fetch(settings.keys), self._clock_us, self.rng, self._on_issuer_failure)
+
+    def _push_issuer(self, settings: PushSettings | None) -> Issuer | None:
+        if settings is None:
+            return None
+        trust, speaks_for = Trust(GOOGLE, settings.audience), service_account_of(settings.service_accounts)
+        fetch = _fetch(settings.keys)
+        return Issuer(trust, fetch, self._clock_us, self.rng, self._on_issuer_failure, speaks_for)
+
+    def _pubsub_door(self, pusher: Issuer) -> PubSubDoor:
+        intake = Intake(self.service, self.metrics, self.limits, PUBSUB, self._clock_us, self.routing)
+        return PubSubDoor(pusher.principal_of, intake.handle)
 
     def _on_tokens(self, tokens: int, problem: str) -> None:
         if problem:
@@ -280,6 +294,11 @@ class App:
         }
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
         sys.stdout.flush()
+
+
+def _fetch(keys: str) -> Fetch:
+    # A path has no scheme.
+    return fetch_url(keys) if "://" in keys else fetch_file(Path(keys))
 
 
 class HttpServer:

@@ -19,11 +19,19 @@ class Reach(Enum):
     EVERY = "all tenants at once: not for a principal that is limited to some"
 
 
+class Door(Enum):
+    """By whose word one gets in."""
+
+    OURS = "our own tokens, or those of the configured issuer"
+    PUSH = "Google's tokens for the service accounts that Pub/Sub pushes with, and no others"
+
+
 class Access(NamedTuple):
-    """The role that a route asks for, and its reach."""
+    """The role that a route asks for, its reach, and the door that leads to it."""
 
     role: Role
     reach: Reach
+    door: Door = Door.OURS
 
 
 _OPEN: Final = Access("read", Reach.NOBODY)
@@ -39,6 +47,8 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/metrics"): Access("read", Reach.EVERY),
     ("GET", "/v1/tree"): Access("read", Reach.EVERY),
     ("POST", "/v1/signals"): Access("ingest", Reach.OWN),
+    ("POST", "/v1/push/alertmanager"): Access("ingest", Reach.OWN),
+    ("POST", "/v1/push/pubsub"): Access("ingest", Reach.OWN, Door.PUSH),
     ("GET", "/v1/admit"): Access("admit", Reach.OWN),
     ("GET", "/v1/tenants"): Access("read", Reach.OWN),
     ("GET", "/v1/tenants/{tenant}"): Access("read", Reach.NAMED),
@@ -68,12 +78,17 @@ class Place(NamedTuple):
 
 
 class AccessTable:
-    """`ACCESS` made ready for lookup by path."""
+    """`ACCESS` made ready for lookup by path. What is behind a door that nobody has opened does not exist."""
 
-    def __init__(self, rules: Mapping[tuple[str, str], Access] = ACCESS) -> None:
+    def __init__(
+        self,
+        rules: Mapping[tuple[str, str], Access] = ACCESS,
+        doors: frozenset[Door] = frozenset({Door.OURS}),
+    ) -> None:
         by_path: dict[str, dict[str, Access]] = {}
         for (method, path), access in rules.items():
-            by_path.setdefault(path, {})[method] = access
+            if access.door in doors:
+                by_path.setdefault(path, {})[method] = access
         self._fixed = {path: Place(path, access, None) for path, access in by_path.items() if "{" not in path}
         self._patterns = [(compile_path(path)[0], path, access) for path, access in by_path.items() if "{" in path]
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from governors.admission import CLASSES, Admitted
-from governors.api.access import ACCESS, AccessTable, Reach
+from governors.api.access import ACCESS, AccessTable, Door, Reach
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
 from governors.api.documents import (
     ANSWER_EXAMPLE,
@@ -29,6 +29,8 @@ from governors.api.health import health_router
 from governors.api.log import log_router
 from governors.api.problem import problem_of, render
 from governors.api.proofs import Proofs, proofs_router
+from governors.api.push import Pushes, alertmanager_endpoint, pubsub_endpoint
+from governors.api.push_documents import push_operations
 from governors.api.service import Service, ServiceError
 from governors.api.signals import signals_endpoint
 from governors.api.stream import stream_router
@@ -54,9 +56,10 @@ def build_api(
     rng: random.Random,
     authenticate: Authenticate | None = None,
     proofs: Proofs | None = None,
+    pushes: Pushes | None = None,
 ) -> FastAPI:
     """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
-    asked who they are, without `proofs` there are none.
+    asked who they are, without `proofs` there are none, without `pushes` nobody can push.
     """
     http = settings.http
     app = FastAPI(
@@ -69,7 +72,14 @@ def build_api(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     # The last one added comes first: what takes too long is ended, and counted, also where it is refused.
-    app.add_middleware(Guard, access=AccessTable(), authenticate=authenticate, rng=rng)
+    door = pushes.pubsub if pushes is not None else None
+    app.add_middleware(
+        Guard,
+        access=AccessTable(doors=frozenset({Door.OURS} if door is None else Door)),
+        authenticate=authenticate,
+        rng=rng,
+        authenticate_push=None if door is None else door.authenticate,
+    )
     app.add_middleware(
         Edge,
         metrics=metrics,
@@ -90,6 +100,12 @@ def build_api(
         0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us), methods=["POST"])
     )
     app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
+    if pushes is not None:
+        alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us)
+        app.router.routes.append(Route("/v1/push/alertmanager", alerts, methods=["POST"]))
+    if pushes is not None and pushes.pubsub is not None:
+        messages = pubsub_endpoint(pushes.pubsub, pushes.dead_letters, metrics, limits, clock_us)
+        app.router.routes.append(Route("/v1/push/pubsub", messages, methods=["POST"]))
     app.include_router(health_router(service, metrics))
     app.include_router(tenants_router(service))
     app.include_router(receipts_router(service))
@@ -115,12 +131,21 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     paths = {"/v1/signals": {"post": _signals_operation()}, "/v1/admit": {"get": _admit_operation()}}
+    routed = {getattr(route, "path", "") for route in app.routes}
+    paths |= {path: {"post": operation} for path, operation in push_operations().items() if path in routed}
     document["paths"] = paths | document["paths"]
-    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "push": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "Google's, for an account that pushes.",
+        },
+    }
     for (method, path), access in ACCESS.items():
         operation = document["paths"].get(path.replace(":path", ""), {}).get(method.lower())
         if operation is not None and access.reach is not Reach.NOBODY:
-            operation["security"] = [{"token": [access.role]}]
+            operation["security"] = [{"token": [access.role]} if access.door is Door.OURS else {"push": []}]
             operation["responses"] |= _statuses(problem_answers(401, 403))
     return document
 
@@ -139,8 +164,9 @@ def _signals_operation() -> dict[str, Any]:
         "operationId": "post_signals",
         "summary": "Send signals",
         "description": (
-            "One signal, an array, a line for each, or CloudEvents 1.0. Answers 200 once each has its outcome, also "
-            "when some were rejected: those say why. A single signal that is rejected is answered with 422."
+            "One signal, an array, a line for each, or CloudEvents 1.0 (structured, batch, or binary with `ce-` "
+            "headers). Answers 200 once each has its outcome, also when some were rejected: those say why. A single "
+            "signal that is rejected is answered with 422."
         ),
         "parameters": [
             {

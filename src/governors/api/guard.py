@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from governors.api.access import Access, AccessTable, Place, Reach
+from governors.api.access import Access, AccessTable, Door, Place, Reach
 from governors.api.problem import ProblemError, render
 from governors.auth.principal import LOCAL, Principal
 
@@ -37,14 +37,22 @@ def require_tenant(principal: Principal, tenant: str) -> None:
 
 
 class Guard:
-    """ASGI middleware. `authenticate` is None where nobody is asked: everybody is LOCAL then."""
+    """ASGI middleware. `authenticate` is None where nobody is asked: everybody is LOCAL then. `authenticate_push` is
+    asked at the door of the same name, whatever the other says.
+    """
 
     def __init__(
-        self, app: ASGIApp, access: AccessTable, authenticate: Authenticate | None, rng: random.Random
+        self,
+        app: ASGIApp,
+        access: AccessTable,
+        authenticate: Authenticate | None,
+        rng: random.Random,
+        authenticate_push: Authenticate | None = None,
     ) -> None:
         self._app = app
         self._access = access
         self._authenticate = authenticate
+        self._authenticate_push = authenticate_push
         self._rng = rng
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +73,10 @@ class Guard:
         access = place.access.get(method) if place is not None else None
         if access is not None and access.reach is Reach.NOBODY:
             return None
-        principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
+        if access is not None and access.door is Door.PUSH and self._authenticate_push is not None:
+            principal = await self._identify(scope, self._authenticate_push)
+        else:
+            principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
         if place is None or access is None:
             raise _nowhere(place)
         _check(principal, access, place.tenant)

@@ -12,6 +12,7 @@ from governors.api.respond import json_response
 from governors.api.service import Service, SignalError, SignalResult, UnreadableResult, Wait
 from governors.auth.principal import Principal
 from governors.telemetry.metrics import Metrics
+from ingest.decode import cloudevents_binary
 from ingest.decode.body import Rejected, read_body
 from ingest.decode.limits import DecodeLimits
 from ingest.errors import BodyRejectedError, Reason
@@ -30,12 +31,12 @@ def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, c
     async def post_signals(request: Request) -> Response:
         try:
             wait = _wait(request)
-            _check_encoding(request)
+            check_encoding(request)
             body = await request.body()
             # Received means in hand: a slow sender's time is not ours.
-            entries = read_body(request.headers.get("content-type", ""), body, clock_us(), limits)
+            entries = _read(request, body, clock_us(), limits)
         except (ProblemError, BodyRejectedError) as refused:
-            metrics.rejected(SOURCE, _reason(refused))
+            metrics.rejected(SOURCE, reason_of(refused))
             raise
         entries = _in_scope(entries, principal_of(request))
         signals = _count(metrics, entries)
@@ -46,6 +47,13 @@ def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, c
         return json_response({"results": results})
 
     return post_signals
+
+
+def _read(request: Request, body: bytes, now_us: int, limits: DecodeLimits) -> list[Signal | Rejected]:
+    content_type = request.headers.get("content-type", "")
+    if cloudevents_binary.is_binary(content_type, request.headers):
+        return [cloudevents_binary.read_event(request.headers.items(), content_type, body, now_us, limits)]
+    return read_body(content_type, body, now_us, limits)
 
 
 def _wait(request: Request) -> Wait:
@@ -59,7 +67,8 @@ def _wait(request: Request) -> Wait:
     return wait
 
 
-def _check_encoding(request: Request) -> None:
+def check_encoding(request: Request) -> None:
+    """Raise ProblemError for a body that would have to be unpacked: a small one could become any size."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ProblemError(
@@ -70,7 +79,8 @@ def _check_encoding(request: Request) -> None:
         )
 
 
-def _reason(refused: ProblemError | BodyRejectedError) -> str:
+def reason_of(refused: ProblemError | BodyRejectedError) -> str:
+    """The word that counters have for a refusal."""
     if isinstance(refused, BodyRejectedError):
         return refused.reason
     return str(refused.members.get("reason", Reason.BAD_FIELD))
@@ -102,11 +112,11 @@ def _count(metrics: Metrics, entries: Sequence[Signal | Rejected]) -> list[Signa
 
 
 def _unreadable(entry: Rejected) -> UnreadableResult:
-    error = SignalError(entry.reason, _unicode(entry.field), _unicode(entry.message))
-    return UnreadableResult(None if entry.id is None else _unicode(entry.id), entry.tenant, error)
+    error = SignalError(entry.reason, unicode_of(entry.field), unicode_of(entry.message))
+    return UnreadableResult(None if entry.id is None else unicode_of(entry.id), entry.tenant, error)
 
 
-def _unicode(text: str) -> str:
+def unicode_of(text: str) -> str:
     """What is repeated of a bad signal may hold half a character, which no answer can: it must not cost the batch."""
     return text.encode("utf-8", "replace").decode()
 
@@ -114,6 +124,8 @@ def _unicode(text: str) -> str:
 def _is_single(request: Request, body: bytes) -> bool:
     """Whether one signal was sent as such, not as a batch of one: then its rejection is the request's."""
     media_type = request.headers.get("content-type", "")
+    if cloudevents_binary.is_binary(media_type, request.headers):
+        return True
     return "ndjson" not in media_type and "jsonl" not in media_type and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"["
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import orjson
@@ -21,6 +21,8 @@ DOCUMENT_BYTES_MAX: Final = 1024 * 1024
 
 Fetch = Callable[[], Awaitable[bytes]]
 OnFailure = Callable[[str], None]
+SpeaksFor = Callable[[Mapping[str, Any], Trust], Principal]
+"""Whom verified claims speak for; raises TokenInvalidError where that is nobody."""
 
 
 class KeysUnavailableError(Exception):
@@ -31,9 +33,16 @@ class Issuer:
     """Whose JSON Web Token one is, by the keys known now. Without any yet, nobody's."""
 
     def __init__(
-        self, trust: Trust, fetch: Fetch, clock_us: Callable[[], int], rng: random.Random, on_failure: OnFailure
+        self,
+        trust: Trust,
+        fetch: Fetch,
+        clock_us: Callable[[], int],
+        rng: random.Random,
+        on_failure: OnFailure,
+        speaks_for: SpeaksFor = principal_of,
     ) -> None:
         self._trust = trust
+        self._speaks_for = speaks_for
         self._fetch = fetch
         self._clock_us = clock_us
         self._rng = rng
@@ -72,7 +81,7 @@ class Issuer:
     def _verify(self, token: bytes) -> Principal:
         if self._keys is None:
             raise UnknownKeyError("the issuer's keys are not known yet")
-        return principal_of(verify(token, self._keys, self._trust, self._clock_us()), self._trust)
+        return self._speaks_for(verify(token, self._keys, self._trust, self._clock_us()), self._trust)
 
     async def _refresh_soon(self) -> None:
         """Fetch once for all who wait, unless that was done a moment ago."""

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import pytest_asyncio
+from support.pushes import Handler, Sink, pusher_of
 
-from governors.api.access import ACCESS, AccessTable
+from governors.api.access import ACCESS, AccessTable, Door
 from governors.api.app import build_api
+from governors.api.push import PubSubDoor, Pushes
 from governors.api.service import TenantView
 from governors.auth.principal import ROLES, Principal, Role
 from governors.settings import HttpSettings, Settings
 from governors.telemetry.metrics import Metrics
+from ingest.decode.tenants import Routing, Rule
 
 NOW_US = 1_795_341_600_000_000  # 2026-11-22T10:00:00Z
 
@@ -35,6 +38,16 @@ def signal_of(tenant: str) -> dict[str, Any]:
         "observed_at": "2026-11-22T10:00:00Z",
         "data": {"depth": 1, "oldest_age_s": 0, "in_rate_per_s": 1, "done_rate_per_s": 1},
     }
+
+
+def alert_of(tenant: str) -> dict[str, Any]:
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "A", "tenant": tenant},
+        "startsAt": "2026-11-22T09:59:00Z",
+        "fingerprint": "1",
+    }
+    return {"version": "4", "alerts": [alert]}
 
 
 OVERRIDE = {"governor": "cost_guard", "mode": "hold", "reason": "a test"}
@@ -65,6 +78,10 @@ FILTERED = [
     (Ask("GET", "/v1/stream"), READERS),
     (Ask("GET", "/v1/receipts/0:1/proof"), READERS),
 ]
+# They name tenants one by one; each entry of another's is refused by itself.
+BATCHES: list[tuple[Ask, tuple[Role, ...]]] = [(Ask("POST", "/v1/push/alertmanager", alert_of), ("ingest", "admin"))]
+# Google's tokens lead here, and no others.
+PUSHED = Ask("POST", "/v1/push/pubsub", {"message": {"data": "e30="}})
 # They tell nothing of any tenant, so a limited token may have them too.
 SHARED = [
     (Ask("GET", "/v1/logs/0/checkpoint"), READERS),
@@ -73,6 +90,7 @@ SHARED = [
     (Ask("POST", "/v1/verify", {"type": "x"}), READERS),
 ]
 
+PUSHES = Pushes(Routing([Rule(tenant_from="label.tenant")]), Sink(), PubSubDoor(pusher_of, Handler()))
 SCOPES = {"all": None, "acme": frozenset({"acme"}), "none": frozenset[str]()}
 PRINCIPALS = {
     f"{role}-{scope}": Principal(f"{role}-{scope}", frozenset({role}), tenants)
@@ -91,7 +109,7 @@ async def guarded(api: Any) -> AsyncIterator[Any]:
     for tenant in ("acme", "globex"):
         api.service.known[tenant] = TenantView(tenant, "active", "standard", "NORMAL", [])
     settings, metrics = Settings(http=HttpSettings()), Metrics("0.1.0")
-    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate, api.proofs)
+    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate, api.proofs, PUSHES)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         api.client = client
@@ -108,10 +126,10 @@ async def ask(api: Any, one: Ask, tenant: str = "acme", token: str | None = None
 
 
 def test_every_route_is_in_one_of_the_lists() -> None:
-    table = AccessTable()
+    table = AccessTable(doors=frozenset(Door))
     asked = {
         (one.method, place.route)
-        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED)]
+        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES), PUSHED]
         if (place := table.find(one.path.format(t="acme").partition("?")[0])) is not None
     }
 
@@ -124,7 +142,7 @@ async def test_open_routes_answer_anybody(guarded: Any, one: Ask) -> None:
     assert (await ask(guarded, one, token="nobody's")).status_code == 200
 
 
-@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS + NAMING + FILTERED + SHARED, ids=str)
+@pytest.mark.parametrize(("one", "_roles"), EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES, ids=str)
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer nobody's", "Basic admin-all", "admin-all", "Bearer admin-all x"]
 )
@@ -139,7 +157,7 @@ async def test_nobody_gets_in_without_a_valid_token(guarded: Any, one: Ask, _rol
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(("one", "roles"), EVERYBODYS + NAMING + FILTERED + SHARED, ids=str)
+@pytest.mark.parametrize(("one", "roles"), EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES, ids=str)
 async def test_a_role_may_what_it_is_for(guarded: Any, one: Ask, roles: tuple[Role, ...], role: Role) -> None:
     response = await ask(guarded, one, token=f"{role}-all")
 
@@ -205,6 +223,33 @@ async def test_of_a_batch_only_the_signals_of_own_tenants_are_taken(guarded: Any
     outcomes = [(one["outcome"], one.get("error", {}).get("reason")) for one in response.json()["results"]]
     assert outcomes == [("decided", None), ("rejected", "forbidden_tenant"), ("decided", None)]
     assert [[signal.tenant for signal in taken] for taken in guarded.service.submitted] == [["acme", "acme"]]
+
+
+async def test_of_a_notification_only_the_alerts_of_own_tenants_are_taken(guarded: Any) -> None:
+    both = alert_of("acme") | {"alerts": [*alert_of("acme")["alerts"], *alert_of("globex")["alerts"]]}
+
+    for token, outcomes in {
+        "ingest-acme": ["decided", "rejected"],
+        "ingest-all": ["decided", "decided"],
+        "ingest-none": ["rejected", "rejected"],
+    }.items():
+        response = await ask(guarded, Ask("POST", "/v1/push/alertmanager", both), token=token)
+        assert [one["outcome"] for one in response.json()["results"]] == outcomes
+    assert [[signal.tenant for signal in taken] for taken in guarded.service.submitted] == [
+        ["acme"],
+        ["acme", "globex"],
+    ]
+
+
+@pytest.mark.parametrize("token", [None, "nobody's", *PRINCIPALS])
+async def test_no_token_of_ours_pushes_for_pubsub(guarded: Any, token: str | None) -> None:
+    assert (await ask(guarded, PUSHED, token=token)).status_code == 401
+
+
+async def test_googles_token_pushes_for_pubsub_and_does_nothing_else(guarded: Any) -> None:
+    assert (await ask(guarded, PUSHED, token="google")).status_code == 200
+    for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES:
+        assert (await ask(guarded, one, token="google")).status_code == 401
 
 
 async def test_an_operators_name_is_that_of_the_token(guarded: Any) -> None:

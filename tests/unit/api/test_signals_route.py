@@ -316,3 +316,24 @@ async def test_no_body_whatever_makes_the_service_fail(api: Any, wire: Wire) -> 
         assert response.status_code < 500, body
         response.json()
     assert statuses >= {200, 400}
+
+
+async def test_an_event_in_binary_mode_is_told_by_its_headers(api: Any, wire: Callable[..., dict[str, Any]]) -> None:
+    signal = wire()
+    headers = {
+        "content-type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-type": "gov.queue.sample.v1",
+        "ce-id": "e-1",
+        "ce-source": "//gov/acme/broker",
+        "ce-time": signal["observed_at"],
+        "ce-subject": "orders",
+    }
+    response = await api.client.post("/v1/signals", json=signal["data"], headers=headers)
+    assert response.status_code == 200
+    ((taken,),) = api.service.submitted
+    assert (taken.id, taken.tenant, taken.subject, taken.kind) == ("e-1", "acme", "orders", "queue.sample")
+
+    refused = await api.client.post("/v1/signals", json={"depth": -1}, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["id"] == "e-1"
