@@ -4,7 +4,7 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, ledger, pubsub, replay, restore, serve, snapshot, token, verify
+from governors.cli import client, config, demo, ingest, ledger, pubsub, replay, restore, serve, snapshot, token, verify
 
 app = typer.Typer(
     name="governors",
@@ -43,6 +43,7 @@ ledger.app.command()(snapshot.snapshot)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(config.app, name="config")
 app.add_typer(pubsub.app, name="pubsub")
+app.add_typer(ingest.app, name="ingest")
 
 
 def main() -> None:
