@@ -17,6 +17,7 @@ from ledger.format.receipt import Receipt
 from ledger.format.snapshot import Snapshot
 from ledger.index import SealedSegment, SegmentKey
 from ledger.layout import SegmentName
+from ledger.local_log import QUARANTINE
 
 SNAPSHOT_SUFFIX: Final = ".snap"
 KEPT: Final = 2
@@ -84,6 +85,9 @@ def match_segments(folder: Path, made: Snapshot, names: list[SegmentName], disk:
         key = SegmentKey(entry.first_index, entry.epoch)
         one = SealedSegment(folder, key, entry.sha256, entry.count, entry.length)
         if number >= len(names) or key != names[number][:2]:
+            # A process that made this snapshot may have outlived its parent, and the takeover after that.
+            if any(file.startswith(f"{one.path.name}{QUARANTINE}") for file in sizes):
+                raise SnapshotInvalidError(f"{one.path} was put aside since")
             message = "it is missing: a snapshot was made when it was there"
             raise SegmentCorruptError(one.path, 0, entry.first_index, message)
         if not names[number].sealed:

@@ -18,6 +18,8 @@ from ledger.format.merkle import leaf_hash
 from ledger.format.receipt import Receipt
 from ledger.format.tiles import TileTree
 from ledger.identity import partition_folder
+from ledger.layout import list_segments
+from ledger.local_log import quarantine
 from ledger.recovery import Recovered, fold, recover
 from ledger.snapshots import list_snapshots, write_snapshot
 
@@ -221,6 +223,23 @@ async def test_a_log_that_lost_what_a_snapshot_knows_is_refused(tmp_path: Path, 
         path.unlink()
     with pytest.raises(SegmentCorruptError, match="snapshot"):
         come_back(tmp_path)
+
+
+@pytest.mark.parametrize("put_aside", [1, 2, 100])
+async def test_a_snapshot_that_was_made_too_late_of_what_is_in_quarantine_is_passed_over(
+    tmp_path: Path, put_aside: int
+) -> None:
+    """Whoever makes it is a process of its own, and may outlive a takeover that put these segments aside."""
+    await write_log(tmp_path, [1] * 20, limits=SMALL)
+    folder = partition_folder(tmp_path, 0)
+    made = fold(folder, LOG, Events())
+    assert made is not None
+    quarantine(POSIX, folder, list_segments(folder)[-put_aside:], 2)
+    write_snapshot(folder, made, POSIX)
+    recovered = expect_same(tmp_path, notes=1)
+    assert recovered.size < 20
+    await write_log(tmp_path, [1] * 5, limits=SMALL, app=Events())
+    expect_same(tmp_path, notes=1)
 
 
 async def test_the_first_segments_may_have_been_dropped(tmp_path: Path) -> None:
