@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from simulation.ledger_world import Outcome, Schedule, run_schedule
-from simulation.schedules import make_schedule, shrink
+from simulation.ledger_world import Outcome, run_schedule
+from simulation.schedule import Schedule, make_schedule
+from simulation.shrink import shrink
 
 CHUNK: Final = 50
 TOLD: Final = 20

@@ -12,83 +12,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from simulation.faults import DiskFault, Fault, KillAtStep, MachineFate, MachineFault, StoreFault
+from simulation.faults import DiskFault, KillAtStep, MachineFate, MachineFault, StoreFault
 from simulation.observer import Observer, ViolationError
-from simulation.processes import Cluster, Process, Thread
+from simulation.processes import Cluster, Process
+from simulation.schedule import Mode, Request, Schedule
 from simulation.sim_disk import SimDisk
 from simulation.sim_store import Link, SimStore
+from simulation.worker import ORIGIN, SIGNER, Worker
 
 from ledger import orphans, recovery
-from ledger.appender import Draft, Ledger, Limits
-from ledger.authority import HeadTerms
-from ledger.committer import Cadence, Committer
+from ledger.appender import Ledger
 from ledger.errors import LedgerError, LedgerFailedError, StoreUnavailableError, WriterFencedError
-from ledger.format.note import Signer
-from ledger.format.receipt import Fsm
-from ledger.identity import Identity
-from ledger.orphans import OrphanCollector
-from ledger.publisher import PublishCadence, Publisher
-from ledger.takeover import Claimant, Place, take_over
 
-IDENTITY: Final = Identity("sim.test/log", bytes(range(32)))
-ORIGIN: Final = IDENTITY.origin(0)
-SIGNER: Final = Signer(ORIGIN, bytes(range(32)))
-FOLDER: Final = Path("/data/ledger/0")
-FSM: Final = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)
-LIMITS: Final = Limits(batch_bytes=2_000, batch_receipts=4, segment_bytes=6_000)
-CADENCE: Final = Cadence(interval_s=2.0, hand_over_s=8.0)
-PUBLISH_CADENCE: Final = PublishCadence(interval_s=4.0, heads_every=2)
 ORPHAN_GRACE_S: Final = 5.0
 ORPHAN_SWEEP_S: Final = 3.0
 """Instead of a day and six hours: what makes collecting safe is not how long it waits."""
-LEASE: Final = HeadTerms(lease_s=5.0, margin_s=1.0, spacing_s=1.1)
-LOCK: Final = HeadTerms(spacing_s=1.1)
+SNAPSHOT_EVERY_S: Final = 3.0
 RECOVERY_S: Final = 300.0
 """How long after the last fault somebody must make progress: leases, backoffs and patience with the store included."""
-
-
-class Mode(Enum):
-    """Who keeps the log."""
-
-    LOCAL = "one machine, and no store"
-    EMBEDDED = "one machine that holds a lock, and a store for the record"
-    SHARED = "several machines, one store, leases"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """At `at_s` a caller hands `count` receipts of one tenant to a machine, and waits."""
-
-    at_s: float
-    machine: int
-    tenant: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"machine {self.machine}, at {self.at_s:.2f} s: {self.count} receipts of tenant {self.tenant}"
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What shall happen. `seed` fixes everything else: delays, and which parts of what was lost are lost."""
-
-    seed: int
-    mode: Mode
-    machines: int
-    until_s: float
-    requests: tuple[Request, ...]
-    faults: tuple[Fault, ...]
-
-    def lines(self) -> list[str]:
-        timed: list[tuple[float, str]] = [(one.at_s, str(one)) for one in self.requests]
-        timed += [(one.at_s if isinstance(one, MachineFault) else 0.0, str(one)) for one in self.faults]
-        return [f"{self.mode.value}; faults end at {self.until_s:.1f} s", *(line for _, line in sorted(timed))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +81,36 @@ class _Done:
 
 @dataclass
 class Machine:
-    """One computer: what it keeps when its process ends, and the process that it runs."""
+    """One computer: what it keeps when its processes end, and the processes that it runs."""
 
     number: int
     disk: SimDisk
     link: Link
     rng: random.Random
-    process: Process | None = None
+    clock_off_us: int = 0
+    may_run: bool = True
+    kills: list[int] = field(default_factory=list)
+    """Steps before which a process is killed."""
     incarnation: int = 0
     steps_before: int = 0
-    may_run: bool = True
+    """Of all its processes that have ended."""
+    process: Process | None = None
+    main: asyncio.Task[None] | None = None
+    worker: Worker | None = None
+    ledger: Ledger | None = None
+    """While it serves."""
     served: Ledger | None = None
     """What its latest process has served."""
     ended_well: bool = False
-    clock_off_us: int = 0
-    ledger: Ledger | None = None
-    main: asyncio.Task[None] | None = None
-    kills: list[int] = field(default_factory=list)
+    helper: Process | None = None
+    """Makes a snapshot. It outlives the process that began it, unless the power fails."""
+
+    def lose_power(self) -> None:
+        """All processes end, and what was not durable is lost or not."""
+        for process in (self.process, self.helper):
+            if process is not None:
+                process.kill()
+        self.disk.lose_power()
 
 
 class World:
@@ -166,7 +124,6 @@ class World:
         self.cluster = Cluster(random.Random(seed))
         self.observer = Observer(ORIGIN, SIGNER.verifier.public_key, self.log, lambda: self.cluster.now_s)
         self.store = SimStore(self.observer.landed)
-        self.terms = LEASE if self.mode is Mode.SHARED else LOCK
         self.machines = [
             Machine(
                 number,
@@ -176,6 +133,8 @@ class World:
             )
             for number in range(schedule.machines)
         ]
+        for machine in self.machines:
+            machine.disk.on_power_failure = machine.lose_power
         self._dead: list[Process] = []
         self.events = 0
         self.probes = 0
@@ -201,13 +160,14 @@ class World:
             self._demand_progress()
             self._stop_in_order()
         except ViolationError as error:
-            self.violation = self.violation or str(error)
+            self.violated(str(error))
         finally:
             for machine in self.machines:
-                if (process := machine.process) is not None:
-                    process.on_killed = lambda: None
-                    process.kill()
-                    process.bury()
+                for process in (machine.process, machine.helper):
+                    if process is not None:
+                        process.on_killed = lambda: None
+                        process.kill()
+                        process.bury()
             self._bury()
         if self.violation is not None:
             self.log(f"VIOLATION: {self.violation}")
@@ -242,9 +202,7 @@ class World:
             case MachineFate.KILL if process is not None:
                 process.kill()
             case MachineFate.POWER:
-                if process is not None:
-                    process.kill()
-                machine.disk.lose_power()
+                machine.lose_power()
             case MachineFate.FREEZE if process is not None:
                 process.freeze()
                 self.cluster.after(fault.for_s, process.thaw)
@@ -262,8 +220,7 @@ class World:
                 if spoilt is not None:
                     self.log(f"machine {machine.number}: a bit of {spoilt.name} is flipped")
             case MachineFate.WIPE:
-                if process is not None:
-                    process.kill()
+                machine.lose_power()
                 machine.disk.wipe()
                 self.observer.disk_wiped(machine.number)
 
@@ -299,8 +256,7 @@ class World:
 
     def _probe(self, machine: Machine) -> None:
         """Try every second until one was answered."""
-        if machine.ledger is not None and machine.process is not None and machine.process.alive:
-            machine.process.start(self._ask(machine, machine.ledger, machine.process, 0, 1, probe=True), "probe")
+        self._ask(machine, 0, 1, probe=True)
         if self.probes == 0:
             self.cluster.after(1.0, lambda: self._probe(machine))
 
@@ -330,6 +286,10 @@ class World:
     def _has_store(self) -> bool:
         return self.mode is not Mode.LOCAL
 
+    def violated(self, promise: str) -> None:
+        """The first one counts."""
+        self.violation = self.violation or promise
+
     def _raise_violation(self) -> None:
         if self.violation is not None:
             raise ViolationError(self.violation)
@@ -346,18 +306,59 @@ class World:
             return
         machine.incarnation += 1
         machine.ended_well, machine.served = False, None
-        rng = machine.rng
         name = f"{machine.number}.{machine.incarnation}"
-        process = Process(  # type: ignore[abstract] # what it lacks is for sockets
-            self.cluster, name, offset_s=1e5 * rng.randrange(1, 100), rate=1.0 + 0.02 * (rng.random() - 0.5)
-        )
+        process = machine.process = self._new_process(machine, name)
         process.on_killed = lambda: self._ended(machine, process, "killed")
         kills = [step - machine.steps_before for step in machine.kills if step > machine.steps_before]
         process.kill_at_step = min(kills, default=-1)
-        machine.process = process
         self.log(f"{name} starts")
-        machine.main = process.start(self._live(machine, process))
+        worker = machine.worker = self._new_worker(machine, process)
+        machine.main = process.start(worker.live())
         machine.main.add_done_callback(lambda done: self._returned(machine, process, done))
+        self.cluster.after(SNAPSHOT_EVERY_S, partial(self._start_helper, machine, process))
+
+    def _new_process(self, machine: Machine, name: str) -> Process:
+        rng = machine.rng
+        return Process(  # type: ignore[abstract] # what it lacks is for sockets
+            self.cluster, name, offset_s=1e5 * rng.randrange(1, 100), rate=1.0 + 0.02 * (rng.random() - 0.5)
+        )
+
+    def _new_worker(self, machine: Machine, process: Process) -> Worker:
+        files = machine.disk.open(process)
+        return Worker(
+            self.mode, machine.number, process, files, machine.link.open(process, files), self.observer,
+            random.Random(machine.rng.getrandbits(64)), partial(self._clock_us, machine), self.log,
+            partial(self._serves, machine),
+        )  # fmt: skip
+
+    def _clock_us(self, machine: Machine) -> int:
+        return 1_700_000_000_000_000 + int(self.cluster.now_s * 1e6) + machine.clock_off_us
+
+    def _serves(self, machine: Machine, ledger: Ledger | None) -> None:
+        machine.ledger = ledger
+        machine.served = ledger or machine.served
+
+    def _start_helper(self, machine: Machine, parent: Process) -> None:
+        """A process that makes a snapshot, now and then while its parent lives; one at a time has the lock."""
+        if not parent.alive:
+            return
+        self.cluster.after(SNAPSHOT_EVERY_S, partial(self._start_helper, machine, parent))
+        if machine.helper is None and machine.ledger is not None and not parent.frozen:
+            helper = machine.helper = self._new_process(machine, f"{parent.name}.snapshot")
+            helper.on_killed = lambda: self._helper_ended(machine, helper)
+            made = helper.start(self._new_worker(machine, helper).make_snapshot())
+            made.add_done_callback(lambda done: self._helper_returned(machine, helper, done))
+
+    def _helper_returned(self, machine: Machine, helper: Process, done: "asyncio.Future[None]") -> None:
+        # A disk that fails, or a segment that was put aside meanwhile: then there is no snapshot.
+        if helper.alive and (error := done.exception()) is not None and not isinstance(error, LedgerError | OSError):
+            self.violated(f"{helper.name} ended with {error!r}")
+        helper.kill()
+
+    def _helper_ended(self, machine: Machine, helper: Process) -> None:
+        machine.helper = None
+        self._dead.append(helper)
+        self.cluster.after(0.0, self._bury)
 
     def _returned(self, machine: Machine, process: Process, done: "asyncio.Future[None]") -> None:
         if not process.alive:
@@ -365,9 +366,11 @@ class World:
         error = None if done.cancelled() else done.exception()
         why = "stopped" if done.cancelled() or error is None else f"{type(error).__name__}: {error}"
         if error is not None and not self._is_expected(machine, error):
-            self.violation = f"{process.name} ended with {error!r}"
+            self.violated(f"{process.name} ended with {error!r}")
         if process.failures:
-            self.violation = f"{process.name}: nobody heard of {process.failures[0]}"
+            self.violated(f"{process.name}: nobody heard of {process.failures[0]}")
+        if machine.helper is not None:
+            machine.helper.kill()  # who ends in order ends his helper too
         machine.ended_well = machine.served is not None and machine.served.failed is None
         process.on_killed = lambda: self._ended(machine, process, why)
         process.kill()
@@ -382,7 +385,7 @@ class World:
         self.log(f"{process.name} ended: {why}")
         machine.steps_before += process.steps
         machine.kills = [step for step in machine.kills if step > machine.steps_before]
-        machine.process = machine.main = machine.ledger = None
+        machine.process = machine.main = machine.worker = machine.ledger = None
         self._dead.append(process)
         self.cluster.after(0.0, self._bury)
         self.cluster.after(0.2 + 3.0 * machine.rng.random() ** 2, lambda: self._start(machine))
@@ -391,118 +394,29 @@ class World:
         while self._dead:
             self._dead.pop().bury()
 
-    async def _live(self, machine: Machine, process: Process) -> None:
-        """What a process does from its start to its end, as the service does it."""
-        files = machine.disk.open(process)
-        store = machine.link.open(process, files)
-        rng = random.Random(machine.rng.getrandbits(64))
-        thread = Thread()
-        if not self._has_store:
-            recovered = recovery.recover(FOLDER, ORIGIN, disk=files)
-            ledger = self._ledger(process, files, recovered, rng)
-            self._serve(machine, ledger)
-            await ledger.run()
-            return
-        taken = await take_over(
-            Place(store, files, FOLDER, ORIGIN),
-            Claimant(process.name, f"lock-{machine.number}", SIGNER, self.terms),
-            entropy=rng.randbytes, rng=rng, executor=thread,
-        )  # fmt: skip
-        self.log(f"{process.name} took over: epoch {taken.epoch}, {taken.adopted} adopted, {taken.lost} lost")
-        recovered = recovery.recover(FOLDER, ORIGIN, disk=files)
-        ledger = self._ledger(
-            process, files, recovered, rng, epoch=taken.epoch, commits_elsewhere=self.mode is Mode.SHARED,
-            may_answer=taken.authority.may_answer,
-        )  # fmt: skip
-        committer = Committer(
-            ledger, store, taken.authority, SIGNER, files,
-            entropy=rng.randbytes, rng=rng, cadence=CADENCE, executor=thread,
-        )  # fmt: skip
-        publisher = Publisher(
-            ledger, store, committer, files,
-            clock_us=lambda: self._clock_us(machine), rng=rng, cadence=PUBLISH_CADENCE, executor=thread,
-        )  # fmt: skip
-        parts = {"ledger": ledger.run, "committer": committer.run, "publisher": publisher.run}
-        if self.mode is Mode.SHARED:
-            collector = OrphanCollector(
-                store, taken.authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)]
-            )
-            parts["orphans"] = collector.run
-        tasks = [asyncio.create_task(run(), name=name) for name, run in parts.items()]
-        self._serve(machine, ledger)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            machine.ledger = None
-            for task in reversed(tasks):
-                task.cancel()
-                await asyncio.wait({task})
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
-
-    def _ledger(
-        self, process: Process, files: Any, recovered: recovery.Recovered, rng: random.Random, **given: Any
-    ) -> Ledger:
-        return Ledger(
-            FOLDER, recovered, identity=IDENTITY, partition=0, entropy=rng.randbytes, writer=process.name,
-            encode_state=_encode_state, limits=LIMITS, disk=files, writing=Thread(), reading=Thread(),
-            indexing=Thread(), **given,
-        )  # fmt: skip
-
-    def _serve(self, machine: Machine, ledger: Ledger) -> None:
-        assert machine.process is not None
-        name, files = machine.process.name, machine.disk.contents()
-        self.log(f"{name} serves: epoch {ledger.epoch}, {ledger.local_size} receipts")
-        self.observer.check_disk(machine.number, files, with_store=self._has_store)
-        self.observer.check_serving(name, files, with_store=self._has_store)
-        machine.ledger = machine.served = ledger
-
     # Callers
 
     def _hand_over(self, request: Request) -> None:
-        machine = self.machines[request.machine]
-        if machine.ledger is not None and machine.process is not None and machine.process.alive:
-            asking = self._ask(machine, machine.ledger, machine.process, request.tenant, request.count)
-            machine.process.start(asking, "caller")
+        self._ask(self.machines[request.machine], request.tenant, request.count)
 
-    async def _ask(
-        self, machine: Machine, ledger: Ledger, process: Process, tenant: int, count: int, *, probe: bool = False
-    ) -> None:
-        asked: list[tuple[int, str]] = []
-        try:
-            for _ in range(count):
-                self.events += 1
-                asked.append((ledger.append(self._draft(machine, tenant)), f"e-{self.events}"))
-            ledger.put_state(f"t{tenant}", self.events)
-            for index, event_id in asked:
-                await ledger.wait_local(index)
-                self.observer.told_local(process.name, index, event_id, alone=self.mode is not Mode.SHARED)
-            index, event_id = asked[-1]
-            stored = await ledger.read(index)
-            committed = stored.committed and self.mode is Mode.SHARED
-            self.observer.told_leaf(process.name, index, event_id, stored.leaf, committed=committed)
-            await ledger.wait_committed(index)
-            if self.mode is Mode.SHARED:
-                for index, event_id in asked:
-                    self.observer.told_committed(process.name, index, event_id)
-            self.answered += 1
-            self.probes += probe
-        except ViolationError as error:
-            self.violation = self.violation or str(error)
-        except (LedgerError, OSError) as error:
-            self.log(f"{process.name}: a caller was told {type(error).__name__}")
+    def _ask(self, machine: Machine, tenant: int, count: int, *, probe: bool = False) -> None:
+        worker, ledger = machine.worker, machine.ledger
+        if worker is None or ledger is None or not worker.process.alive:
+            return
+        event_ids = [f"e-{self.events + number}" for number in range(1, count + 1)]
+        self.events += count
 
-    def _clock_us(self, machine: Machine) -> int:
-        return 1_700_000_000_000_000 + int(self.cluster.now_s * 1e6) + machine.clock_off_us
+        async def ask() -> None:
+            try:
+                await worker.ask(ledger, tenant, event_ids)
+                self.answered += 1
+                self.probes += probe
+            except ViolationError as error:
+                self.violated(str(error))
+            except (LedgerError, OSError) as error:
+                self.log(f"{worker.process.name}: a caller was told {type(error).__name__}")
 
-    def _draft(self, machine: Machine, tenant: int) -> Draft:
-        now_us = self._clock_us(machine)
-        return Draft(
-            tenant=f"t{tenant}", event_id=f"e-{self.events}", source="sim", observed_us=now_us, ts_us=now_us,
-            outcome="decided", decision="none", rule="r", evidence={"n": self.events}, fsm=FSM, policy_digest="d",
-            actions=(), payload=b"x" * (self.events * 37 % 600),
-        )  # fmt: skip
+        worker.process.start(ask(), "caller")
 
 
 @contextmanager
@@ -513,10 +427,6 @@ def _in_short() -> Iterator[None]:
         stack.enter_context(patch.object(orphans, "GRACE_S", ORPHAN_GRACE_S))
         stack.enter_context(patch.object(orphans, "SWEEP_S", ORPHAN_SWEEP_S))
         yield
-
-
-def _encode_state(value: object) -> bytes:
-    return str(value).encode()
 
 
 def run_schedule(schedule: Schedule) -> Outcome:

@@ -38,6 +38,7 @@ class Segment:
     epoch: int
     previous: bytes
     leaves: tuple[bytes, ...]
+    states: tuple[tuple[str, bytes], ...]
 
 
 @lru_cache(maxsize=4096)
@@ -54,6 +55,7 @@ def _read_segment(data: bytes) -> Segment:
     if (magic, version) != (b"GVLSEG1", 1):
         raise ViolationError(f"not a segment: {data[:8]!r}")
     leaves: list[bytes] = []
+    states: list[tuple[str, bytes]] = []
     at = _HEADER.size
     while at < len(data):
         batch, _, index, count, length, _, _ = _BATCH.unpack_from(data, at)
@@ -66,11 +68,14 @@ def _read_segment(data: bytes) -> Segment:
             frame += _FRAME.size
             if kind == 1:
                 leaves.append(data[frame : frame + size])
+            elif kind == 3:
+                value = frame + 2 + int.from_bytes(data[frame : frame + 2], "little")
+                states.append((data[frame + 2 : value].decode(), data[value : frame + size]))
             frame += size
         if len(leaves) - before != count:
             raise ViolationError(f"a batch of {count} receipts has {len(leaves) - before}")
         at = end + _TRAILER_BYTES
-    return Segment(first_index, epoch, previous, tuple(leaves))
+    return Segment(first_index, epoch, previous, tuple(leaves), tuple(states))
 
 
 class Tree:
@@ -285,6 +290,13 @@ class Observer:
         """What only this machine had is lost, and nobody promised otherwise."""
         self._local_by_machine.pop(machine, None)
 
+    def check_recovered(self, files: dict[Path, bytes], event_ids: list[str], states: dict[str, bytes]) -> None:
+        """A process has read its log, from a snapshot on perhaps: this is what an application made of it."""
+        if event_ids != [json.loads(leaf)["event_id"] for leaf in read_log(files)]:
+            raise ViolationError("an application was not told of the receipts that are on the disk")
+        if states != read_states(files):
+            raise ViolationError("an application did not get the states that are on the disk")
+
     def check_serving(self, process: str, files: dict[Path, bytes], *, with_store: bool) -> None:
         """A process begins to serve: its log must have all that is committed, unless it has lost the log already."""
         leaves = read_log(files)
@@ -333,6 +345,12 @@ def read_log(files: dict[Path, bytes]) -> list[bytes]:
         leaves += segment.leaves
         previous = hashlib.sha256(files[path]).digest()
     return leaves
+
+
+def read_states(files: dict[Path, bytes]) -> dict[str, bytes]:
+    """The last of each state in a folder's segments."""
+    paths = sorted(path for path in files if path.suffix in {".seg", ".open"})
+    return {key: value for path in paths for key, value in read_segment(files[path]).states}
 
 
 def verify_note(note: str, public_key: bytes) -> None:

@@ -105,6 +105,7 @@ _Change = tuple[str, Path, Path | None, _Inode | None]
 class SimDisk:
     """What outlives the processes of one machine. `calls` counts their system calls; `faults` says which of them go
     wrong, until `is_sound`. Once `is_spoilt`, a bit of a sealed segment is not what was written.
+    `on_power_failure` ends all processes and calls `lose_power`.
     """
 
     def __init__(self, rng: random.Random, log: Callable[[str], None]) -> None:
@@ -112,6 +113,7 @@ class SimDisk:
         self.faults: dict[int, DiskFate] = {}
         self.is_sound = False
         self.is_spoilt = False
+        self.on_power_failure: Callable[[], None] = self.lose_power
         self._rng = rng
         self._log = log
         self._names: dict[Path, _Inode] = {}
@@ -297,8 +299,7 @@ class SimFiles:
         if fate in _TEMPORARY:
             raise OSError(errno.ENOSPC if fate is DiskFate.ENOSPC else errno.EIO, fate.value, str(path))
         if fate in {DiskFate.POWER_BEFORE, DiskFate.POWER_WITHIN, DiskFate.POWER_AFTER}:
-            process.kill()
-            disk.lose_power()
+            disk.on_power_failure()
         process.die()
 
 

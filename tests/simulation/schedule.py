@@ -1,18 +1,53 @@
-"""From a seed to a schedule, and from a schedule that violates something to the smallest that still does."""
+"""What shall happen: callers, faults, and who keeps the log. From a seed to a schedule."""
 
 import random
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
 
 from simulation.faults import DiskFate, DiskFault, Fault, KillAtStep, MachineFate, MachineFault, StoreFate, StoreFault
-from simulation.ledger_world import Mode, Outcome, Request, Schedule
-
-SHRINKS_MAX: Final = 600
-T = TypeVar("T")
 
 Fate = DiskFate | StoreFate | MachineFate | type[KillAtStep]
+
+
+class Mode(Enum):
+    """Who keeps the log."""
+
+    LOCAL = "one machine, and no store"
+    EMBEDDED = "one machine that holds a lock, and a store for the record"
+    SHARED = "several machines, one store, leases"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """At `at_s` a caller hands `count` receipts of one tenant to a machine, and waits."""
+
+    at_s: float
+    machine: int
+    tenant: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"machine {self.machine}, at {self.at_s:.2f} s: {self.count} receipts of tenant {self.tenant}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What shall happen. `seed` fixes everything else: delays, and which parts of what was lost are lost."""
+
+    seed: int
+    mode: Mode
+    machines: int
+    until_s: float
+    requests: tuple[Request, ...]
+    faults: tuple[Fault, ...]
+
+    def lines(self) -> list[str]:
+        timed: list[tuple[float, str]] = [(one.at_s, str(one)) for one in self.requests]
+        timed += [(one.at_s if isinstance(one, MachineFault) else 0.0, str(one)) for one in self.faults]
+        return [f"{self.mode.value}; faults end at {self.until_s:.1f} s", *(line for _, line in sorted(timed))]
+
 
 # Where faults may hit, by count. Rough: what lies behind the last call of a short schedule never happens.
 _DISK_CALLS: Final = {Mode.LOCAL: 150, Mode.EMBEDDED: 300, Mode.SHARED: 300}
@@ -84,51 +119,3 @@ def _make_fault(rng: random.Random, fate: Fate, mode: Mode, machine: int, until_
             return MachineFault(machine, rng.uniform(0.0, until_s), fate, for_s, by_s)
         case _:
             return KillAtStep(machine, rng.randrange(1, _STEPS[mode]))
-
-
-def shrink(schedule: Schedule, run: Callable[[Schedule], Outcome]) -> tuple[Schedule, Outcome]:
-    """A schedule from which nothing more can be left out without the violation going away."""
-    best, outcome = schedule, run(schedule)
-    kind = _kind_of(outcome)
-    left = SHRINKS_MAX
-
-    def attempt(smaller: Schedule) -> bool:
-        nonlocal best, outcome, left
-        if left == 0 or smaller == best:
-            return False
-        left -= 1
-        found = run(smaller)
-        if _kind_of(found) != kind:
-            return False
-        best, outcome = smaller, found
-        return True
-
-    shrunk = True
-    while shrunk and left:
-        faults = _leave_out(best.faults, lambda kept: attempt(replace(best, faults=kept)))
-        requests = _leave_out(best.requests, lambda kept: attempt(replace(best, requests=kept)))
-        shrunk = faults or requests
-    return best, outcome
-
-
-def _kind_of(outcome: Outcome) -> str | None:
-    """What was violated, without what differs from one time to the next."""
-    return None if outcome.violation is None else re.sub(r"[0-9a-f]*[0-9][0-9a-f.]*", "", outcome.violation)[:60]
-
-
-def _leave_out(items: tuple[T, ...], attempt: Callable[[tuple[T, ...]], bool]) -> bool:
-    """Try without halves, quarters, …, single ones; says whether anything could go."""
-    some = False
-    size = max(1, len(items) // 2)
-    while items:
-        at = 0
-        while at < len(items):
-            fewer = items[:at] + items[at + size :]
-            if attempt(fewer):
-                items, some = fewer, True
-            else:
-                at += size
-        if size == 1:
-            break
-        size = max(1, size // 2)
-    return some
