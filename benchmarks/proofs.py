@@ -50,6 +50,7 @@ _SAMPLE: Final = 500
 _SCITT_RECEIPTS: Final = 4
 _ROUNDS: Final = 5
 _ROUND_S: Final = 0.2
+_PUBLISHED_S: Final = 300.0
 _PEER: Final = """
 import sys, uvicorn
 from fastapi import FastAPI, Response
@@ -249,13 +250,26 @@ def ask(served: Served, receipts: Iterable[int]) -> Answers:
     return Answers(sorted(taken_ms), largest)
 
 
+def wait_until_published(served: Served, receipts: int) -> None:
+    """The log was never served before: its tiles are written at the first start."""
+    deadline_s = time.monotonic() + _PUBLISHED_S
+    while True:
+        try:
+            ask(served, range(0, receipts, 1 << 14))
+            return
+        except RuntimeError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+
+
 def measure_served(receipts: int, requests: int, folder: Path) -> dict[str, Any]:
     """A first pass over receipts that nobody asked for yet, then a second over the same."""
     write_log(folder / "data", receipts)
     rng = random.Random(9)
     wanted = [rng.randrange(receipts) for _ in range(requests)]
     with start_ours(folder / "data", folder / "output") as service:
-        ask(service, [0])  # has the log published, if it is not yet
+        wait_until_published(service, receipts)
         first, again = ask(service, wanted), ask(service, wanted)
         service.stop()
     port = free_port()
