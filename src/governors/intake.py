@@ -48,7 +48,8 @@ class Intake:
             except SignalRejectedError as error:
                 self._metrics.rejected(self._source, error.reason)
                 self._metrics.dead_lettered(error.reason)
-                dispositions[position] = DeadLetter(error.reason, f"{error.field}: {error.message}")
+                said_of_it = f"{error.field}: {error.message}" if error.field else error.message
+                dispositions[position] = DeadLetter(error.reason, said_of_it)
                 continue
             if isinstance(said, Unheard):
                 self._metrics.unheard(self._source, said.form)

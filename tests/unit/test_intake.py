@@ -103,6 +103,7 @@ async def test_what_no_rule_knows_is_put_aside_and_counted(tmp_path: Path) -> No
         (answer,) = await intake.handle(batch(world, foreign.budget(budgetId="another")))
         assert isinstance(answer, DeadLetter)
         assert answer.reason == "no_tenant"
+        assert answer.error.startswith("no rule matches in ingest.routing: format budget")
         assert "budget another" in answer.error
         exposition, _ = metrics.render("")
         assert b'governors_dead_letters_total{reason="no_tenant"} 1.0' in exposition

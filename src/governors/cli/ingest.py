@@ -55,7 +55,7 @@ def explain_file(
         print_json({"ok": is_good, "messages": msgspec.to_builtins(explained)})
     else:
         for number, one in enumerate(explained, start=1):
-            print(f"{number}  {_told(one)}")
+            print(f"{number}  {told(one)}")
     if not is_good:
         raise typer.Exit(EXIT_BAD)
 
@@ -67,7 +67,8 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _told(one: Explained) -> str:
+def told(one: Explained) -> str:
+    """One message's explanation for people."""
     if one.outcome == "rejected":
         place = f" at {one.field}" if one.field else ""
         return f"{one.form}: rejected, {one.reason}{place}: {one.why}"
