@@ -43,9 +43,10 @@ class InlineExecutor(Executor):
 
 
 class MortalDisk(PosixDisk):
-    """Once `dead`, nothing reaches it any more."""
+    """Once `dead`, nothing reaches it any more; after so many renames it dies by itself."""
 
     dead = False
+    renames_left: int | None = None
 
     def create(self, path: Path, head: bytes) -> SegmentFile:
         self.check()
@@ -56,6 +57,9 @@ class MortalDisk(PosixDisk):
         super().replace(path, data, mode)
 
     def rename(self, path: Path, new: Path) -> None:
+        if self.renames_left is not None:
+            self.dead = self.renames_left == 0
+            self.renames_left -= 1
         self.check()
         super().rename(path, new)
 

@@ -9,11 +9,12 @@ from support.memory_store import HELD, LANDED, LATE, NOT_LANDED, REFUSED, Memory
 
 from ledger.appender import Limits
 from ledger.authority import HeadTerms
-from ledger.committer import Cadence
+from ledger.committer import Cadence, _next_piece
 from ledger.errors import LeaseLostError, LedgerFailedError, SegmentCorruptError, StoreRefusedError, WriterFencedError
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Verifier
+from ledger.index import SealedSegment, SegmentKey
 
 HEAD = "0/ctl/head"
 SEGMENTS = "0/seg/"
@@ -153,6 +154,21 @@ def test_a_long_tail_is_committed_piece_by_piece(tmp_path: Path, monkeypatch: py
         await one.stop()
 
     run_simulated(run())
+
+
+def sealed(first_index: int, count: int, length: int = 100) -> SealedSegment:
+    return SealedSegment(Path(), SegmentKey(first_index, 1), bytes(32), count, length)
+
+
+def test_a_commit_takes_whole_segments_up_to_the_seal_that_end_with_a_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger.committer.BYTES_AT_ONCE", 150)
+    first, states_only, second, third = sealed(0, 5), sealed(5, 0), sealed(5, 4), sealed(9, 1)
+    assert _next_piece([first, states_only, second, third], 0, 5) == [first]
+    assert _next_piece([first, second], 0, 5) == [first]
+    assert _next_piece([states_only], 5, 5) == []
+    assert _next_piece([states_only, second, third], 5, 9) == [states_only, second]
+    assert _next_piece([states_only, second, third], 5, 10) == [states_only, second]
+    assert _next_piece([first, second, third], 0, 10) == [first, second]
 
 
 def test_a_fenced_writer_answers_nobody_and_ends(tmp_path: Path) -> None:

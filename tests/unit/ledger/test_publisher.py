@@ -255,15 +255,16 @@ def test_only_what_no_head_names_is_collected_and_not_before_a_day(tmp_path: Pat
         await one.stop()
         again = await started(tmp_path, store, terms=HeadTerms())
         await again.commit(3)
-        orphan, copy, later = (
+        orphan, copy, later, mine = (
             "0/seg/" + name
             for name in (
                 f"{2:020d}-{1:010d}-00000000.seg",
                 f"{0:020d}-{1:010d}-00000000.seg",
                 f"{99:020d}-{1:010d}-00000000.seg",
+                f"{2:020d}-{2:010d}-00000000.seg",
             )
         )
-        for key in (orphan, copy, later):
+        for key in (orphan, copy, later, mine):
             store.land(key, b"x", 0)
         before = set(store.objects)
         collector = OrphanCollector(

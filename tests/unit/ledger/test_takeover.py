@@ -2,9 +2,10 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from simulation.loop import run_simulated
-from support.machine import Machine, stored_head
+from support.machine import SEED, Machine, stored_head
 from support.memory_store import LANDED, NOT_LANDED, MemoryStore
 
 from ledger.authority import HeadTerms
@@ -18,8 +19,10 @@ from ledger.errors import (
     StoreUnavailableError,
     WriterFencedError,
 )
+from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.note import Signer, Verifier
 from ledger.fsck import verify_log
+from ledger.protocol.head import encode_head
 
 HEAD = "0/ctl/head"
 
@@ -103,6 +106,37 @@ def test_a_tail_that_another_owner_did_not_have_is_put_aside_and_counted(tmp_pat
 
     run_simulated(run())
     assert_sound(tmp_path / "a", 14)
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3, 4])
+def test_a_crash_while_a_tail_is_put_aside_leaves_what_the_next_start_can_go_on_from(
+    tmp_path: Path, renames: int
+) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit(4)
+        one.link.cut = True
+        for _ in range(3):
+            await one.append(2)
+            await one.ledger.seal()
+        await one.kill()
+        two = await Machine("b", tmp_path / "b", store).start()
+        await two.commit(1)
+        await two.commit(1)
+        await two.stop()
+
+        crashing = Machine("a", tmp_path / "a", store)
+        crashing.disk.renames_left = renames
+        with pytest.raises(OSError, match="dead"):
+            await crashing.start()
+        again = await Machine("a", tmp_path / "a", store).start()
+        assert again.ledger.size == 6
+        assert len(list(tmp_path.glob("a/ledger/0/*.quarantine-*"))) == 3  # noqa: ASYNC240 - nothing else runs here
+        await again.stop()
+
+    run_simulated(run())
+    assert_sound(tmp_path / "a", 6)
 
 
 @pytest.mark.parametrize("count", [1, 6, 9])
@@ -341,6 +375,24 @@ def test_a_log_that_is_here_in_full_is_committed_anew_to_an_empty_store(tmp_path
         await again.stop()
 
     run_simulated(run())
+
+
+def test_a_head_that_signs_what_its_segment_does_not_hold_is_not_believed(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit(3)
+        await one.stop()
+        head, origin = await stored_head(store), one.ledger.origin
+        for size, root in ((3, bytes(32)), (4, head.root_bytes())):
+            note = sign_checkpoint(Checkpoint(origin, size, root), Signer(origin, SEED)).decode()
+            forged = msgspec.structs.replace(head, checkpoint=note, size=size, root=root.hex())
+            store.land(HEAD, encode_head(forged), store.objects[HEAD].generation)
+            with pytest.raises(RestoreError, match="another size or root"):
+                await Machine("b", tmp_path / "b", store).start()
+
+    run_simulated(run())
+    assert not list(tmp_path.glob("b/ledger/0/*.seg"))
 
 
 def test_damage_to_the_last_segment_here_is_said_before_anything_is_done(tmp_path: Path) -> None:
