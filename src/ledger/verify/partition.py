@@ -17,13 +17,21 @@ from ledger.format.merkle import HASH_BYTES, CompactRange
 from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn
 from ledger.format.snapshot import Snapshot, decode_chains
 from ledger.format.snapshot import decode as decode_snapshot
-from ledger.format.tiles import TILE_WIDTH, TileId, TileTree, tiles_between
+from ledger.format.tiles import TILE_BYTES, TILE_WIDTH, TileId, TileTree, tiles_between
 from ledger.index import SegmentKey
 from ledger.layout import list_segments
 from ledger.snapshots import list_snapshots
 from ledger.verify import facts, parallel
 from ledger.verify.facts import FINDINGS_MAX, Facts, Finding, SoundBatch, StatedHeads
-from ledger.verify.pieces import BundlesTask, SeenSegment, SegmentTask, look_at_bundles, look_at_segment, look_into
+from ledger.verify.pieces import (
+    BundlesTask,
+    SeenSegment,
+    SegmentTask,
+    hash_bundles,
+    look_at_bundles,
+    look_at_segment,
+    look_into,
+)
 from ledger.verify.published import Published, bundle_widths
 from ledger.verify.report import LogError, Progress
 
@@ -378,18 +386,17 @@ class PartitionCheck:
             return
         size = min(self.tree.size, self._published_size)
         kept = list(bundle_widths(size))[dropped.entries_from // TILE_WIDTH if dropped is not None else 0 :]
-        for found in parallel.in_order(look_at_bundles, self._bundle_tasks(kept), processes):
+        for found in parallel.in_order(hash_bundles, self._bundle_tasks(kept), processes):
             if isinstance(found, str):
                 self.error("entries", 0, found, path=self._published.folder)
                 continue
-            (batch,) = found.batches
-            number = batch.first_index // TILE_WIDTH
-            for at in range(0, batch.count, TILE_WIDTH):
-                hashes = batch.hashes[at * HASH_BYTES : (at + TILE_WIDTH) * HASH_BYTES]
-                tile = TileId(0, number + at // TILE_WIDTH, len(hashes) // HASH_BYTES)
-                if not self._is_tile(tile, hashes):
+            first, hashes = found
+            for at in range(0, len(hashes), TILE_BYTES):
+                held = hashes[at : at + TILE_BYTES]
+                tile = TileId(0, first + at // TILE_BYTES, len(held) // HASH_BYTES)
+                if not self._is_tile(tile, held):
                     message = f"entry bundle {tile.number} does not hold the leaves that its tile has the hashes of"
-                    self.error("entries", 0, message, batch.first_index + at, self._published.folder)
+                    self.error("entries", 0, message, tile.number * TILE_WIDTH, self._published.folder)
 
     def _is_tile(self, tile: TileId, hashes: bytes) -> bool:
         """A tile that is bad was named before, and says nothing of others."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ledger.errors import ProofInvalidError, SegmentFormatError
 from ledger.format import segment
+from ledger.format.merkle import leaf_hash
 from ledger.format.segment import Corrupt, Intact, SegmentHeader, Verdict
 from ledger.format.tiles import TILE_WIDTH
 from ledger.index import SegmentKey
@@ -70,7 +71,18 @@ class BundlesTask:
 
 
 def look_at_bundles(task: BundlesTask) -> Facts | str:
-    """What the leaves show, or why they cannot be read."""
+    """What the leaves show, or why they cannot be read. Raises OSError."""
+    leaves = _read_bundles(task)
+    return leaves if isinstance(leaves, str) else facts.of_leaves(leaves, task.widths[0][0] * TILE_WIDTH, task.log)
+
+
+def hash_bundles(task: BundlesTask) -> tuple[int, bytes] | str:
+    """The number of the first bundle and the leaf hashes of all, or why they cannot be read. Raises OSError."""
+    leaves = _read_bundles(task)
+    return leaves if isinstance(leaves, str) else (task.widths[0][0], b"".join(map(leaf_hash, leaves)))
+
+
+def _read_bundles(task: BundlesTask) -> list[bytes] | str:
     leaves: list[bytes] = []
     for number, width in task.widths:
         try:
@@ -80,4 +92,4 @@ def look_at_bundles(task: BundlesTask) -> Facts | str:
         if bundle is None:
             return f"entry bundle {number} is missing"
         leaves += bundle
-    return facts.of_leaves(leaves, task.widths[0][0] * TILE_WIDTH, task.log)
+    return leaves
