@@ -123,7 +123,7 @@ class World:
         seed = schedule.seed * 1000
         self.cluster = Cluster(random.Random(seed))
         self.observer = Observer(ORIGIN, SIGNER.verifier.public_key, self.log, lambda: self.cluster.now_s)
-        self.store = SimStore(self.observer.landed)
+        self.store = SimStore(self.observer.landed, self.observer.gone)
         self.machines = [
             Machine(
                 number,
@@ -137,7 +137,7 @@ class World:
             machine.disk.on_power_failure = machine.lose_power
         self._dead: list[Process] = []
         self.events = 0
-        self.probes = 0
+        self.answered_probe = ""
         self.faults_are_over = False
         self.answered = 0
         self.violation: str | None = None
@@ -246,18 +246,25 @@ class World:
                 machine.may_run = False
                 if machine.main is not None:
                     machine.main.cancel()
-        deadline_s = self.cluster.now_s + RECOVERY_S
-        before = self.probes
         self._probe(chosen)
-        done = self.cluster.run(deadline_s, lambda: self.probes > before or self.violation is not None)
+        self._await(f"machine {chosen.number} made no progress", lambda: self.answered_probe != "")
+        if self._has_store:
+            probe, told = self.answered_probe, self.observer
+            self._await("a receipt was not committed", lambda: probe in told.event_ids)
+            size = told.event_ids.index(probe) + 1
+            self._await("what is committed was not published", lambda: told.public_size >= size)
+
+    def _await(self, promise: str, done: Callable[[], bool]) -> None:
+        """Run until something has come true. Raises ViolationError if it does not in good time."""
+        found = self.cluster.run(self.cluster.now_s + RECOVERY_S, lambda: done() or self.violation is not None)
         self._raise_violation()
-        if not done:
-            raise ViolationError(f"machine {chosen.number} made no progress in {RECOVERY_S:.0f} s")
+        if not found:
+            raise ViolationError(f"{promise} in {RECOVERY_S:.0f} s")
 
     def _probe(self, machine: Machine) -> None:
         """Try every second until one was answered."""
-        self._ask(machine, 0, 1, probe=True)
-        if self.probes == 0:
+        if not self.answered_probe:
+            self._ask(machine, 0, 1, probe=True)
             self.cluster.after(1.0, lambda: self._probe(machine))
 
     def _stop_in_order(self) -> None:
@@ -410,7 +417,8 @@ class World:
             try:
                 await worker.ask(ledger, tenant, event_ids)
                 self.answered += 1
-                self.probes += probe
+                if probe:
+                    self.answered_probe = event_ids[-1]
             except ViolationError as error:
                 self.violated(str(error))
             except (LedgerError, OSError) as error:

@@ -137,13 +137,17 @@ class Observer:
     heads: list[tuple[float, int, str]] = field(default_factory=list)
     """When which machine's which process wrote one."""
     notes: set[str] = field(default_factory=set)
-    _objects: dict[bytes, bytes] = field(default_factory=dict)
-    """Segments in the store, by SHA-256."""
+    public_size: int = 0
+    """What the public checkpoint covers."""
+    _objects: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
+    """Segments in the store, by SHA-256 and key."""
+    _digests: dict[str, bytes] = field(default_factory=dict)
+    _named: set[bytes] = field(default_factory=set)
+    """Segments that are committed."""
     _last_segment: bytes = bytes(32)
     _chains: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     _epoch: int = 0
     _epoch_owner: str = ""
-    _public_size: int = 0
     _local_by_machine: dict[int, dict[int, Ack]] = field(default_factory=dict)
 
     # What was written to the store
@@ -153,17 +157,29 @@ class Observer:
         if key == "ctl/head":
             self._head_landed(landed)
         elif key.startswith("seg/"):
-            self._objects[hashlib.sha256(landed.data).digest()] = landed.data
+            self._digests[key] = digest = hashlib.sha256(landed.data).digest()
+            self._objects.setdefault(digest, {})[key] = landed.data
         elif key == "checkpoint":
             size = self._check_note(landed.data.decode())
             self.log(f"checkpoint of {size} receipts, by {landed.process}")
-            if size < self._public_size:
-                raise ViolationError(f"the public size went from {self._public_size} to {size}")
-            self._public_size = size
+            if size < self.public_size:
+                raise ViolationError(f"the public size went from {self.public_size} to {size}")
+            self.public_size = size
         elif key.startswith("heads/"):
             self._check_heads(int(key.removeprefix("heads/")), landed.data)
         elif (tile := _TILE.fullmatch(key)) is not None:
             self._check_tile(key, tile, landed.data)
+
+    def gone(self, process: str, key: str) -> None:
+        """An object was removed."""
+        self.log(f"{key} is removed, by {process}")
+        if (digest := self._digests.pop(key, None)) is not None:
+            copies = self._objects[digest]
+            del copies[key]
+            if digest in self._named and not copies:
+                raise ViolationError(f"{process} removed {key}, which is committed, and there is no other copy")
+        elif ".p/" not in key:
+            raise ViolationError(f"{process} removed {key}")
 
     def _head_landed(self, landed: Landed) -> None:
         head = json.loads(landed.data)
@@ -189,9 +205,10 @@ class Observer:
         segments: list[Segment] = []
         wanted = digest
         while wanted != self._last_segment:
-            if wanted not in self._objects:
+            if not self._objects.get(wanted):
                 raise ViolationError(f"the head leads to a segment that the store does not have: {wanted.hex()[:16]}")
-            segments.append(read_segment(self._objects[wanted]))
+            self._named.add(wanted)
+            segments.append(read_segment(next(iter(self._objects[wanted].values()))))
             wanted = segments[-1].previous
         for segment in reversed(segments):
             if segment.first_index != len(self.leaves):

@@ -35,11 +35,12 @@ class Landed:
 
 
 class SimStore:
-    """The store itself. `on_landed` hears of each write when it takes effect."""
+    """The store itself. `on_landed` hears of each write when it takes effect, `on_gone` of each key that is removed."""
 
-    def __init__(self, on_landed: Callable[[Landed], None]) -> None:
+    def __init__(self, on_landed: Callable[[Landed], None], on_gone: Callable[[str, str], None]) -> None:
         self.objects: dict[str, Object] = {}
         self._on_landed = on_landed
+        self._on_gone = on_gone
         self._generation = 0
 
     def put(self, process: str, key: str, data: bytes, if_generation: int) -> Won | Lost:
@@ -52,6 +53,10 @@ class SimStore:
         self.objects[key] = Object(data, self._generation)
         self._on_landed(Landed(process, key, data, self._generation))
         return Won(self._generation)
+
+    def delete(self, process: str, key: str) -> None:
+        if self.objects.pop(key, None) is not None:
+            self._on_gone(process, key)
 
 
 class Link:
@@ -154,7 +159,8 @@ class SimStoreClient:
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._read(f"delete {key}", lambda: self._link.store.objects.pop(key, None))
+        store, name = self._link.store, self._process.name
+        await self._read(f"delete {key}", lambda: store.delete(name, key))
 
     async def close(self) -> None:
         """What was sent may still land."""

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -14,16 +14,17 @@ from simulation.schedule import Fate, Mode, make_schedule
 from simulation.shrink import shrink
 from simulation.sim_disk import SimFile, SimFiles
 
-from ledger import committer, recovery, takeover
+from ledger import committer, recovery, snapshots, takeover
 from ledger.authority import HEAD_KEY, Authority
 from ledger.format import segment
 from ledger.format.segment import Corrupt, Scan, Torn
+from ledger.orphans import OrphanCollector
 from ledger.protocol.commit import Committed, Fenced, HeadWrite, LookAgain, PutAgain
-from ledger.protocol.head import decode_head
+from ledger.protocol.head import Head, decode_head
 from ledger.protocol.takeover import Adopt
 from ledger.store.object_store import CREATE, Object, PutOutcome
 
-SLICE = 250
+SLICE = 200
 SEEDS_MAX = 400
 
 
@@ -43,9 +44,10 @@ def test_one_seed_gives_one_course_of_events(mode: Mode) -> None:
 
 def test_schedules_get_somewhere() -> None:
     """Else everything would hold."""
-    outcomes = [run_schedule(make_schedule(seed, Mode.SHARED)) for seed in range(40)]
-    assert sum(outcome.answered for outcome in outcomes) > 200
-    assert sum(outcome.committed for outcome in outcomes) > 300
+    fates = (MachineFate.CUT_OFF, MachineFate.FREEZE, MachineFate.POWER)
+    outcomes = [run_schedule(make_schedule(seed, Mode.SHARED, fates)) for seed in range(25)]
+    assert sum(outcome.answered for outcome in outcomes) > 150
+    assert sum(outcome.committed for outcome in outcomes) > 200
     traces = "\n".join(line for outcome in outcomes for line in outcome.trace)
     for happened in (
         "adopted",
@@ -185,6 +187,19 @@ def receipts_are_marked_committed_before_the_head_is_written(planting: pytest.Mo
         return await sound(self, one)
 
     planting.setattr(committer.Committer, "_upload", upload)
+
+
+@breaks(Mode.SHARED, "which is committed|the store does not have")
+def copies_are_collected_without_a_look_at_which_one_is_used(planting: pytest.MonkeyPatch) -> None:
+    def orphans(self: OrphanCollector, head: Head, listed: Iterable[str]) -> list[str]:
+        return [key for key in listed if head.segment is not None and key != head.segment.key]
+
+    planting.setattr(OrphanCollector, "_orphans", orphans)
+
+
+@breaks(Mode.SHARED, "a snapshot was made when it was there", MachineFate.KILL, MachineFate.CUT_OFF)
+def a_snapshot_of_another_history_is_taken_for_a_loss(planting: pytest.MonkeyPatch) -> None:
+    planting.setattr(snapshots, "QUARANTINE", "nothing is called so")
 
 
 @pytest.mark.parametrize("bug", BUGS)
