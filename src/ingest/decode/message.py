@@ -62,8 +62,8 @@ def read_message(
     `received_us` is when this service got it, in microseconds since the epoch; `facts` are what is known of the message
     besides. Raises SignalRejectedError, whatever the bytes and attributes.
     """
-    form = _foreign(message)
-    if form is not None:
+    # Nearly every message is a signal of ours and has no attributes: then one look tells.
+    if (message.attributes or monitoring.MARK in message.payload) and (form := _foreign(message)) is not None:
         said = form.translate(message, limits)
         return said if isinstance(said, Unheard) else finish(said, facts, routing, received_us, limits)
     return decode_message(message.payload, message.attributes, received_us, limits)

@@ -36,6 +36,8 @@ from ingest.source import Delivery
 FORM: Final = "monitoring"
 VERSION: Final = "1.2"
 TEST: Final = "test"
+MARK: Final = b'"incident"'
+"""Without these bytes a message is none of these."""
 STATUS_OF: Final = {"open": "firing", "closed": "resolved"}
 
 _FIELDS: Final = {
@@ -83,7 +85,7 @@ _decode_shape = json.Decoder(_Shape).decode
 
 def recognises(message: Delivery) -> bool:
     """Whether a message is one: an object with a version and an incident, which no signal of ours can be."""
-    if message.payload.find(b'"incident"') < 0:
+    if MARK not in message.payload:
         return False
     try:
         shape = _decode_shape(message.payload)
