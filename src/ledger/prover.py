@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 from ledger.appender import StoredReceipt
@@ -42,6 +43,8 @@ TILES_CACHED_MAX: Final = 1_024
 _TAKE_S: Final = 0.25
 """Well before the ledger forgets hashes that nobody takes."""
 _RETRY_S: Final = 2.0
+_AT_ONCE_MAX: Final = 128
+"""Hashes of a proof that are computed on the event loop; a single receipt's has fewer, a tenant's bundle thousands."""
 _HEADS_PREFIX: Final = "heads/"
 
 
@@ -187,7 +190,10 @@ class Prover:
         self._keep_up()
         wanted = list(needed_tiles(ranges, size))
         tiles = dict(zip(wanted, await asyncio.gather(*map(self._tile, wanted)), strict=True))
-        return range_hashes(ranges, size, tiles.__getitem__)
+        if len(ranges) <= _AT_ONCE_MAX:
+            return range_hashes(ranges, size, tiles.__getitem__)
+        work = partial(range_hashes, ranges, size, tiles.__getitem__)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _tile(self, tile: TileId) -> bytes:
         """From memory if it is young, else from the store, where it is full by now."""

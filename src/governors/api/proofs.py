@@ -14,7 +14,8 @@ from governors.api.tenants import TenantPath
 from governors.auth.principal import Scope
 from ledger.verify.documents import Consistency, TenantBundle
 
-BUNDLE_MAX: Final = 10_000
+BUNDLE_MAX: Final = 2_000
+"""Each may need a tile of its own, of 8 kB."""
 TEXT: Final = "text/plain"
 _PROOF_ANSWERS: Final = answers(ReceiptProof, 404, 422, 503)
 _PROOF_ANSWERS[200]["content"][TEXT] = {"schema": {"type": "string"}, "example": "c2sp.org/tlog-proof@v1\n…"}
@@ -72,7 +73,7 @@ def proofs_router(proofs: Proofs) -> APIRouter:
     async def get_bundle(
         tenant: TenantPath,
         after: Annotated[int, Query(ge=-1, description="Only receipts with a greater index.")] = -1,
-        limit: Annotated[int, Query(ge=1, le=BUNDLE_MAX, description="Most receipts in the bundle.")] = 1_000,
+        limit: Annotated[int, Query(ge=1, le=BUNDLE_MAX, description="Most receipts in the bundle.")] = 500,
     ) -> Any:
         """A tenant's receipts with one proof for all of them, and how far they are shown to be complete."""
         return json_response(await proofs.bundle(tenant, after, limit))

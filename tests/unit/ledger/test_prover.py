@@ -241,3 +241,28 @@ def test_a_tenants_bundle_comes_with_the_newest_heads_that_speak_of_it(tmp_path:
         await one.stop()
 
     run_simulated(run())
+
+
+def test_a_large_bundle_is_hashed_off_the_event_loop(tmp_path: Path) -> None:
+    async def run() -> None:
+        one = await served(tmp_path, MemoryStore())
+        for number in range(900):
+            index = await one.append(1, "acme" if number % 3 else "bazaar")
+        await one.ledger.wait_committed(index)
+        elsewhere: list[object] = []
+
+        class Counted(InlineExecutor):
+            def submit(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+                elsewhere.append(args)
+                return super().submit(*args, **kwargs)  # type: ignore[arg-type]
+
+        one.prover._executor = Counted()
+        await one.prover.inclusion(5)
+        assert elsewhere == []
+        bundle = await one.prover.tenant_bundle("bazaar", -1, 300)
+        assert bundle is not None
+        assert elsewhere
+        assert judge(bundle, one.memory.open(note_of(bundle))).found["receipts"] == 300
+        await one.stop()
+
+    run_simulated(run())

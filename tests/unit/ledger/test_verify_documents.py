@@ -17,6 +17,7 @@ from ledger.verify.documents import (
     note_of,
     read_document,
 )
+from ledger.verify.judge import judge
 from ledger.verify.memory import Memory
 
 MEMORY = Memory(ORIGIN, VERIFIER)
@@ -179,3 +180,27 @@ def test_nobody_else_signs_for_the_log(log: Log) -> None:
 def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(ProofInvalidError):
         read_document(data)
+
+
+@pytest.mark.parametrize("kind", ["bundle", "consistency", "proof"])
+def test_no_changed_byte_makes_a_document_say_something_else(log: Log, kind: str) -> None:
+    document = {
+        "bundle": lambda: msgspec.json.encode(log.bundle("acme", heads_at=10)),
+        "consistency": lambda: msgspec.json.encode(log.consistency(3, 10, 14)),
+        "proof": lambda: proof.encode(log.proof(6)),
+    }[kind]()
+    honest = judged(document)
+    refused = 0
+    for at in range(len(document)):
+        for flip in (0x01, 0x20):
+            changed = document[:at] + bytes((document[at] ^ flip,)) + document[at + 1 :]
+            try:
+                assert judged(changed) == honest  # a name that is not known, say: nothing is lost with it
+            except ProofInvalidError:
+                refused += 1
+    assert refused > 1.8 * len(document)
+
+
+def judged(document: bytes) -> dict[str, object]:
+    read = read_document(document)
+    return judge(read, MEMORY.open(note_of(read))).found
