@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from governors.cli.output import fail
+from governors.cli.output import AsJson, fail, print_json
 from governors.snapshotter import make_snapshot
 from ledger.errors import LedgerError
 
@@ -17,6 +17,7 @@ def snapshot(
     data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The data folder.")] = Path("data"),
     partition: Annotated[int, typer.Option(min=0, help="Which part of the log.")] = 0,
     background: Annotated[bool, typer.Option("--background", help="Let everything else go first.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a snapshot, so that a start need not read the segments before it.
 
@@ -31,4 +32,7 @@ def snapshot(
         made = make_snapshot(data_dir, partition)
     except (LedgerError, OSError) as error:
         fail(f"no snapshot was made: {error}")
-    print(made or "there is nothing new")
+    if as_json:
+        print_json({"snapshot": None if made is None else str(made)})
+    else:
+        print(made or "there is nothing new")
