@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 PYTEST_FLAGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench simulate setup setup-dev pin clean
+.PHONY: help run test lint format bench fuzz simulate setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,11 @@ simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks a
 SEED ?= 1
 SCHEDULES ?= 1000000
 
+fuzz: $(VENV)/fuzz.stamp ## every decoder under a fuzzer, for FUZZ_S seconds
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/decoders.py .fuzz \
+	  -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=1024 -max_len=8192 -artifact_prefix=.fuzz/
+FUZZ_S ?= 60
+
 setup: $(VENV)/run.stamp ## the virtual environment that serves
 setup-dev: $(VENV)/dev.stamp ## the virtual environment that tests
 
@@ -58,9 +63,14 @@ $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@ $(VENV)/run.stamp
 
+$(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.txt
+	touch $@
+
 pin: ## resolve the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --python-version 3.11 $(PIN_FLAGS) -o requirements/run.txt
 	uv pip compile pyproject.toml --group dev --python-version 3.11 $(PIN_FLAGS) -o requirements/dev.txt
+	uv pip compile --group pyproject.toml:fuzz --python-version 3.11 $(PIN_FLAGS) -o requirements/fuzz.txt
 PIN_FLAGS := --upgrade --universal --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 clean: ## remove what was built, keep the data
