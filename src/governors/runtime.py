@@ -11,6 +11,7 @@ from typing import Final
 from governors.admission import Admission
 from governors.machines.events import Event
 from governors.machines.profiles import Profile, build_profiles
+from governors.memory import without_collector
 from governors.outbox.executors import Executor
 from governors.outbox.outbox import Outbox
 from governors.settings import Settings, SettingsError
@@ -91,26 +92,27 @@ class Runtime:
             on_event=edges.on_supervision,
         )
         states: dict[str, bytes] = {}
-        self.ledger = Ledger.open(
-            data_dir,
-            PARTITION,
-            entropy=edges.entropy,
-            writer=edges.writer,
-            encode_state=encode_record,
-            app=fold,
-            on_state=states.__setitem__,
-            name=settings.ledger.origin,
-            on_commit=edges.on_commit,
-            lock=tenure.lock if tenure else None,
-            epoch=tenure.epoch if tenure else None,
-            commits_elsewhere=tenure is not None and tenure.commits_elsewhere,
-            may_answer=tenure.may_answer if tenure else None,
-            limits=Limits(
-                batch_bytes=settings.ledger.batch_bytes_max,
-                segment_bytes=settings.ledger.segment_bytes_max,
-                pending_bytes=settings.ledger.pending_bytes_max,
-            ),
-        )
+        with without_collector():
+            self.ledger = Ledger.open(
+                data_dir,
+                PARTITION,
+                entropy=edges.entropy,
+                writer=edges.writer,
+                encode_state=encode_record,
+                app=fold,
+                on_state=states.__setitem__,
+                name=settings.ledger.origin,
+                on_commit=edges.on_commit,
+                lock=tenure.lock if tenure else None,
+                epoch=tenure.epoch if tenure else None,
+                commits_elsewhere=tenure is not None and tenure.commits_elsewhere,
+                may_answer=tenure.may_answer if tenure else None,
+                limits=Limits(
+                    batch_bytes=settings.ledger.batch_bytes_max,
+                    segment_bytes=settings.ledger.segment_bytes_max,
+                    pending_bytes=settings.ledger.pending_bytes_max,
+                ),
+            )
         self.outbox = Outbox(self.ledger, edges.executor, self._tell, edges.clock_us, edges.on_action_ended)
         shared = Shared(
             ledger=self.ledger,

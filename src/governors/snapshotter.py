@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from governors.memory import without_collector
 from governors.tenants.fold import WindowFold
 from ledger.durable import POSIX
 from ledger.errors import LedgerLockedError, NotALedgerError
@@ -47,7 +48,8 @@ def make_snapshot(data_dir: Path, partition: int) -> Path | None:
     except LedgerLockedError:
         return None
     try:
-        made = fold(folder, f"{origin.read_text(encoding='ascii').strip()}/{partition}", WindowFold())
+        with without_collector():
+            made = fold(folder, f"{origin.read_text(encoding='ascii').strip()}/{partition}", WindowFold())
         return None if made is None else write_snapshot(folder, made, POSIX)
     finally:
         lock.release()
