@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from ledger.appender import ChainHead, Draft
+from ledger.authority import HEAD_KEY
 from ledger.backoff import Backoff, with_patience
 from ledger.disk import Disk
 from ledger.errors import (
@@ -49,7 +50,7 @@ from ledger.format.tiles import (
     tiles_between,
 )
 from ledger.index import SealedSegment
-from ledger.protocol.head import Head
+from ledger.protocol.head import Head, decode_head
 from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
 
 CHECKPOINT_KEY: Final = "checkpoint"
@@ -195,7 +196,7 @@ class Publisher:
         data, self._generation = found
         published = self._read_checkpoint(data)
         if published.size > head.size:
-            raise LogForkedError(f"{published.size} receipts were published, and {head.size} are committed")
+            raise await self._explain(published.size, head)
         wanted = [*edge_tiles(published.size)]
         bundle = TileId(ENTRIES, published.size // TILE_WIDTH, published.size % TILE_WIDTH)
         if bundle.width:
@@ -203,6 +204,11 @@ class Publisher:
         tiles = {tile: await self._read(tile_path(tile)) for tile in wanted}
         missing = [tile_path(tile) for tile, data_ in tiles.items() if data_ is None]
         if missing:
+            now = await self._read(CHECKPOINT_KEY)
+            if now is not None and now[1] != self._generation:
+                # A late write of the last owner, who has removed partial tiles since that are full by now.
+                await self._resume(head)
+                return
             raise LogForkedError(f"{missing[0]} was published and is not in the store any more")
         edge = {tile: data_[0] for tile, data_ in tiles.items() if data_ is not None}
         tree = TileTree.from_edge(published.size, edge.__getitem__)
@@ -210,6 +216,15 @@ class Publisher:
             raise LogForkedError(f"the published tiles of {published.size} receipts have another root")
         self._tree, self._written, self._published = tree, published.size, published.size
         self._tail = decode_entries(edge[bundle], bundle.width) if bundle.width else []
+
+    async def _explain(self, published: int, head: Head) -> Exception:
+        """Why more is published than we know to be committed: mostly because the log is another writer's by now."""
+        found = await self._read(HEAD_KEY)
+        if found is not None and (epoch := decode_head(found[0]).epoch) > head.epoch:
+            return WriterFencedError(
+                f"another writer has published {published} receipts under epoch {epoch}, and this one has {head.epoch}"
+            )
+        return LogForkedError(f"{published} receipts were published, and {head.size} are committed")
 
     async def _write_full(self, one: SealedSegment) -> None:
         """Extend the tree by a segment, and write the tiles and bundles that it fills."""

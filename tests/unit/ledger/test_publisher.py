@@ -20,6 +20,7 @@ from ledger.format.tiles import TileId, bundles_between, decode_entries, root_of
 from ledger.fsck import verify_log
 from ledger.orphans import GRACE_S, OrphanCollector
 from ledger.publisher import PublishCadence, Publisher
+from ledger.store.object_store import Object
 
 CHECKPOINT = "0/checkpoint"
 
@@ -218,6 +219,57 @@ def test_more_was_published_than_is_committed_only_in_another_log(tmp_path: Path
         with pytest.raises(LogForkedError, match="5 receipts were published, and 0 are committed"):
             await out.publish()
         await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_fenced_writer_that_never_published_is_told_that_it_is_fenced(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path / "a", store)
+        zombie = publisher(one)
+        await one.commit()
+        one.link.cut = True
+        two = await started(tmp_path / "b", store, "b")
+        await two.commit(2)
+        await publisher(two).publish()
+        one.link.cut = False
+        with pytest.raises(WriterFencedError, match="another writer has published 3 receipts under epoch 2"):
+            await zombie.publish()
+        await one.kill()
+        await two.stop()
+
+    run_simulated(run())
+
+
+def test_partial_tiles_that_the_last_owner_removed_late_are_not_missed(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path / "a", store)
+        zombie = publisher(one)
+        await one.commit(250)
+        await zombie.publish()
+        await one.commit(50)
+        store.fail(CHECKPOINT, LATE)
+        publishing = asyncio.create_task(zombie.publish())
+        await asyncio.sleep(0.2)
+        publishing.cancel()
+        await asyncio.wait({publishing})
+        await one.kill()
+        two = await started(tmp_path / "b", store, "b")
+        out, read = publisher(two), two.store.get
+
+        async def read_late(key: str) -> Object | None:
+            if key != "checkpoint" and store.late:
+                store.land_late_ones()
+                for gone in [key for key in store.objects if "000.p/250" in key]:
+                    del store.objects[gone]
+            return await read(key)
+
+        out._store.get = read_late  # type: ignore[method-assign]
+        await out.publish()
+        await assert_published(two, store, 300)
+        await two.stop()
 
     run_simulated(run())
 
