@@ -26,7 +26,7 @@ from simulation.worker import ORIGIN, SIGNER, Worker
 
 from ledger import orphans, recovery
 from ledger.appender import Ledger
-from ledger.errors import LedgerError, LedgerFailedError, StoreUnavailableError, WriterFencedError
+from ledger.errors import LedgerClosedError, LedgerError, LedgerFailedError, StoreUnavailableError, WriterFencedError
 
 ORPHAN_GRACE_S: Final = 5.0
 ORPHAN_SWEEP_S: Final = 3.0
@@ -207,8 +207,8 @@ class World:
                 process.freeze()
                 self.cluster.after(fault.for_s, process.thaw)
             case MachineFate.CUT_OFF:
-                machine.link.is_cut = True
-                self.cluster.after(fault.for_s, lambda: setattr(machine.link, "is_cut", False))
+                machine.link.cuts += 1
+                self.cluster.after(fault.for_s, partial(self._mend, machine))
             case MachineFate.STOP if machine.main is not None:
                 machine.may_run = False
                 machine.main.cancel()
@@ -229,11 +229,11 @@ class World:
         self.faults_are_over = True
         for machine in self.machines:
             machine.disk.is_sound = machine.link.is_sound = machine.may_run = True
-            machine.link.is_cut = False
+            machine.link.cuts = 0
             machine.kills.clear()
             if machine.process is not None:
                 machine.process.kill_at_step = -1
-                machine.process.thaw()
+                machine.process.thaw(for_good=True)
 
     def _demand_progress(self) -> None:
         """One machine is left alone with the log. A new receipt must become committed."""
@@ -302,6 +302,10 @@ class World:
             raise ViolationError(self.violation)
 
     # Processes
+
+    def _mend(self, machine: Machine) -> None:
+        if not self.faults_are_over:
+            machine.link.cuts -= 1
 
     def _may_run(self, machine: Machine) -> None:
         if not self.faults_are_over:
@@ -386,6 +390,8 @@ class World:
         """Whether a sound program may end so, given what has happened to it."""
         if isinstance(error, WriterFencedError | LedgerFailedError | StoreUnavailableError | OSError):
             return True
+        if machine.served is not None and machine.served.failed is not None and isinstance(error, LedgerClosedError):
+            return True  # the committer heard of it first
         return machine.disk.is_spoilt and isinstance(error, LedgerError)
 
     def _ended(self, machine: Machine, process: Process, why: str) -> None:

@@ -96,7 +96,7 @@ class Process(AbstractEventLoop):
         self.cluster = cluster
         self.name = name
         self.alive = True
-        self.frozen = False
+        self.frozen = 0
         self.queued = False
         self.ready: deque[Handle] = deque()
         self.failures: list[dict[str, Any]] = []
@@ -115,11 +115,12 @@ class Process(AbstractEventLoop):
         return self.create_task(main, name=name)
 
     def freeze(self) -> None:
-        self.frozen = True
+        self.frozen += 1
 
-    def thaw(self) -> None:
-        self.frozen = False
-        if self.ready and not self.queued:
+    def thaw(self, *, for_good: bool = False) -> None:
+        """As often as it was frozen; or for good."""
+        self.frozen = 0 if for_good else max(0, self.frozen - 1)
+        if not self.frozen and self.ready and not self.queued:
             self.queued = True
             self.cluster.enqueue(self)
 

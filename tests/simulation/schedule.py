@@ -59,15 +59,7 @@ _ZOMBIES: Final = [MachineFate.FREEZE, MachineFate.CUT_OFF]
 _KINDS: Final[dict[Mode, list[Sequence[Fate]]]] = {
     Mode.LOCAL: [list(DiskFate), [KillAtStep], _ALONE, _ALONE],
     Mode.EMBEDDED: [list(DiskFate), [KillAtStep], list(StoreFate), list(MachineFate), list(MachineFate)],
-    Mode.SHARED: [
-        list(DiskFate),
-        [KillAtStep],
-        list(StoreFate),
-        list(MachineFate),
-        list(MachineFate),
-        _ZOMBIES,
-        _ZOMBIES,
-    ],
+    Mode.SHARED: [list(DiskFate), [KillAtStep], list(StoreFate), *[list(MachineFate), _ZOMBIES] * 2],
 }
 _FEW: Final = (DiskFate.ROT, MachineFate.FLIP, MachineFate.WIPE)
 """These end a machine, so that nothing else can be seen there."""
@@ -92,7 +84,8 @@ def make_schedule(seed: int, mode: Mode | None = None, fates: Sequence[Fate] = (
         fate = rng.choice(rng.choice(kinds))
         if fate in _FEW and not fates and rng.random() < 0.7:
             continue
-        fault = _make_fault(rng, fate, mode, rng.randrange(machines), until_s)
+        machine = rng.choice((0, *range(machines)))  # the first is the owner, mostly
+        fault = _make_fault(rng, fate, mode, machine, until_s)
         faults.append(fault)
         if isinstance(fault, MachineFault) and rng.random() < 0.7:
             # Somebody asks just before, just then, or when others have noticed.
@@ -115,7 +108,7 @@ def _make_fault(rng: random.Random, fate: Fate, mode: Mode, machine: int, until_
             if fate is MachineFate.CLOCK:
                 by_s = rng.choice((-3600.0, -1.0, 1.0, 3600.0))
             elif fate in {MachineFate.FREEZE, MachineFate.CUT_OFF, MachineFate.STOP}:
-                for_s = rng.choice((0.3, 3.0, 8.0, 16.0)) * rng.uniform(0.5, 1.5)
+                for_s = rng.choice((0.3, 3.0, 12.0, 12.0)) * rng.uniform(0.5, 1.5)
             return MachineFault(machine, rng.uniform(0.0, until_s), fate, for_s, by_s)
         case _:
             return KillAtStep(machine, rng.randrange(1, _STEPS[mode]))

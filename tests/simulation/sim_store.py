@@ -61,7 +61,7 @@ class SimStore:
 
 class Link:
     """One machine's way to the store. `calls` counts its requests; `faults` says which of them go wrong, until
-    `is_sound`. While `is_cut` nothing arrives at either end.
+    `is_sound`. While there are `cuts` nothing arrives at either end.
     """
 
     def __init__(self, cluster: Cluster, store: SimStore, rng: random.Random, log: Callable[[str], None]) -> None:
@@ -70,7 +70,7 @@ class Link:
         self.calls = 0
         self.faults: dict[int, tuple[StoreFate, float]] = {}
         self.is_sound = False
-        self.is_cut = False
+        self.cuts = 0
         self._rng = rng
         self._log = log
 
@@ -91,11 +91,11 @@ class Link:
                 reply.set_result(outcome)
 
         def come_back(outcome: object) -> None:
-            if not self.is_cut:
+            if not self.cuts:
                 tell(outcome)
 
         def arrive() -> None:
-            if self.is_cut and fate is not StoreFate.LATE:
+            if self.cuts and fate is not StoreFate.LATE:
                 return
             outcome: object
             match fate:
