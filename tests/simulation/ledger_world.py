@@ -216,9 +216,9 @@ class World:
             case MachineFate.CLOCK:
                 machine.clock_off_us += int(fault.by_s * 1e6)
             case MachineFate.FLIP:
-                spoilt = machine.disk.flip_a_bit(lambda path: path.suffix == ".seg")
+                spoilt = machine.disk.flip_a_bit(".seg")
                 if spoilt is not None:
-                    self.log(f"machine {machine.number}: a bit of {spoilt.name} is flipped")
+                    self.log(f"machine {machine.number}: a bit of {spoilt} is flipped")
             case MachineFate.WIPE:
                 machine.lose_power()
                 machine.disk.wipe()

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -307,20 +306,20 @@ class Observer:
         """What only this machine had is lost, and nobody promised otherwise."""
         self._local_by_machine.pop(machine, None)
 
-    def check_recovered(self, files: dict[Path, bytes], event_ids: list[str], states: dict[str, bytes]) -> None:
+    def check_recovered(self, files: dict[str, bytes], event_ids: list[str], states: dict[str, bytes]) -> None:
         """A process has read its log, from a snapshot on perhaps: this is what an application made of it."""
         if event_ids != [json.loads(leaf)["event_id"] for leaf in read_log(files)]:
             raise ViolationError("an application was not told of the receipts that are on the disk")
         if states != read_states(files):
             raise ViolationError("an application did not get the states that are on the disk")
 
-    def check_serving(self, process: str, files: dict[Path, bytes], *, with_store: bool) -> None:
+    def check_serving(self, process: str, files: dict[str, bytes], *, with_store: bool) -> None:
         """A process begins to serve: its log must have all that is committed, unless it has lost the log already."""
         leaves = read_log(files)
         if with_store and self._epoch_owner == process and leaves[: len(self.leaves)] != self.leaves:
             raise ViolationError(f"{process} serves a log that is not the committed one")
 
-    def check_disk(self, machine: int, files: dict[Path, bytes], *, with_store: bool) -> None:
+    def check_disk(self, machine: int, files: dict[str, bytes], *, with_store: bool) -> None:
         """After recovery: what the machine answered for is there still, unless another one took over since."""
         leaves = read_log(files)
         for index, ack in self._local_by_machine.get(machine, {}).items():
@@ -330,7 +329,7 @@ class Observer:
                 continue
             raise ViolationError(f"receipt {index} ({ack.event_id}) was on machine {machine}, and is gone")
 
-    def check_end(self, files: dict[Path, bytes] | None, signature_of: str | None) -> None:
+    def check_end(self, files: dict[str, bytes] | None, signature_of: str | None) -> None:
         """At the end, when all is written: the committed log once more, from the ground up."""
         tree = Tree()
         for leaf in self.leaves:
@@ -351,22 +350,22 @@ def machine_of(process: str) -> int:
     return int(process.partition(".")[0])
 
 
-def read_log(files: dict[Path, bytes]) -> list[bytes]:
+def read_log(files: dict[str, bytes]) -> list[bytes]:
     """The leaves of a folder's segments in order; all of them whole."""
     leaves: list[bytes] = []
     previous = bytes(32)
-    for path in sorted(path for path in files if path.suffix in {".seg", ".open"}):
+    for path in sorted(path for path in files if path.endswith((".seg", ".open"))):
         segment = read_segment(files[path])
         if segment.first_index != len(leaves) or segment.previous != previous:
-            raise ViolationError(f"{path.name} does not continue the one before it")
+            raise ViolationError(f"{path} does not continue the one before it")
         leaves += segment.leaves
         previous = hashlib.sha256(files[path]).digest()
     return leaves
 
 
-def read_states(files: dict[Path, bytes]) -> dict[str, bytes]:
+def read_states(files: dict[str, bytes]) -> dict[str, bytes]:
     """The last of each state in a folder's segments."""
-    paths = sorted(path for path in files if path.suffix in {".seg", ".open"})
+    paths = sorted(path for path in files if path.endswith((".seg", ".open")))
     return {key: value for path in paths for key, value in read_segment(files[path]).states}
 
 

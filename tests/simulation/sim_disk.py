@@ -99,7 +99,7 @@ class _Inode:
         return bytes(image[:length])
 
 
-_Change = tuple[str, Path, Path | None, _Inode | None]
+_Change = tuple[str, str, str | None, _Inode | None]
 
 
 class SimDisk:
@@ -116,8 +116,9 @@ class SimDisk:
         self.on_power_failure: Callable[[], None] = self.lose_power
         self._rng = rng
         self._log = log
-        self._names: dict[Path, _Inode] = {}
-        self._durable: dict[Path, _Inode] = {}
+        # By path, as text: hashing those of pathlib takes longer than all the rest here.
+        self._names: dict[str, _Inode] = {}
+        self._durable: dict[str, _Inode] = {}
         self._pending: list[_Change] = []
 
     def open(self, process: Process) -> "SimFiles":
@@ -141,9 +142,9 @@ class SimDisk:
         self._names, self._durable, self._pending = {}, {}, []
         self.is_spoilt = False
 
-    def flip_a_bit(self, may_hit: Callable[[Path], bool]) -> Path | None:
+    def flip_a_bit(self, suffix: str) -> str | None:
         """Spoil one of the files that are durable and have a byte: mostly the last one."""
-        paths = sorted(path for path, inode in self._durable.items() if inode.durable and may_hit(path))
+        paths = sorted(path for path, inode in self._durable.items() if inode.durable and path.endswith(suffix))
         if not paths:
             return None
         path = self._rng.choice((*paths, *[paths[-1]] * len(paths)))
@@ -155,23 +156,25 @@ class SimDisk:
             self.is_spoilt = True
             inode.flip(self._rng)
 
-    def contents(self) -> dict[Path, bytes]:
-        """All files as programs see them."""
+    def contents(self) -> dict[str, bytes]:
+        """All files as programs see them, by path."""
         return {path: bytes(inode.data) for path, inode in self._names.items()}
 
     # System calls
 
     def list(self, folder: Path) -> dict[str, int]:
-        return {path.name: len(inode.data) for path, inode in self._names.items() if path.parent == folder}
+        prefix = f"{folder}/"
+        start = len(prefix)
+        return {path[start:]: len(inode.data) for path, inode in self._names.items() if path.startswith(prefix)}
 
     def inode(self, path: Path) -> _Inode:
         try:
-            return self._names[path]
+            return self._names[str(path)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
 
     def exists(self, path: Path) -> bool:
-        return path in self._names
+        return str(path) in self._names
 
     def change(self, change: _Change) -> None:
         _apply(self._names, change)
@@ -187,7 +190,7 @@ class SimDisk:
         return None if self.is_sound else self.faults.get(self.calls)
 
 
-def _apply(names: dict[Path, _Inode], change: _Change) -> None:
+def _apply(names: dict[str, _Inode], change: _Change) -> None:
     kind, path, new, inode = change
     match kind:
         case "link":
@@ -268,7 +271,9 @@ class SimFiles:
         self.call("fsync", path, inode.sync, lambda _: inode.fail_to_sync(self.disk._rng))
 
     def _name(self, kind: str, path: Path, new: Path | None, inode: _Inode | None) -> None:
-        self.call(kind, new or path, lambda: self.disk.change((kind, path, new, inode)))
+        self.call(
+            kind, new or path, lambda: self.disk.change((kind, str(path), None if new is None else str(new), inode))
+        )
 
     def _sync_names(self, path: Path) -> None:
         self.call("fsync folder of", path, self.disk.sync_names)
