@@ -14,7 +14,7 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["ingest"]):
-    from ingest.decode.alertmanager import read_alerts
+    from ingest.decode.alertmanager import open_group
     from ingest.decode.body import MEDIA_TYPES, read_body
     from ingest.decode.cloudevents_binary import read_event
     from ingest.decode.limits import DEFAULT_LIMITS
@@ -44,7 +44,7 @@ def fuzz_body(data: bytes) -> None:
 
 
 def fuzz_alerts(data: bytes) -> None:
-    read_alerts(data, ROUTING, foreign.NOON_US, DEFAULT_LIMITS)
+    list(open_group(data, DEFAULT_LIMITS).entries(ROUTING, foreign.NOON_US, DEFAULT_LIMITS))
 
 
 def fuzz_push(data: bytes) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from properties.test_decode_fuzz import FRAGMENTS, VALUES
 from support import foreign
 
-from ingest.decode.alertmanager import AlertGroup, read_alerts
+from ingest.decode.alertmanager import AlertGroup, open_group
 from ingest.decode.body import Rejected
 from ingest.decode.cloudevents_binary import read_event
 from ingest.decode.foreign import Unheard
@@ -138,13 +138,13 @@ GROUPS = st.sampled_from([foreign.group(foreign.ALERT), foreign.group(foreign.AL
 
 @given(torn(GROUPS) | misshapen(GROUPS) | st.binary(max_size=40))
 def test_a_group_of_alerts_has_an_entry_for_each_or_is_refused(body: bytes) -> None:
-    group = attempt(lambda: read_alerts(body, ROUTING, foreign.NOON_US, DEFAULT_LIMITS))
+    group = attempt(lambda: open_group(body, DEFAULT_LIMITS))
     if not isinstance(group, AlertGroup):
         assert isinstance(group, BodyRejectedError)
         assert group.status in (400, 413)
         assert group.reason in set(Reason)
         return
-    for index, entry in enumerate(group.entries):
+    for index, entry in enumerate(group.entries(ROUTING, foreign.NOON_US, DEFAULT_LIMITS)):
         if isinstance(entry.outcome, Rejected):
             assert entry.outcome.index == index
             assert entry.outcome.reason in set(Reason)

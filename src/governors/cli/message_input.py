@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ingest.decode.alertmanager import FORM as ALERTMANAGER
-from ingest.decode.alertmanager import is_group, read_alerts
+from ingest.decode.alertmanager import is_group, open_group
 from ingest.decode.body import Rejected
 from ingest.decode.foreign import Unheard
 from ingest.decode.limits import DEFAULT_LIMITS
@@ -140,11 +140,11 @@ def _explain(found: _Found, routing: Routing, now_us: int) -> Explained:
 
 def _explain_group(body: bytes, routing: Routing, now_us: int) -> Iterator[Explained]:
     try:
-        group = read_alerts(body, routing, now_us, DEFAULT_LIMITS)
+        group = open_group(body, DEFAULT_LIMITS)
     except BodyRejectedError as error:
         yield Explained(ALERTMANAGER, "rejected", why=error.message, reason=error.reason)
         return
-    for entry in group.entries:
+    for entry in group.entries(routing, now_us, DEFAULT_LIMITS):
         outcome = entry.outcome
         if isinstance(outcome, Rejected):
             yield Explained(ALERTMANAGER, "rejected", why=outcome.message, reason=outcome.reason, field=outcome.field)

@@ -2,13 +2,17 @@
 
 Source: https://prometheus.io/docs/alerting/latest/configuration/#webhook_config. Unknown keys are let pass: newer
 versions add some. An alert is told from its repetitions, and from the same alert of the other Alertmanagers of a
-cluster, by fingerprint, `startsAt` and status: those make the signal's id. A firing alert's `endsAt` says nothing (it
-is the year 1, or when the alert would lapse), a resolved one's is when it was so.
+cluster, by fingerprint, `startsAt` and status: those make the signal's id.
+
+It is dated by when it came: what a notification says is so now, however long ago it began. Groups hold alerts back for
+minutes, and by `startsAt` an alert would look like a repetition of something that was forgotten long ago. A firing
+alert's `endsAt` says nothing at all (it is the year 1, or when the alert would lapse).
 
 Where `max_alerts` is set Alertmanager leaves alerts out and says how many (`truncatedAlerts`): so does the outcome, and
 every signal of the group.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Raw, Struct, json
@@ -27,7 +31,7 @@ from ingest.decode.foreign import (
     text_of,
 )
 from ingest.decode.limits import DecodeLimits
-from ingest.decode.rejection import DECODE_ERRORS, rejection, too_large
+from ingest.decode.rejection import DECODE_ERRORS, body_rejection, rejection, too_large
 from ingest.decode.strict import find_flaw
 from ingest.decode.tenants import Facts, Routing
 from ingest.errors import BodyRejectedError, Reason, SignalRejectedError
@@ -54,7 +58,6 @@ class _Alert(Struct, frozen=True):
     labels: dict[str, str]
     startsAt: str  # noqa: N815
     fingerprint: str
-    endsAt: str = ""  # noqa: N815
 
 
 class Entry(Struct, frozen=True):
@@ -64,22 +67,36 @@ class Entry(Struct, frozen=True):
     payload: bytes
 
 
-class AlertGroup(Struct, frozen=True):
-    """A notification. `truncated` counts alerts that Alertmanager left out."""
+class AlertGroup:
+    """A notification that was taken apart. `truncated` counts alerts that Alertmanager left out."""
 
-    entries: list[Entry]
-    truncated: int
+    def __init__(self, group: _Group) -> None:
+        self._group = group
+        self.truncated = max(0, group.truncatedAlerts)
+
+    def entries(self, routing: Routing, received_us: int, limits: DecodeLimits) -> Iterator[Entry]:
+        """An entry for each alert, in order, read as it is asked for: thousands take their time.
+
+        `received_us` is when this service got them, in microseconds since the epoch. Nothing is raised.
+        """
+        for index, raw in enumerate(self._group.alerts):
+            payload = bytes(raw)
+            try:
+                said = _translate(payload, self._group, received_us, limits)
+                outcome: Signal | Rejected = finish(said, {}, routing, received_us, limits)
+            except SignalRejectedError as error:
+                outcome = Rejected(index, None, None, error.reason, error.field, error.message)
+            yield Entry(outcome, payload)
 
 
 _decode_group = json.Decoder(_Group).decode
 _decode_alert = json.Decoder(_Alert).decode
 
 
-def read_alerts(body: bytes, routing: Routing, received_us: int, limits: DecodeLimits) -> AlertGroup:
-    """Read a notification: one entry for each alert, in order, so that good ones never suffer for their neighbours.
+def open_group(body: bytes, limits: DecodeLimits) -> AlertGroup:
+    """Take a notification apart, so that good alerts never suffer for their neighbours.
 
-    `received_us` is when this service got it, in microseconds since the epoch. Raises BodyRejectedError where it is no
-    notification of this version, and nothing else.
+    Raises BodyRejectedError where it is no notification of this version, and nothing else.
     """
     if len(body) > limits.body_bytes_max:
         raise BodyRejectedError(Reason.TOO_LARGE, 413, f"{len(body)} bytes; a body may have {limits.body_bytes_max}")
@@ -87,26 +104,15 @@ def read_alerts(body: bytes, routing: Routing, received_us: int, limits: DecodeL
         raise BodyRejectedError(Reason.EMPTY_BODY, 400, "the body is empty")
     if body.count(b",") > limits.body_tokens_max:
         raise BodyRejectedError(Reason.TOO_LARGE, 413, f"at most {limits.body_tokens_max} JSON values in one body")
-    if (flaw := find_flaw(body)) is not None:
-        raise BodyRejectedError(flaw.reason, 400, f"{flaw.field}: {flaw.message}" if flaw.field else flaw.message)
     try:
         group = _decode_group(body)
     except DECODE_ERRORS as error:
-        found = rejection(error, body)
-        raise BodyRejectedError(found.reason, 400, f"{found.field}: {found.message}") from error
+        raise body_rejection(error, body, limits.signal_bytes_max) from error
     if group.version != VERSION:
         raise BodyRejectedError(Reason.BAD_FIELD, 400, f'version: expected "{VERSION}"')
     if len(group.alerts) > limits.batch_max:
         raise BodyRejectedError(Reason.BATCH_TOO_LARGE, 413, f"at most {limits.batch_max} alerts in one body")
-    entries = []
-    for index, raw in enumerate(group.alerts):
-        payload = bytes(raw)
-        try:
-            outcome: Signal | Rejected = finish(_translate(payload, group, limits), {}, routing, received_us, limits)
-        except SignalRejectedError as error:
-            outcome = Rejected(index, None, None, error.reason, error.field, error.message)
-        entries.append(Entry(outcome, payload))
-    return AlertGroup(entries, max(0, group.truncatedAlerts))
+    return AlertGroup(group)
 
 
 def is_group(body: bytes) -> bool:
@@ -117,9 +123,11 @@ def is_group(body: bytes) -> bool:
         return False
 
 
-def _translate(payload: bytes, group: _Group, limits: DecodeLimits) -> Translation:
+def _translate(payload: bytes, group: _Group, received_us: int, limits: DecodeLimits) -> Translation:
     if len(payload) > limits.signal_bytes_max:
         raise too_large(len(payload), limits.signal_bytes_max)
+    if (flaw := find_flaw(payload)) is not None:
+        raise flaw
     try:
         alert = _decode_alert(payload)
     except DECODE_ERRORS as error:
@@ -128,8 +136,7 @@ def _translate(payload: bytes, group: _Group, limits: DecodeLimits) -> Translati
         raise SignalRejectedError(Reason.BAD_FIELD, "status", "expected one of firing, resolved")
     if not alert.fingerprint:
         raise SignalRejectedError(Reason.BAD_FIELD, "fingerprint", "expected the alert's fingerprint")
-    began_us = _time(alert.startsAt, "startsAt")
-    observed_us = began_us if alert.status == "firing" else _time(alert.endsAt, "endsAt")
+    began_us = _began(alert.startsAt)
     labels = alert.labels
     fingerprint = fingerprint_of(alert.fingerprint)
     notes = {"groupKey": group.groupKey, "receiver": group.receiver, "externalURL": group.externalURL}
@@ -139,7 +146,7 @@ def _translate(payload: bytes, group: _Group, limits: DecodeLimits) -> Translati
         id=f"{fingerprint}/{format_time(began_us)}/{alert.status}",
         source=SOURCE,
         subject=subject_of(labels.get("service")),
-        observed_us=observed_us,
+        observed_us=received_us,
         data={
             "fingerprint": fingerprint,
             "status": alert.status,
@@ -148,7 +155,7 @@ def _translate(payload: bytes, group: _Group, limits: DecodeLimits) -> Translati
             "labels": labels_of(labels),
         },
         facts=_facts(labels, group),
-        fields={**_FIELDS, "observed_at": "startsAt" if alert.status == "firing" else "endsAt"},
+        fields=_FIELDS,
         original={"alert": payload.decode(), "group": notes, "truncated_alerts": group.truncatedAlerts},
     )
 
@@ -157,8 +164,8 @@ def _facts(labels: dict[str, str], group: _Group) -> Facts:
     return {**prefixed("label", labels), **present(service=labels.get("service"), receiver=group.receiver)}
 
 
-def _time(text: str, field: str) -> EpochMicros:
+def _began(text: str) -> EpochMicros:
     try:
         return parse_time(text)
     except ValueError as error:
-        raise SignalRejectedError(Reason.BAD_FIELD, field, str(error)) from error
+        raise SignalRejectedError(Reason.BAD_FIELD, "startsAt", str(error)) from error

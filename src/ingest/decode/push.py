@@ -10,8 +10,7 @@ from typing import Any, Final
 from msgspec import Struct, json
 
 from ingest.decode.limits import DecodeLimits
-from ingest.decode.rejection import DECODE_ERRORS, rejection
-from ingest.decode.strict import find_flaw
+from ingest.decode.rejection import DECODE_ERRORS, body_rejection
 from ingest.errors import BodyRejectedError, Reason
 from ingest.signals import parse_time
 from ingest.source import Delivery
@@ -55,13 +54,10 @@ def read_push(body: bytes, limits: DecodeLimits) -> Pushed:
         raise BodyRejectedError(Reason.TOO_LARGE, 413, f"{len(body)} bytes; a body may have {limits.body_bytes_max}")
     if not body.strip():
         raise BodyRejectedError(Reason.EMPTY_BODY, 400, "the body is empty")
-    if (flaw := find_flaw(body)) is not None:
-        raise _unreadable(flaw.reason, flaw.field, flaw.message)
     try:
         envelope = _decode(body)
     except DECODE_ERRORS as error:
-        found = rejection(error, body)
-        raise _unreadable(found.reason, found.field, found.message) from error
+        raise body_rejection(error, body, limits.signal_bytes_max) from error
     message = envelope.message
     publish_time = _either(message, "publishTime", "publish_time")
     delivery = Delivery(
@@ -100,4 +96,4 @@ def _time(text: str) -> int:
 
 
 def _unreadable(reason: str, field: str, message: str) -> BodyRejectedError:
-    return BodyRejectedError(reason, 400, f"{field}: {message}" if field else message)
+    return BodyRejectedError(reason, 400, f"{field}: {message}")

@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 from msgspec import DecodeError, ValidationError, structs
 
 from ingest.decode.strict import field_path, find_flaw
-from ingest.errors import Reason, SignalRejectedError
+from ingest.errors import BodyRejectedError, Reason, SignalRejectedError
 from ingest.signals import CURRENCY_PATTERN, CURRENCY_RULE, KINDS, NAME_PATTERN, NAME_RULE, TIME_RULE
 
 MESSAGE_LENGTH_MAX: Final = 300
@@ -33,6 +33,15 @@ def rejection(error: Exception, payload: bytes, prefix: str = "", kind: str = ""
         case _:
             flaw = find_flaw(payload)
             return flaw or SignalRejectedError(Reason.BAD_JSON, prefix, f"not JSON: {error}")
+
+
+def body_rejection(error: Exception, body: bytes, slow_bytes_max: int) -> BodyRejectedError:
+    """The same for a body as a whole. One over `slow_bytes_max` is not looked at a second time for what is wrong."""
+    if len(body) > slow_bytes_max and not isinstance(error, ValidationError):
+        return BodyRejectedError(Reason.BAD_JSON, 400, f"not JSON: {error}"[:MESSAGE_LENGTH_MAX])
+    found = rejection(error, body)
+    message = f"{found.field}: {found.message}" if found.field else found.message
+    return BodyRejectedError(found.reason, 400, message)
 
 
 def too_large(size_bytes: int, bytes_max: int, field: str = "") -> SignalRejectedError:

@@ -6,18 +6,16 @@ from typing import Any
 import pytest
 from support.foreign import ALERT, EVERYTHING_TO_ACME, NOON_US, group
 
-from ingest.decode.alertmanager import AlertGroup, read_alerts
+from ingest.decode.alertmanager import Entry, open_group
 from ingest.decode.body import Rejected
 from ingest.decode.limits import DEFAULT_LIMITS, DecodeLimits
 from ingest.decode.tenants import Routing, Rule
 from ingest.errors import BodyRejectedError
 from ingest.signals import Alert, Signal
 
-STARTS_US = 1_795_348_680_123_457
 
-
-def read(body: bytes, routing: Routing = EVERYTHING_TO_ACME, limits: DecodeLimits = DEFAULT_LIMITS) -> AlertGroup:
-    return read_alerts(body, routing, NOON_US, limits)
+def read(body: bytes, routing: Routing = EVERYTHING_TO_ACME, limits: DecodeLimits = DEFAULT_LIMITS) -> list[Entry]:
+    return list(open_group(body, limits).entries(routing, NOON_US, limits))
 
 
 def signal(**changes: Any) -> Signal:
@@ -28,30 +26,31 @@ def signal(**changes: Any) -> Signal:
 
 def only(**changes: Any) -> Signal | Rejected:
     said = {name: value for name, value in (ALERT | changes).items() if value is not ...}
-    (entry,) = read(group(said)).entries
+    (entry,) = read(group(said))
     return entry.outcome
 
 
 def test_an_alert_of_the_documented_shape_is_a_signal() -> None:
     said = signal()
     assert said.data == Alert("5ef77f1f8a3ecfb5", "firing", "critical", "HighErrorRate", ALERT["labels"])
-    assert (said.tenant, said.subject, said.observed_us) == ("acme", "checkout", STARTS_US)
+    assert (said.tenant, said.subject, said.observed_us) == ("acme", "checkout", NOON_US)
 
 
-def test_a_resolved_alert_is_dated_by_its_end() -> None:
-    said = signal(status="resolved", endsAt="2026-11-22T11:59:00Z")
-    assert isinstance(said.data, Alert)
-    assert (said.data.status, said.observed_us) == ("resolved", NOON_US - 60_000_000)
+def test_what_a_notification_says_is_so_now_however_long_ago_it_began() -> None:
+    assert signal(startsAt="2026-11-20T03:00:00Z").observed_us == NOON_US
+    resolved = signal(status="resolved", endsAt="2026-11-22T11:59:00Z")
+    assert isinstance(resolved.data, Alert)
+    assert (resolved.data.status, resolved.observed_us) == ("resolved", NOON_US)
 
 
-@pytest.mark.parametrize("ends_at", ["0001-01-01T00:00:00Z", "2026-11-22T16:00:00Z", "", ...])
-def test_the_end_of_a_firing_alert_says_nothing(ends_at: Any) -> None:
+@pytest.mark.parametrize("ends_at", ["0001-01-01T00:00:00Z", "2026-11-22T16:00:00Z", "", None, ...])
+def test_the_end_of_an_alert_says_nothing(ends_at: Any) -> None:
     assert signal(endsAt=ends_at).data == signal().data
 
 
 def test_repetitions_and_the_other_alertmanager_of_a_cluster_tell_the_same_fact() -> None:
     other = read(group(ALERT, externalURL="http://alertmanager-1:9093", groupKey="another"))
-    told = other.entries[0].outcome
+    told = other[0].outcome
     assert isinstance(told, Signal)
     assert (told.id, told.source) == (signal().id, signal().source)
     assert signal(startsAt="2026-11-22T12:58:00.123456789+01:00").id == signal().id
@@ -77,8 +76,7 @@ def test_another_alert_another_begin_and_another_status_are_facts_of_their_own(c
         ({"fingerprint": ""}, "bad_field", "fingerprint"),
         ({"startsAt": "now"}, "bad_field", "startsAt"),
         ({"startsAt": "0001-01-01T00:00:00Z"}, "bad_field", "startsAt"),
-        ({"startsAt": "2026-11-22T14:00:00Z"}, "future_time", "startsAt"),
-        ({"status": "resolved"}, "bad_field", "endsAt"),
+        ({"status": ...}, "missing_field", "status"),
         ({"labels": {"a": 1}}, "bad_field", "labels"),
         ({"labels": ...}, "missing_field", "labels"),
     ],
@@ -91,15 +89,15 @@ def test_an_alert_that_cannot_be_is_refused_by_name(changes: dict[str, Any], rea
 
 def test_a_bad_alert_never_takes_a_good_one_along() -> None:
     body = group(ALERT, ALERT | {"status": "?"}, {"alert": 1}, ALERT | {"fingerprint": "2"})
-    outcomes = [entry.outcome for entry in read(body).entries]
+    outcomes = [entry.outcome for entry in read(body)]
     assert [isinstance(one, Signal) for one in outcomes] == [True, False, False, True]
     assert [one.index for one in outcomes if isinstance(one, Rejected)] == [1, 2]
 
 
 def test_alerts_that_were_left_out_are_counted_and_noted() -> None:
-    said = read(group(ALERT, truncatedAlerts=7))
-    assert said.truncated == 7
-    outcome = said.entries[0].outcome
+    body = group(ALERT, truncatedAlerts=7)
+    assert open_group(body, DEFAULT_LIMITS).truncated == 7
+    outcome = read(body)[0].outcome
     assert isinstance(outcome, Signal)
     assert outcome.extra is not None
     assert outcome.extra["truncated_alerts"] == 7
@@ -107,7 +105,7 @@ def test_alerts_that_were_left_out_are_counted_and_noted() -> None:
 
 def test_the_signal_keeps_the_alert_as_it_was_sent() -> None:
     body = group(ALERT)
-    (entry,) = read(body).entries
+    (entry,) = read(body)
     assert entry.payload in body
     assert isinstance(entry.outcome, Signal)
     assert entry.outcome.extra is not None
@@ -129,7 +127,7 @@ def test_more_labels_than_an_alert_may_have_are_the_first_by_name() -> None:
 
 
 def test_a_group_without_alerts_says_nothing() -> None:
-    assert read(group()).entries == []
+    assert read(group()) == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,7 @@ def test_a_group_without_alerts_says_nothing() -> None:
         (b"[]", 400),
         (b"[" * 100_000, 400),
         (b'{"version":"4"}', 400),
-        (b'{"version":"4","version":"4","alerts":[]}', 400),
+        (b'{"version":"4","alerts":[' + b"{}," * 30_000 + b"]", 400),
         (group(ALERT, version="3"), 400),
         (group(ALERT, version=4), 400),
         (group(ALERT, alerts={}), 400),
@@ -158,9 +156,19 @@ def test_a_body_that_is_no_notification_is_refused_as_a_whole(body: bytes, statu
     assert caught.value.status == status
 
 
+def test_an_alert_that_is_no_i_json_is_refused_alone() -> None:
+    body = group(ALERT, ALERT).replace(
+        b'"status": "firing", "labels"', b'"status": "?", "status": "firing", "labels"', 1
+    )
+    outcomes = [entry.outcome for entry in read(body)]
+    assert isinstance(outcomes[0], Rejected)
+    assert (outcomes[0].reason, outcomes[0].field) == ("duplicate_field", "status")
+    assert isinstance(outcomes[1], Signal)
+
+
 def test_an_alert_that_is_too_large_is_refused_alone() -> None:
     large = ALERT | {"annotations": {"text": "x" * 70_000}}
-    outcomes = [entry.outcome for entry in read(group(large, ALERT)).entries]
+    outcomes = [entry.outcome for entry in read(group(large, ALERT))]
     assert isinstance(outcomes[0], Rejected)
     assert outcomes[0].reason == "too_large"
     assert isinstance(outcomes[1], Signal)
@@ -176,13 +184,13 @@ def test_an_alert_that_is_too_large_is_refused_alone() -> None:
     ],
 )
 def test_rules_can_ask_for_what_an_alert_says(rule: Rule) -> None:
-    outcome = read(group(ALERT), Routing([rule])).entries[0].outcome
+    outcome = read(group(ALERT), Routing([rule]))[0].outcome
     assert isinstance(outcome, Signal)
     assert (outcome.tenant, outcome.subject) == ("acme", "HighErrorRate")
 
 
 def test_without_a_rule_an_alert_is_nobodys() -> None:
-    outcome = read(group(ALERT), Routing([Rule(when={"label.team": "x"}, tenant="x")])).entries[0].outcome
+    outcome = read(group(ALERT), Routing([Rule(when={"label.team": "x"}, tenant="x")]))[0].outcome
     assert isinstance(outcome, Rejected)
     assert outcome.reason == "no_tenant"
     assert "service checkout" in outcome.message

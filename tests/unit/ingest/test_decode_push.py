@@ -60,7 +60,7 @@ def test_what_the_envelope_does_not_say_is_left_open() -> None:
         b"[]",
         b"\xff",
         b"[" * 60_000,
-        b'{"message": {}, "message": {}}',
+        b'{"message": {"x": [' + b"{}," * 40_000,
         b'{"message": "e30="}',
         push(budget(), data="no base64!"),
         push(budget(), data="e30"),
