@@ -4,6 +4,7 @@ its own. That process reads sealed segments only, so it needs nothing of this on
 
 import asyncio
 import random
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ RECEIPTS_MAX: Final = 4 * RECEIPTS_EVERY
 """With so many no pause is made any more: a quick start is promised, an idle processor is not."""
 LOOK_S: Final = 1.0
 PAUSE_FACTOR: Final = 4.0
-"""A pause is so many times as long as the last snapshot took: a fifth of one processor goes into them."""
+"""A pause is so many times as long as the last snapshot took of a processor: a fifth of one goes into them."""
 PAUSE_MIN_S: Final = 5.0
 RETRY_S: Final = 30.0
 RETRY_MAX_S: Final = 600.0
@@ -82,11 +83,13 @@ class Snapshotter:
             due = RECEIPTS_EVERY if begun_s >= rested_s else RECEIPTS_MAX
             if size - self._size < due or begun_s < retry_s:
                 continue
+            used_s = _used_by_children_s()
             error = await self._make()
             jitter = self._rng.uniform(1.0, 1.5)
             if error is None:
                 self._size, failures = size, 0
-                rested_s = loop.time() + jitter * max(PAUSE_MIN_S, PAUSE_FACTOR * (loop.time() - begun_s))
+                used_s = _used_by_children_s() - used_s
+                rested_s = loop.time() + jitter * max(PAUSE_MIN_S, PAUSE_FACTOR * used_s)
             else:
                 # A start takes longer without it, and that is all.
                 self._log.warning("no snapshot was made", reason=error)
@@ -116,6 +119,14 @@ class Snapshotter:
         if process.returncode == 0:
             return None
         return said.decode(errors="replace").strip()[-500:] or f"exit code {process.returncode}"
+
+
+def _used_by_children_s() -> float:
+    """Seconds of a processor that processes begun here have taken. How long they ran says less: they let others go
+    first.
+    """
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def snapshot_command(data_dir: Path, partition: int) -> Sequence[str]:
