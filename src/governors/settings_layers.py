@@ -118,7 +118,9 @@ def from_mapping(
 
 
 def from_environment(env: Mapping[str, str], leaves: Mapping[str, Leaf]) -> tuple[dict[str, Given], list[Problem]]:
-    """The `GOVERNORS_…` variables as values by dotted key; a double underscore stands for the dot."""
+    """The `GOVERNORS_…` variables as values by dotted key; a double underscore stands for the dot. A list is written
+    with commas between, a list of sections as JSON.
+    """
     names = {env_name(key): key for key in leaves}
     given: dict[str, Given] = {}
     problems: list[Problem] = []
@@ -158,7 +160,7 @@ def read_leaf(key: str, leaf: Leaf, given: Given) -> tuple[Any, Problem | None]:
         else:
             value = msgspec.convert(given.value, leaf.kind, dec_hook=_own_types)
         readable = not isinstance(value, float) or math.isfinite(value)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         readable = False
         # Of a list of small sections it takes more to say which one is wrong, and how.
         why = f": {error}" if _lists_sections(leaf.kind) else ""
@@ -175,6 +177,8 @@ def _lists_sections(kind: Any) -> bool:
 def _from_text(text: str, kind: Any) -> Any:
     if text == "" and type(None) in get_args(kind):
         return None
+    if _lists_sections(kind) and text:
+        return msgspec.json.decode(text, type=kind)
     if get_origin(kind) is tuple:
         return msgspec.convert([item.strip() for item in text.split(",") if item.strip()], kind, dec_hook=_own_types)
     try:

@@ -274,6 +274,15 @@ def test_rules_for_messages_of_other_systems_are_read_from_the_file(files: Files
     assert files.load("").settings.ingest.routing == ()
 
 
+def test_rules_are_json_in_a_variable() -> None:
+    env = {"GOVERNORS_INGEST__ROUTING": '[{"when": {"budget": "b-1"}, "tenant": "acme"}, {"tenant_from": "label.t"}]'}
+    first, second = load(None, env, {}, POLICIES).settings.ingest.routing
+    assert (first.when, first.tenant, second.tenant_from) == ({"budget": "b-1"}, "acme", "label.t")
+    for wrong in ("acme", "[{}]", '{"tenant": "acme"}', "[" * 50_000, "\x00"):
+        with pytest.raises(SettingsError, match=r"ingest.routing = .*expected a list, each of when"):
+            load(None, {"GOVERNORS_INGEST__ROUTING": wrong}, {}, POLICIES)
+
+
 @pytest.mark.parametrize(
     ("rule", "why"),
     [

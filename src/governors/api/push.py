@@ -2,13 +2,14 @@
 
 Both senders try again for as long as they are told to, so a 2xx means that nothing of the message is needed any more:
 what it told is committed, or lies with the dead letters because it can never be read. What can be taken later is
-answered with 503, and a body that is no message of the kind at all with 4xx.
+answered with 503. A body that is no message at all is put aside where Pub/Sub pushes it, which would bring it again;
+whoever else sends one is told so with 4xx.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -35,6 +36,7 @@ PUBSUB: Final = "push"
 ALERTMANAGER: Final = "alertmanager"
 # A full disk does not empty itself within seconds.
 RETRY_S: Final = 10.0
+TOO_LARGE: Final = 413
 # Alerts that are read before others have their turn: some 10 ms.
 AT_ONCE: Final = 100
 
@@ -91,16 +93,21 @@ def pubsub_endpoint(
             pushed = read_push(body, limits)
         except BodyRejectedError as refused:
             metrics.rejected(PUBSUB, refused.reason)
-            raise
+            if refused.status == TOO_LARGE:
+                raise
+            # Who got in here is Pub/Sub, and would bring it again and again.
+            metrics.dead_lettered(refused.reason)
+            return await put_aside(DeadLetter(refused.reason, refused.message), body, {}, now_us)
         message = pushed.message
         batch = Batch([message], now_us, len(message.payload))
         (disposition,) = await door.handle(batch, {"subscription": pushed.subscription} if pushed.subscription else {})
-        if not isinstance(disposition, DeadLetter):
-            return json_response(PushAnswer("taken"))
-        await _put_aside(
-            dead_letters, disposition.reason, disposition.error, message.payload, message.attributes, now_us
-        )
-        return json_response(PushAnswer("dead_lettered", disposition.reason, unicode_of(disposition.error)))
+        if isinstance(disposition, DeadLetter):
+            return await put_aside(disposition, message.payload, message.attributes, now_us)
+        return json_response(PushAnswer("taken"))
+
+    async def put_aside(letter: DeadLetter, payload: bytes, attributes: Mapping[str, str], now_us: int) -> Response:
+        await _put_aside(dead_letters, letter.reason, letter.error, payload, attributes, now_us)
+        return json_response(PushAnswer("dead_lettered", letter.reason, unicode_of(letter.error)))
 
     return post_message
 
@@ -169,7 +176,7 @@ def _forbidden(index: int, tenant: str, principal: Principal) -> Rejected:
 
 
 async def _put_aside(
-    dead_letters: DeadLetterSink, reason: str, error: str, payload: bytes, attributes: Any, now_us: int
+    dead_letters: DeadLetterSink, reason: str, error: str, payload: bytes, attributes: Mapping[str, str], now_us: int
 ) -> None:
     """Keep what can never be read. Where it cannot be kept, its sender must."""
     try:
