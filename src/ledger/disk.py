@@ -44,8 +44,8 @@ class Disk(Protocol):
     def link(self, path: Path, new: Path) -> None:
         """Give a file a second name, on the same file system. Raises FileExistsError, and changes nothing then."""
 
-    def truncate(self, path: Path, size: int) -> None:
-        """Cut a file. A crash leaves the old length or the new."""
+    def sync_names(self, folder: Path) -> None:
+        """Make the names in a folder durable, whoever gave or removed them."""
 
     def unlink(self, path: Path) -> None:
         """Remove a file, if it is there. A crash may bring it back."""

@@ -90,8 +90,8 @@ class PosixDisk:
     def link(self, path: Path, new: Path) -> None:
         link(path, new)
 
-    def truncate(self, path: Path, size: int) -> None:
-        truncate(path, size)
+    def sync_names(self, folder: Path) -> None:
+        fsync_folder(folder)
 
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -150,16 +150,6 @@ def link(path: Path, new: Path) -> None:
     """
     os.link(path, new)
     fsync_folder(new.parent)
-
-
-def truncate(path: Path, size: int) -> None:
-    """Cut a file: ftruncate, fsync. A crash in between leaves the old length or the new."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.ftruncate(fd, size)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def make_folder(path: Path) -> None:

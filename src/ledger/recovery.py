@@ -115,6 +115,8 @@ def recover(
     for name in disk.list(folder):
         if name.endswith(durable.TMP_SUFFIX):
             disk.unlink(folder / name)  # a segment that never got its name
+    # A rename whose fsync failed can be seen here all the same. What is written from now on must not outlive it.
+    disk.sync_names(folder)
     names = list_segments(folder, disk)
     for segment_name in names[:-1]:
         if not segment_name.sealed:

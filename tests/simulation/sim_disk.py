@@ -25,39 +25,36 @@ _TEMPORARY: Final = frozenset((DiskFate.EIO, DiskFate.EIO_LANDED, DiskFate.ENOSP
 class _Inode:
     """A file: what programs see, what is on the disk, and which bytes differ and will be written."""
 
-    __slots__ = ("data", "dirty", "durable", "length_is_dirty")
+    __slots__ = ("data", "dirty", "durable")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
         self.dirty: list[tuple[int, int]] = []
-        self.length_is_dirty = False
 
     def write(self, data: bytes) -> None:
         self.dirty.append((len(self.data), len(self.data) + len(data)))
-        self.length_is_dirty = True
         self.data += data
 
-    def truncate(self, size: int) -> None:
-        del self.data[size:]
-        self.dirty = [(begin, min(end, size)) for begin, end in self.dirty if begin < size]
-        self.length_is_dirty = True
-
     def sync(self) -> None:
-        if self.length_is_dirty or self.dirty:
-            self.durable = self._image(self.dirty, len(self.data)) if self.dirty else self.durable[: len(self.data)]
-            self.dirty, self.length_is_dirty = [], False
+        if self.dirty:
+            image = bytearray(self.durable)
+            image += bytes(len(self.data) - len(image))
+            for begin, end in self.dirty:  # only these: what an fsync failed to write no later one writes
+                image[begin:end] = self.data[begin:end]
+            self.durable = bytes(image)
+            self.dirty = []
 
     def fail_to_sync(self, rng: random.Random) -> None:
         """Some of it is written, and the rest counts as written."""
         self.durable = self._what_is_left(rng)
-        self.dirty, self.length_is_dirty = [], False
+        self.dirty = []
 
     def lose_power(self, rng: random.Random) -> None:
-        if self.dirty or self.length_is_dirty:
+        if self.dirty:
             self.durable = self._what_is_left(rng)
         self.data = bytearray(self.durable)
-        self.dirty, self.length_is_dirty = [], False
+        self.dirty = []
 
     def flip(self, rng: random.Random) -> None:
         """One bit, on the disk and in the page cache."""
@@ -65,13 +62,6 @@ class _Inode:
         flipped = self.data[at] ^ 1 << rng.randrange(8)
         self.data[at] = flipped
         self.durable = self.durable[:at] + bytes((flipped,)) + self.durable[at + 1 :]
-
-    def _image(self, written: list[tuple[int, int]], length: int) -> bytes:
-        image = bytearray(self.durable)
-        image += bytes(max(0, length - len(image)))
-        for begin, end in written:
-            image[begin:end] = self.data[begin:end]
-        return bytes(image[:length])
 
     def _what_is_left(self, rng: random.Random) -> bytes:
         """Any of the sectors that were to be written, and any length between the old one and the new."""
@@ -90,7 +80,7 @@ class _Inode:
         lengths = {len(self.durable), len(self.data)}
         low, high = min(lengths), max(lengths)
         lengths.update(range(-(-low // SECTOR_BYTES) * SECTOR_BYTES, high, SECTOR_BYTES))
-        length = rng.choice(sorted(lengths)) if self.length_is_dirty else len(self.durable)
+        length = rng.choice(sorted(lengths))
         image = bytearray(self.durable)
         image += bytes(max(0, length - len(image)))
         for sector in sectors:
@@ -255,10 +245,8 @@ class SimFiles:
         self._name("link", new, None, inode)
         self._sync_names(new)
 
-    def truncate(self, path: Path, size: int) -> None:
-        inode = self.disk.inode(path)
-        self.call("truncate", path, lambda: inode.truncate(size))
-        self.sync(path, inode)
+    def sync_names(self, folder: Path) -> None:
+        self.call("fsync folder", folder, self.disk.sync_names)
 
     def unlink(self, path: Path) -> None:
         if self.disk.exists(path):
@@ -276,7 +264,7 @@ class SimFiles:
         )
 
     def _sync_names(self, path: Path) -> None:
-        self.call("fsync folder of", path, self.disk.sync_names)
+        self.sync_names(path.parent)
 
     def call(
         self, name: str, path: Path, effect: Callable[[], None], partly: Callable[[float], None] | None = None

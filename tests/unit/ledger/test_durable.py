@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ledger import durable
-from ledger.durable import AppendFile
+from ledger.durable import POSIX, AppendFile
 
 
 @pytest.fixture
@@ -30,7 +30,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     spy(os, "fsync", lambda fd: f"fsync {name_of(fd)}")
     spy(os, "fdatasync", lambda fd: f"fdatasync {name_of(fd)}")
     spy(os, "write", lambda fd, _: f"write {name_of(fd)}")
-    spy(os, "ftruncate", lambda fd, _: f"ftruncate {name_of(fd)}")
     spy(os, "link", lambda _, target: f"link {Path(target).name}")
     spy(Path, "rename", lambda source, target: f"rename {source.name} {target.name}")
     return made
@@ -70,11 +69,9 @@ def test_what_is_created_once_keeps_its_first_content(tmp_path: Path, calls: lis
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"one")]
 
 
-def test_cutting_is_durable(tmp_path: Path, calls: list[str]) -> None:
-    (tmp_path / "a").write_bytes(b"123456")
-    durable.truncate(tmp_path / "a", 4)
-    assert calls == ["ftruncate a", "fsync a"]
-    assert (tmp_path / "a").read_bytes() == b"1234"
+def test_names_can_be_made_durable_whoever_gave_them(tmp_path: Path, calls: list[str]) -> None:
+    POSIX.sync_names(tmp_path)
+    assert calls == [f"fsync {tmp_path.name}"]
 
 
 def test_each_new_folder_is_made_durable_in_the_one_above(tmp_path: Path, calls: list[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from support.ledger_scenes import Disk, abandon, draft, open_ledger, running, segments, write_log
 
 from ledger.appender import Limits
+from ledger.durable import PosixDisk
 from ledger.errors import SegmentCorruptError
 from ledger.format import segment
 from ledger.format.receipt import Receipt
@@ -63,6 +64,25 @@ async def test_what_a_killed_writer_left_in_the_page_cache_is_written_anew(tmp_p
     (sealed,) = segments(tmp_path)
     assert sealed.read_bytes() == content
     assert sealed.stat().st_ino != before
+
+
+async def test_names_that_were_found_are_durable_before_anything_is_written(tmp_path: Path) -> None:
+    """A seal whose fsync failed is seen by the next start, and may be lost when what follows it is not."""
+    calls: list[str] = []
+
+    class Telling(PosixDisk):
+        def sync_names(self, folder: Path) -> None:
+            calls.append("names")
+            super().sync_names(folder)
+
+        def replace(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+            calls.append("replace")
+            super().replace(path, data, mode)
+
+    await write_log(tmp_path, [3])
+    abandon(tmp_path)
+    recover(partition_folder(tmp_path, 0), LOG, disk=Telling())
+    assert calls == ["names", "replace"]
 
 
 async def test_chains_tree_and_epochs_go_on_over_many_runs(tmp_path: Path) -> None:
