@@ -153,7 +153,9 @@ def what_was_found_in_the_page_cache_is_taken_for_durable(planting: pytest.Monke
     sound = SimFiles.replace
 
     def replace(self: SimFiles, path: Any, data: bytes, mode: int = 0o644) -> None:
-        if path.suffix != ".open":
+        if path.suffix == ".open":
+            del self.disk.inode(path).data[len(data) :]
+        else:
             sound(self, path, data, mode)
 
     planting.setattr(SimFiles, "replace", replace)
