@@ -22,7 +22,7 @@ from ledger.snapshots import write_snapshot
 
 RECEIPTS_EVERY: Final = 32_768
 """What a start may have to read, besides the segment that was open: a quarter of a second's worth."""
-RECEIPTS_MAX: Final = 4 * RECEIPTS_EVERY
+RECEIPTS_MAX: Final = 2 * RECEIPTS_EVERY
 """With so many no pause is made any more: a quick start is promised, an idle processor is not."""
 LOOK_S: Final = 1.0
 PAUSE_FACTOR: Final = 4.0

@@ -1,6 +1,7 @@
 """Decide one event of one tenant: pure, so that a stranger can run it again from the receipt and the payload."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, cast, get_args
 
 from msgspec import Struct
@@ -182,8 +183,12 @@ def machine_of(signal: Signal) -> str:
     return TENANT if governor is None else governor.name
 
 
+@lru_cache(maxsize=16_384)
 def window_key(machine: str, subject: str) -> str:
-    """What a horizon holds for: a machine. The tenant itself is one, whatever subject a sender gives it."""
+    """What a horizon holds for: a machine. The tenant itself is one, whatever subject a sender gives it.
+
+    Remembered, because a recovery asks for each receipt, and keeps what it gets for each.
+    """
     return ENTITLEMENT_KEY if machine == TENANT else machine_key(machine, subject)
 
 
