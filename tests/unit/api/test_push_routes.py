@@ -168,6 +168,7 @@ async def test_where_nobody_may_push_for_pubsub_there_is_no_such_route(api: Any,
         headers = {"Authorization": "Bearer feed"}
         response = await client.post("/v1/push/pubsub", content=foreign.push(foreign.budget()), headers=headers)
         assert response.status_code == 404
+        assert (await client.get("/v1/push/pubsub", headers=headers)).status_code == 404, "not: another method"
         assert "/v1/push/pubsub" not in (await client.get("/openapi.json")).json()["paths"]
 
 
