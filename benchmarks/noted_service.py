@@ -14,6 +14,8 @@ from pathlib import Path
 from benchmarks.support_pubsub import SENT_US, now_us
 from governors.cli.main import main as governors
 from governors.intake import Intake
+from ingest.decode.message import NO_FACTS
+from ingest.decode.tenants import Facts
 from ingest.source import Batch, Disposition
 
 
@@ -22,8 +24,8 @@ def main() -> None:
     notes: list[tuple[int, int, list[int]]] = []
     handle = Intake.handle
 
-    async def handle_and_note(self: Intake, batch: Batch) -> Sequence[Disposition]:
-        dispositions = await handle(self, batch)
+    async def handle_and_note(self: Intake, batch: Batch, facts: Facts = NO_FACTS) -> Sequence[Disposition]:
+        dispositions = await handle(self, batch, facts)
         committed_us = now_us()
         sent_us = [int(delivery.attributes[SENT_US]) for delivery in batch.deliveries]
         notes.append((batch.received_us, committed_us, sent_us))
