@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,27 +56,13 @@ class Inline(Executor):
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return _Done(fn, args, kwargs)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        pass
-
-
-class _Done:
-    """What `Inline` has done already, good or bad."""
-
-    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._error: BaseException | None = None
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
         try:
-            self._result = fn(*args, **kwargs)
+            done.set_result(fn(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asks for the result
-            self._error = error
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._result
+            done.set_exception(error)
+        return done
 
 
 @dataclass

@@ -45,8 +45,8 @@ def read_segment(data: bytes) -> Segment:
     """Take a segment apart, by docs/formats/segment.md. CRCs are not looked at: roots say more."""
     try:
         return _read_segment(data)
-    except struct.error as error:
-        raise ViolationError(f"a segment is cut short: {error}") from error
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ViolationError(f"a segment cannot be read: {error}") from error
 
 
 def _read_segment(data: bytes) -> Segment:
@@ -292,6 +292,13 @@ class Observer:
         self.committed.append(Ack(self.now_s(), process, machine_of(process), index, event_id))
         if index >= len(self.leaves) or self.event_ids[index] != event_id:
             raise ViolationError(f"{process} said that receipt {index} ({event_id}) is committed, and it is not")
+
+    def told_checkpoint(self, process: str, note: str, size: int) -> None:
+        """A caller was given a checkpoint, which has to cover so many receipts."""
+        if note not in self.notes:
+            raise ViolationError(f"{process} gave out a checkpoint that was never in the store: {note[:60]!r}")
+        if int(note.split("\n")[1]) < size:
+            raise ViolationError(f"{process} gave out a checkpoint that does not cover {size} receipts")
 
     def told_leaf(self, process: str, index: int, event_id: str, leaf: bytes, *, committed: bool) -> None:
         """A caller has read a receipt."""

@@ -83,6 +83,7 @@ class Worker:
     clock_us: Callable[[], int]
     log: Callable[[str], None]
     on_serving: Callable[[Ledger | None], None]
+    committer: Committer | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -103,7 +104,7 @@ class Worker:
         )  # fmt: skip
         self.log(f"{self.process.name} took over: epoch {taken.epoch}, {taken.adopted} adopted, {taken.lost} lost")
         ledger = self._open(taken)
-        committer = Committer(
+        committer = self.committer = Committer(
             ledger, self.store, taken.authority, SIGNER, self.files,
             entropy=rng.randbytes, rng=rng, cadence=CADENCE, executor=thread,
         )  # fmt: skip
@@ -147,6 +148,10 @@ class Worker:
             await ledger.wait_local(index)
             told.told_local(name, index, event_id, alone=not self.is_shared)
         index, event_id = asked[-1]
+        if (committer := self.committer) is not None:
+            told.told_checkpoint(name, committer.head.checkpoint, 0)
+            if index % 3 == 0:  # somebody wants a proof right away
+                told.told_checkpoint(name, (await committer.commit_now()).checkpoint, index + 1)
         stored = await ledger.read(index)
         told.told_leaf(name, index, event_id, stored.leaf, committed=stored.committed and self.is_shared)
         await ledger.wait_committed(index)
