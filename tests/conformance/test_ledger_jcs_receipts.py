@@ -17,6 +17,7 @@ from governors.machines.events import Event, OverrideGranted
 from governors.settings import DedupSettings, Settings, TenantSettings
 from governors.tenants.records import machine_key
 from ledger.format import canonical, heads
+from ledger.format.chain import LEDGER_TENANT
 from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.merkle import leaf_hash
 from ledger.format.receipt import Receipt
@@ -92,7 +93,7 @@ def heads_leaf() -> bytes:
             actions=(), decision="none", epoch=1, event_id="heads-1",
             evidence=heads.evidence(HeadsStatement(1, 3, some.root())), fsm=heads.FSM, inputs_commit="00", log="o/0",
             observed_us=1, outcome="decided", policy_digest="", prev="00", rule=heads.RULE, source="",
-            tenant=heads.LEDGER_TENANT, ts_us=1, tseq=0, v=1, writer="w",
+            tenant=LEDGER_TENANT, ts_us=1, tseq=0, v=1, writer="w",
         )
     )  # fmt: skip
 

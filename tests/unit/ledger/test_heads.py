@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ledger.errors import ProofInvalidError
 from ledger.format import canonical
+from ledger.format.chain import LEDGER_TENANT
 from ledger.format.heads import (
     FSM,
-    LEDGER_TENANT,
     RULE,
     Head,
     HeadList,
