@@ -28,6 +28,9 @@ class Ask(NamedTuple):
     path: str
     body: Any = None
 
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
 
 def signal_of(tenant: str) -> dict[str, Any]:
     return {
