@@ -5,6 +5,7 @@ the network. One schedule gives one course of events, to the byte.
 """
 
 import asyncio
+import errno
 import hashlib
 import json
 import random
@@ -374,10 +375,14 @@ class World:
 
     def _is_expected(self, machine: Machine, error: BaseException) -> bool:
         """Whether a sound program may end so, given what has happened to it."""
-        if isinstance(error, WriterFencedError | LedgerFailedError | StoreUnavailableError | OSError):
+        if isinstance(error, LedgerFailedError | LedgerClosedError) and machine.served is not None:
+            error = machine.served.failed or error  # who heard of it from the ledger knows no more
+        while error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, OSError):
+            return error.errno in {errno.EIO, errno.ENOSPC}
+        if isinstance(error, WriterFencedError | StoreUnavailableError):
             return True
-        if machine.served is not None and machine.served.failed is not None and isinstance(error, LedgerClosedError):
-            return True  # the committer heard of it first
         return machine.disk.is_spoilt and isinstance(error, LedgerError)
 
     def _ended(self, machine: Machine, process: Process, why: str) -> None:
@@ -413,6 +418,8 @@ class World:
                     self.answered_probe = event_ids[-1]
             except ViolationError as error:
                 self.violated(str(error))
+            except FileNotFoundError as error:
+                self.violated(f"{worker.process.name} looked for what is not there: {error}")
             except (LedgerError, OSError) as error:
                 self.log(f"{worker.process.name}: a caller was told {type(error).__name__}")
 
