@@ -19,8 +19,9 @@ from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.machines.catalog import BY_NAME
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.outbox.executors import Done
-from governors.runtime import Runtime
+from governors.runtime import PARTITION, Runtime
 from governors.settings import DedupSettings, LedgerSettings, Settings, TenantSettings
+from governors.snapshotter import make_snapshot
 from ingest.decode.cloudevents import decode_cloudevent
 from ingest.decode.native import decode_native
 from ingest.signals import Signal, format_time
@@ -108,6 +109,9 @@ class Life:
                 if chance.random() < 0.5:
                     self.world.hold.set()
                     await until(lambda: runtime.registry.is_idle and not runtime.outbox.depth)
+            # A start from a snapshot must know the same as one from all receipts.
+            if chance.random() < 0.5:
+                make_snapshot(self.folder, PARTITION)
 
     async def _step(self, runtime: Runtime) -> None:
         chance, world = self._chance, self.world

@@ -156,6 +156,7 @@ class TextTeller:
         else:
             say(f"It is kept in {summary.folder}:")
             say(f"  governors verify log {summary.folder}")
+            say(f"  governors replay {summary.folder}")
             say(f"  governors serve --data-dir {summary.folder}   and then   governors receipts courier")
         if not summary.ok:
             say(Text("The hour did NOT come out as it must.", style="bold red"))
