@@ -7,6 +7,7 @@ import argparse
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def main() -> int:
         (seed, min(CHUNK, given.seed + given.schedules - seed))
         for seed in range(given.seed, given.seed + given.schedules, CHUNK)
     ]
-    with multiprocessing.Pool(given.processes, gc.disable) as pool:
+    with multiprocessing.Pool(given.processes, prepare) as pool:
         for chunk in _each(pool.imap_unordered(run_chunk, chunks)):
             done += chunk.schedules
             steps += chunk.steps
@@ -63,6 +64,12 @@ def main() -> int:
         f"{committed} receipts told committed; {done / took_s:.0f} schedules/s in {given.processes} processes"
     )
     return 0
+
+
+def prepare() -> None:
+    """In each process: the interruption is for the one that prints."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()
 
 
 def run_chunk(seeds: tuple[int, int]) -> Chunk:
