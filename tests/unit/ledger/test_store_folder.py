@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -248,13 +249,15 @@ async def test_what_a_dead_process_left_is_swept_and_what_a_living_one_has_is_no
 
 
 async def test_a_frozen_process_that_holds_the_lock_freezes_nobody(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path, timeout_s=0.3)
+    store = FolderStore(tmp_path, timeout_s=1.0)
     generation = _won(await store.put("0/a", b"x", if_generation=CREATE))
+    # On a busy machine the whole call may be over before the thread has told why.
+    why = "held by another process|no answer"
     with _held(tmp_path / ".store/0.lock"):
         outcome = await store.put("0/a", b"y", if_generation=generation)
         assert isinstance(outcome, Unknown)
-        assert "held by another process" in outcome.reason
-        with pytest.raises(StoreUnavailableError, match="held by another process"):
+        assert re.search(why, outcome.reason)
+        with pytest.raises(StoreUnavailableError, match=why):
             await store.delete("0/a")
         assert await store.get("0/a") == Object(b"x", generation)
         assert await store.list("") == ["0/a"]
