@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import pytest
 import yaml
-from cryptography.hazmat.primitives.asymmetric import rsa
 from support import foreign
+from support.google import ACCOUNT, AUDIENCE, Google
 from support.pubsub import Bench
 from support.service import ServiceProcess
 
 from benchmarks.support_scrape import Scrape
-from governors.auth.service_account import GOOGLE
 from governors.replay.folder import replay_folder
 from ingest.fake_pubsub import FakePubSub
 from ingest.pubsub import PubsubMessage, open_channel
 from ingest.signals import format_time
 from ingest.source import Delivery
 
-AUDIENCE = "https://governors.example/v1/push/pubsub"
-ACCOUNT = "push@governors-test.iam.gserviceaccount.com"
 SUBSCRIPTION = "sources"
 ROUTING = [
     {"when": {"budget": foreign.BUDGET_ID}, "tenant": "acme", "subject": "prod"},
@@ -45,30 +41,6 @@ def this_month(**changes: Any) -> Delivery:
 
 def alert(**changes: Any) -> dict[str, Any]:
     return foreign.ALERT | {"startsAt": format_time(now_us() - 60_000_000)} | changes
-
-
-class Google:
-    """The keys that sign what Pub/Sub pushes with."""
-
-    def __init__(self, path: Path) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
-        public: dict[str, Any] = jwt.get_algorithm_by_name("RS256").to_jwk(self._key.public_key(), as_dict=True)
-        path.write_text(json.dumps({"keys": [public | {"kid": "k1", "use": "sig", "alg": "RS256"}]}))
-
-    def token(self, **changes: Any) -> dict[str, str]:
-        now_s = now_us() // 1_000_000
-        claims = {
-            "iss": GOOGLE,
-            "aud": AUDIENCE,
-            "azp": "113774264463038321964",
-            "sub": "113774264463038321964",
-            "email": ACCOUNT,
-            "email_verified": True,
-            "iat": now_s,
-            "exp": now_s + 3_600,
-        }
-        signed = jwt.encode(claims | changes, self._key, "RS256", headers={"kid": "k1"})
-        return {"Authorization": f"Bearer {signed}"}
 
 
 @pytest.fixture
