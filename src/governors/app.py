@@ -13,16 +13,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import orjson
 import structlog
-import uvicorn
-from fastapi import FastAPI
 
 from governors.api.app import build_api
+from governors.api.connections import ConnectionLimits, Connections
 from governors.api.push import PUBSUB, PubSubDoor, Pushes
 from governors.auth.authenticator import Authenticator
 from governors.auth.issuer import Fetch, Issuer, fetch_file, fetch_url
@@ -31,14 +30,23 @@ from governors.auth.service_account import GOOGLE, service_account_of
 from governors.auth.token_file import TokenFile
 from governors.custody import Custody
 from governors.intake import Intake
+from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
 from governors.memory import settle_memory
 from governors.outbox.executors import Executor, LogExecutor
 from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
-from governors.settings import AuthSettings, Effective, OidcSettings, PubSubSettings, PushSettings, Settings
+from governors.settings import (
+    AuthSettings,
+    Effective,
+    HttpSettings,
+    OidcSettings,
+    PubSubSettings,
+    PushSettings,
+    Settings,
+)
 from governors.snapshotter import Snapshotter
-from governors.supervision.child import Child, Started
+from governors.supervision.child import Child
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
 from governors.telemetry.logs import configure_logging
 from governors.telemetry.metrics import Metrics
@@ -50,7 +58,6 @@ from ingest.source import Batch, Disposition
 from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
-HTTP_SHUTDOWN_S: Final = 5
 
 
 def wall_clock_us() -> int:
@@ -119,14 +126,14 @@ class App:
         pusher = self._push_issuer(settings.push)
         pushes = Pushes(self.routing, self.dead_letters, None if pusher is None else self._pubsub_door(pusher))
         self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
-        self.http = HttpServer(self.api, settings.http.host, settings.http.port, self.watchers.dismiss)
+        self.http = self._http_server(settings.http)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
             *([Child("token-file", ready_at_once(tokens.run))] if tokens is not None else []),
             *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
             *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
-            Child("http", self.http.run, shutdown_s=HTTP_SHUTDOWN_S + 2.0),
+            Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
             *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
             Child("snapshots", ready_at_once(self._snapshotter().run)),
             keepers=keepers,
@@ -182,6 +189,21 @@ class App:
         return self.tree.tree()
 
     # Edges
+
+    def _http_server(self, settings: HttpSettings) -> HttpServer:
+        limits = ConnectionLimits(
+            connections_max=room_for_connections(settings.connections_max), head_s=settings.head_timeout_s
+        )
+        if limits.connections_max < settings.connections_max:
+            self.log.warning(
+                "fewer connections than http.connections_max: the limit of open files is too low",
+                connections_max=limits.connections_max,
+            )
+        connections = Connections(limits, self.metrics.connection_dropped, self.rng)
+        self.metrics.http_connections.set_function(lambda: len(connections))
+        return HttpServer(
+            self.api, settings.host, settings.port, connections, settings.keep_alive_s, self.watchers.dismiss
+        )
 
     def _token_file(self, settings: AuthSettings) -> TokenFile | None:
         if settings.tokens_file is None:
@@ -299,78 +321,6 @@ class App:
 def _fetch(keys: str) -> Fetch:
     # A path has no scheme.
     return fetch_url(keys) if "://" in keys else fetch_file(Path(keys))
-
-
-class HttpServer:
-    """uvicorn as a supervised child: it says when it listens, and ends when it is told to.
-
-    `on_stop` ends the answers that would otherwise go on for ever.
-    """
-
-    def __init__(self, api: FastAPI, host: str, port: int, on_stop: Callable[[], None]) -> None:
-        self._api = api
-        self._on_stop = on_stop
-        self._host = host
-        self._port = port
-        self.url = ""
-
-    async def run(self, started: Started) -> None:
-        """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
-        listener = _listen(self._host, self._port)
-        # A restart must come back where it was, also on a port that the system chose.
-        self._port = listener.getsockname()[1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self.url = f"http://{host}:{self._port}"
-        config = uvicorn.Config(
-            self._api,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=HTTP_SHUTDOWN_S,
-        )
-        server = _Server(config, started)
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
-        try:
-            await asyncio.shield(serving)
-        finally:
-            server.should_exit = True
-            self._on_stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
-            listener.close()
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, and tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, started: Started) -> None:
-        super().__init__(config)
-        self._say_started = started
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._say_started()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol by its number: asyncio turns Nagle's algorithm off for such sockets only, and with it on a keep-alive
-    # connection waits 40 ms for the body of every answer, until the delayed acknowledgement of its headers.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 async def serve(effective: Effective) -> None:

@@ -59,6 +59,15 @@ class HttpSettings(Struct, frozen=True, kw_only=True):
     request_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     """Seconds for a whole request, reading it included. Above the 2 s that a commit may gather, with room for a slow
     disk; below the 60 s after which proxies commonly give up."""
+    head_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
+    """Seconds for a request's line and headers, and for a new connection to say anything at all."""
+    keep_alive_s: Annotated[int, Meta(ge=1, le=3_600)] = 75
+    """Seconds that a connection may be idle between requests. Longer than proxies commonly keep theirs (60 s), so that
+    none sends into one that is being closed; behind Google's load balancers, which keep theirs for 600 s, take 620."""
+    connections_max: Annotated[int, Meta(ge=8, le=100_000)] = 1_000
+    """Open connections. Beyond, the one that has been idle for longest makes room, so that probes always get through;
+    where all are busy a newcomer is answered with 503. Each may need two open files: the process's limit is raised as
+    far as it can be, and else holds."""
 
 
 class AuthSettings(Struct, frozen=True, kw_only=True):

@@ -144,7 +144,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     }
     for (method, path), access in ACCESS.items():
         operation = document["paths"].get(path.replace(":path", ""), {}).get(method.lower())
-        if operation is not None and access.reach is not Reach.NOBODY:
+        if operation is None:
+            continue
+        operation["responses"] |= _statuses(problem_answers(431))
+        if access.reach is not Reach.NOBODY:
             operation["security"] = [{"token": [access.role]} if access.door is Door.OURS else {"push": []}]
             operation["responses"] |= _statuses(problem_answers(401, 403))
     return document

@@ -53,10 +53,12 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "abnormal-usage-detected": ProblemType(429, "Unusual use of the tenant does not admit this request"),
     "tenant-not-active": ProblemType(429, "The tenant is not active"),
     "unknown-tenant": ProblemType(429, "The tenant is not known"),
+    "headers-too-large": ProblemType(431, "The request's line and headers are too large"),
     "internal": ProblemType(500, "The service failed on this request"),
     "not-accepting": ProblemType(503, "Nothing is accepted now"),
     "pushback": ProblemType(503, "More is waiting than can be carried"),
     "outcome-unknown": ProblemType(503, "The answer did not come in time"),
+    "too-many-connections": ProblemType(503, "No connection is free"),
     "not-ready": ProblemType(503, "The service is not ready"),
     "not-healthy": ProblemType(503, "A part of the service is gone for good"),
 }

@@ -107,6 +107,9 @@ class Metrics:
             SECONDS_BOUNDS,
             ("route",),
         )
+        self._connections_dropped = Tally(
+            registry, "governors_http_connections_dropped", "Connections that this side ended early.", ("reason",)
+        )
         self._loop_lag = BatchHistogram(
             registry,
             "governors_event_loop_lag_seconds",
@@ -117,6 +120,7 @@ class Metrics:
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"governors_{name}", documentation, labels, registry=registry)
 
+        self.http_connections = gauge("http_connections", "Open HTTP connections.")
         self.ledger_size = gauge("ledger_size", "Receipts in the log.", "partition")
         self.ledger_durable_size = gauge("ledger_durable_size", "Receipts that are durable locally.", "partition")
         self.ledger_pending_bytes = gauge("ledger_pending_bytes", "Bytes that wait to be written.", "partition")
@@ -223,6 +227,10 @@ class Metrics:
         """`route` is the route's pattern, never the path that was asked for."""
         self._http_requests.add(route, method, str(status))
         self._http_seconds.observe(seconds, route)
+
+    def connection_dropped(self, reason: str) -> None:
+        """This side refused a connection, or ended it before its time."""
+        self._connections_dropped.add(reason)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics when `accept` (the request's header) asks for it."""

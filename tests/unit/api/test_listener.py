@@ -1,9 +1,12 @@
 """The socket that the service listens on."""
 
 import asyncio
+import resource
 import socket
 
-from governors.app import _listen
+import pytest
+
+from governors.listener import FILES_OF_OURS, _listen, room_for_connections
 
 
 async def test_answers_are_not_held_back_for_the_acknowledgement_of_their_headers() -> None:
@@ -20,3 +23,24 @@ async def test_answers_are_not_held_back_for_the_acknowledgement_of_their_header
         assert await nodelay != 0
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "room", "raised_to"),
+    [
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1_000, None),
+        (1_024, resource.RLIM_INFINITY, 1_000, 2_000 + FILES_OF_OURS),
+        (1_024, 100_000, 1_000, 2_000 + FILES_OF_OURS),
+        (1_024, 1_256, 500, 1_256),
+        (10_000, 10_000, 1_000, None),
+        (64, 64, 1, 64),
+    ],
+)
+def test_connections_leave_files_for_the_rest_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, raised_to: int | None
+) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert room_for_connections(1_000) == room
+    assert raised == ([] if raised_to is None else [(raised_to, hard)])

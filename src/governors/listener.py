@@ -1,0 +1,120 @@
+"""The HTTP server: a socket, and uvicorn behind it as a supervised child."""
+
+import asyncio
+import contextlib
+import functools
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final, cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from governors.api.connections import Connection, Connections
+from governors.supervision.child import Started
+
+SHUTDOWN_S: Final = 5
+# Files that the rest of the process may need: segments, sources, the object store.
+FILES_OF_OURS: Final = 256
+
+
+class HttpServer:
+    """uvicorn as a supervised child: it says when it listens, and ends when it is told to.
+
+    `on_stop` ends the answers that would otherwise go on for ever.
+    """
+
+    def __init__(
+        self,
+        api: FastAPI,
+        host: str,
+        port: int,
+        connections: Connections,
+        keep_alive_s: int,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._keep_alive_s = keep_alive_s
+        self._api = api
+        self._connections = connections
+        self._on_stop = on_stop
+        self._host = host
+        self._port = port
+        self.url = ""
+
+    async def run(self, started: Started) -> None:
+        """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
+        listener = _listen(self._host, self._port)
+        # A restart must come back where it was, also on a port that the system chose.
+        self._port = listener.getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"http://{host}:{self._port}"
+        config = uvicorn.Config(
+            self._api,
+            http=cast("type[asyncio.Protocol]", functools.partial(Connection, connections=self._connections)),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,  # nothing here asks who is connected, so nobody's word on it is needed
+            timeout_keep_alive=self._keep_alive_s,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        server = _Server(config, started)
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            self._on_stop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Started) -> None:
+        super().__init__(config)
+        self._say_started = started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._say_started()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol by its number: asyncio turns Nagle's algorithm off for such sockets only, and with it on a keep-alive
+    # connection waits 40 ms for the body of every answer, until the delayed acknowledgement of its headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def room_for_connections(wanted: int) -> int:
+    """How many of them this process can have open, its limit of open files raised if need be. Without files left the
+    ledger could not go on.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Twice: what is being closed has its file for a moment longer, while its successor has one already.
+    needed = 2 * wanted + FILES_OF_OURS
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(wanted, (soft - FILES_OF_OURS) // 2))
