@@ -32,7 +32,6 @@ from ledger.errors import (
 from ledger.format import checkpoint as checkpoints
 from ledger.format import heads as heads_format
 from ledger.format import segment
-from ledger.format.chain import LEDGER_NAME
 from ledger.format.checkpoint import Checkpoint
 from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.note import split_note
@@ -50,6 +49,7 @@ from ledger.format.tiles import (
     tiles_between,
 )
 from ledger.index import SealedSegment
+from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, decode_head
 from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
 
@@ -230,6 +230,11 @@ class Publisher:
         """Extend the tree by a segment, and write the tiles and bundles that it fills."""
         tree, old = self._tree, self._written
         assert tree is not None  # noqa: S101 - publish() has made it
+        if one.first_index > old:
+            raise LogForkedError(
+                f"receipts from {old} on are to be published, and the segments here begin at {one.first_index}: bring "
+                "back the public checkpoint, or the segments before"
+            )
         leaves, hashes = await self._blocking(lambda: _read_leaves(self._disk, one, old))
         new = old + len(leaves)
         tree.extend(hashes[(tree.size - old) * 32 :])  # an attempt before this one may have got so far
@@ -269,7 +274,15 @@ class Publisher:
         )
         statement = HeadsStatement(len(heads), size, heads.root())
         with suppress(PushbackError, LedgerClosedError):  # then it is for the next time
-            index = self._log.append(_heads_draft(statement, self._clock_us()))
+            index = self._log.append(
+                own_draft(
+                    f"heads-{statement.size}",
+                    heads_format.FSM,
+                    heads_format.RULE,
+                    heads_format.evidence(statement),
+                    self._clock_us(),
+                )
+            )
             self._heads = (index, heads.encoded)
             self._spoken_of = index + 1
 
@@ -373,21 +386,3 @@ def _read_leaves(disk: Disk, one: SealedSegment, from_index: int) -> tuple[list[
         raise SegmentCorruptError(one.path, 0, one.first_index, f"it has {len(leaves)} receipts, not {one.count}")
     wanted = leaves[max(0, from_index - one.first_index) :]
     return wanted, b"".join([hashlib.sha256(b"\0" + leaf).digest() for leaf in wanted])
-
-
-def _heads_draft(statement: HeadsStatement, now_us: int) -> Draft:
-    return Draft(
-        tenant=LEDGER_NAME,
-        event_id=f"heads-{statement.size}",
-        source="",
-        observed_us=now_us,
-        ts_us=now_us,
-        outcome="decided",
-        decision="none",
-        rule=heads_format.RULE,
-        evidence=heads_format.evidence(statement),
-        fsm=heads_format.FSM,
-        policy_digest="",
-        actions=(),
-        payload=b"",
-    )

@@ -70,6 +70,26 @@ def test_what_is_published_step_by_step_is_the_whole_tree(tmp_path: Path) -> Non
     run_simulated(run())
 
 
+def test_nothing_is_published_of_a_log_whose_beginning_is_not_here(tmp_path: Path) -> None:
+    """Leaves in the wrong places would be signed for as if they were right."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path, store)
+        await one.commit(3)
+        await one.commit(4)
+        gone = publisher(one)
+        gone._log = SimpleNamespace(
+            origin=one.ledger.origin, local_size=7, sealed_since=lambda first: one.ledger.sealed_since(max(first, 3))
+        )
+        with pytest.raises(LogForkedError, match="from 0 on are to be published, and the segments here begin at 3"):
+            await gone.publish()
+        assert not [key for key in store.objects if "tile" in key or key == CHECKPOINT]
+        await one.stop()
+
+    run_simulated(run())
+
+
 @pytest.mark.parametrize("first", [0, 3, 256, 600])
 def test_a_publisher_that_starts_anew_goes_on_where_the_last_one_was(tmp_path: Path, first: int) -> None:
     async def run() -> None:
