@@ -88,6 +88,17 @@ class ReceiptNotFoundError(LedgerError):
     """No durable receipt (or no payload) has this index. Ask for an index below `local_size`."""
 
 
+class ReceiptDroppedError(ReceiptNotFoundError):
+    """The receipt was in the log, and retention has dropped it: its hash is in the tree still. Ask for an index from
+    `kept_from` on.
+    """
+
+    def __init__(self, index: int, kept_from: int) -> None:
+        super().__init__(f"receipt {index} was dropped by retention: receipts from {kept_from} on are kept")
+        self.index = index
+        self.kept_from = kept_from
+
+
 class SegmentFormatError(LedgerError):
     """Bytes break the segment format at `offset`. The caller decides whether that means a torn write or damage."""
 
@@ -118,6 +129,10 @@ class SegmentCorruptError(LedgerError):
 
 class SnapshotInvalidError(LedgerError):
     """A snapshot cannot be used. Pass over it: the segments have everything that it said."""
+
+
+class RetentionInvalidError(LedgerError):
+    """What a log says of what it dropped cannot be. Nothing was dropped or fetched: restore the object it stands in."""
 
 
 class StoreUnavailableError(LedgerError):

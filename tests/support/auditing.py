@@ -35,16 +35,16 @@ class Log:
     heads: dict[int, HeadList] = field(default_factory=dict)
 
     def add(self, name: str, decision: str = "none") -> int:
-        return self._append(pseudonym(name), decision, FSM, {"n": len(self.leaves)}, "r")
+        return self.append(pseudonym(name), decision, FSM, {"n": len(self.leaves)}, "r")
 
     def add_heads(self) -> int:
         entries = HeadList.of((tenant, count, last) for tenant, (count, last) in self.ends.items())
         statement = HeadsStatement(len(entries), len(self.leaves), entries.root())
-        index = self._append(chain.LEDGER_TENANT, "none", heads.FSM, heads.evidence(statement), heads.RULE)
+        index = self.append(chain.LEDGER_TENANT, "none", heads.FSM, heads.evidence(statement), heads.RULE)
         self.heads[index] = entries
         return index
 
-    def _append(self, tenant: str, decision: str, fsm: Fsm, evidence: dict[str, int | str], rule: str) -> int:
+    def append(self, tenant: str, decision: str, fsm: Fsm, evidence: dict[str, int | str], rule: str) -> int:
         tseq, last = self.ends.get(tenant) or (0, chain.genesis(ORIGIN, tenant))
         index = len(self.leaves)
         receipt = Receipt(
