@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ledger.errors import NotCanonicalError, ProofInvalidError, SegmentFormatError
-from ledger.format import canonical, chain, segment
+from ledger.format import canonical, chain, heads, retention, segment
 from ledger.format.chain import LEDGER_TENANT
-from ledger.format.heads import RULE, HeadsStatement, read_statement
+from ledger.format.heads import HeadsStatement
 from ledger.format.merkle import leaf_hash
 from ledger.format.receipt import Receipt
+from ledger.format.retention import RetentionStatement
 from ledger.format.segment import COMMITMENT_KEY_BYTES, Batch, Kind, Scan
 
 FINDINGS_MAX: Final = 100
@@ -71,6 +72,14 @@ class StatedHeads:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedDrop:
+    """A retention receipt."""
+
+    index: int
+    statement: RetentionStatement
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a piece shows. `log` is the origin that its receipts name. `broken`: the frames of the batch behind
     `batches` are not in order, and nothing from there on was looked at.
@@ -82,6 +91,7 @@ class Facts:
     states: dict[str, bytes]
     """SHA-256 of the last value under each key of a state frame."""
     heads: list[StatedHeads]
+    drops: list[StatedDrop]
     findings: list[Finding]
     broken: bool
 
@@ -166,11 +176,12 @@ class _Reading:
     chains: dict[str, _Chain] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
     heads: list[StatedHeads] = field(default_factory=list)
+    drops: list[StatedDrop] = field(default_factory=list)
 
     def facts(self) -> Facts:
         links = {tenant: Link(*one.entry, one.next_tseq, one.head) for tenant, one in self.chains.items()}
         states = {key: hashlib.sha256(value).digest() for key, value in self.states.items()}
-        return Facts(self.log, self.batches, links, states, self.heads, sorted(self.findings), self.broken)
+        return Facts(self.log, self.batches, links, states, self.heads, self.drops, sorted(self.findings), self.broken)
 
     def take_batch(self, data: bytes, batch: Batch) -> None:
         hashes: list[bytes] = []
@@ -227,8 +238,8 @@ class _Reading:
                 if receipt.log != self.log or (epoch is not None and receipt.epoch != epoch):
                     self._find(index, start, "foreign", f"a receipt of {receipt.log!r}, epoch {receipt.epoch}")
                 tenant, tseq = receipt.tenant, receipt.tseq
-                if tenant == LEDGER_TENANT and receipt.rule == RULE:
-                    self._take_heads(receipt, index, start)
+                if tenant == LEDGER_TENANT:
+                    self._take_statement(receipt, index, start)
                 known = chains.get(tenant)
                 if known is None:
                     known = chains[tenant] = _Chain((index, start, tseq, receipt.prev))
@@ -239,14 +250,17 @@ class _Reading:
             index += 1
         return hashes
 
-    def _take_heads(self, receipt: Receipt, index: int, start: int) -> None:
+    def _take_statement(self, receipt: Receipt, index: int, start: int) -> None:
+        """What the log says of itself."""
+        kind = {heads.RULE: "heads", retention.RULE: "retention"}.get(receipt.rule)
         try:
-            statement = read_statement(receipt)
+            if kind == "heads":
+                ends = {tenant: (one.next_tseq, one.head) for tenant, one in self.chains.items()}
+                self.heads.append(StatedHeads(index, start, heads.read_statement(receipt), ends))
+            elif kind == "retention":
+                self.drops.append(StatedDrop(index, retention.read_statement(receipt)))
         except ProofInvalidError as error:
-            self._find(index, start, "heads", str(error))
-            return
-        ends = {tenant: (one.next_tseq, one.head) for tenant, one in self.chains.items()}
-        self.heads.append(StatedHeads(index, start, statement, ends))
+            self._find(index, start, kind or "", str(error))
 
     def _receipt(self, leaf: bytes, index: int, start: int) -> Receipt | None:
         try:

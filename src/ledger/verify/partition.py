@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from ledger.durable import POSIX
-from ledger.errors import ProofInvalidError, SnapshotInvalidError
+from ledger.errors import ProofInvalidError, RetentionInvalidError, SnapshotInvalidError
 from ledger.format import chain, damage, segment
 from ledger.format.heads import HeadList
 from ledger.format.merkle import HASH_BYTES, CompactRange
+from ledger.format.retention import RETENTION_KEY, Retention, RetentionStatement
 from ledger.format.segment import Corrupt, Intact, SegmentHeader, Torn
 from ledger.format.snapshot import Snapshot, decode_chains
 from ledger.format.snapshot import decode as decode_snapshot
@@ -68,6 +69,8 @@ class PartitionCheck:
         self._wanted = sorted({*sizes, published_size, *self._snapshots})
         self._states: dict[str, bytes] = {}
         self._published = published
+        self._stated: dict[int, RetentionStatement] = {}
+        """What the log's own receipts say to be dropped, by index."""
         self._published_size = published_size
         self._tiles = TileTree()
         self._tiles_checked = 0
@@ -77,6 +80,7 @@ class PartitionCheck:
         self._previous_sha256: bytes | None = segment.NO_SEGMENT_SHA256
         self._begins_late = False
         """Whether the first segments were dropped, and so the states in them."""
+        self._said = self._read_said()
 
     def run(self, progress: Progress | None, processes: int) -> None:
         """Stops at what makes everything behind it unknowable, or after too many errors."""
@@ -99,6 +103,7 @@ class PartitionCheck:
             if progress is not None:
                 progress(self.partition, self.tree.size, len(keys) - number)
         self._check_bundles(processes)
+        self._check_said()
         for size, (path, _) in self._snapshots.items():
             if size not in self.roots:
                 message = f"a snapshot stands for {size} receipts, and the log has {self.tree.size}"
@@ -125,17 +130,13 @@ class PartitionCheck:
 
     def _begin_at(self, first_index: int, processes: int) -> bool:
         """Take the log up to where its first segment begins from what is published. Can what follows be judged?"""
-        try:
-            dropped = self._published.retention()
-        except ProofInvalidError as error:
-            self.error("missing", 0, str(error))
-            return False
-        if dropped is None or dropped.segments_from < first_index:
-            said = "nothing" if dropped is None else f"receipts below {dropped.segments_from} only"
-            message = f"the first segment begins at receipt {first_index}, and the log says to have dropped {said}"
+        said = self._said
+        if said.segments_from < first_index:
+            dropped = f"receipts below {said.segments_from} only" if said.segments_from else "nothing"
+            message = f"the first segment begins at receipt {first_index}, and the log says to have dropped {dropped}"
             self.error("missing", 0, f"{message}: segments are missing")
             return False
-        kept = min(dropped.entries_from, first_index) // TILE_WIDTH
+        kept = min(said.entries_from, first_index) // TILE_WIDTH
         if not self._take_hashes(kept) or not self._take_leaves(kept, first_index, processes):
             return False
         self._previous_sha256, self._begins_late = None, True  # of a segment that is no more
@@ -233,6 +234,7 @@ class PartitionCheck:
                 findings.append(Finding(link.index, link.offset, "tenant_chain", message))
             self.chains[tenant] = (link.next_tseq, link.head)
         self._states.update(found.states)
+        self._stated.update((one.index, one.statement) for one in found.drops)
         stopped = found.broken
         for batch in found.batches:
             if not self._grow(batch):
@@ -356,6 +358,30 @@ class PartitionCheck:
 
     # What is published
 
+    def _read_said(self) -> Retention:
+        try:
+            return self._published.retention()
+        except RetentionInvalidError as error:
+            self.error("retention", 0, str(error), 0, self._published.folder / RETENTION_KEY)
+            return Retention()
+
+    def _check_said(self) -> None:
+        """Is what the log says to have dropped said under its root too? Whoever can write the store could say it."""
+        said, stated = self._said, self._stated.values()
+        path = self._published.folder / RETENTION_KEY
+        for word, bound, limits in (
+            ("segments", said.segments_from, [one.segments_from for one in stated]),
+            ("entry bundles", said.entries_from, [one.entries_from for one in stated]),
+        ):
+            if bound > max(limits, default=0):
+                message = f"it says that {word} below receipt {bound} were dropped, and no receipt of the log says so"
+                self.error("retention", 0, message, path=path)
+        for one in said.snapshots:
+            statement = self._stated.get(one.receipt)
+            if statement is None or statement.snapshot != one.sha256:
+                message = f"receipt {one.receipt} does not name the snapshot {one.key()}"
+                self.error("retention", 0, message, one.receipt, path)
+
     def _check_tiles(self) -> None:
         """Hold the published tiles against the tree so far, each as soon as it is full; at the end the partial ones."""
         size = min(self.tree.size, self._published_size)
@@ -379,13 +405,8 @@ class PartitionCheck:
 
     def _check_bundles(self, processes: int) -> None:
         """Hold the entry bundles against the tiles of their hashes, which were checked before."""
-        try:
-            dropped = self._published.retention()
-        except ProofInvalidError as error:
-            self.error("entries", 0, str(error))
-            return
         size = min(self.tree.size, self._published_size)
-        kept = list(bundle_widths(size))[dropped.entries_from // TILE_WIDTH if dropped is not None else 0 :]
+        kept = list(bundle_widths(size))[self._said.entries_from // TILE_WIDTH :]
         for found in parallel.in_order(hash_bundles, self._bundle_tasks(kept), processes):
             if isinstance(found, str):
                 self.error("entries", 0, found, path=self._published.folder)

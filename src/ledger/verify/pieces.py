@@ -53,7 +53,13 @@ def look_into(path: Path, data: bytes, log: str | None, *, skip: int = 0) -> See
         scan = segment.scan(data, sealed=sealed)
     except SegmentFormatError as error:
         return SeenSegment(
-            path, sealed, None, Corrupt(error.offset, error.message), Facts(log, [], {}, {}, [], [], True), b"", data
+            path,
+            sealed,
+            None,
+            Corrupt(error.offset, error.message),
+            Facts(log, [], {}, {}, [], [], [], True),
+            b"",
+            data,
         )
     found = facts.of_segment(data, scan, log, skip)
     intact = isinstance(scan.verdict, Intact)

@@ -8,29 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from ledger.errors import HeadInvalidError, ProofInvalidError, TileInvalidError
+from ledger.errors import HeadInvalidError, TileInvalidError
+from ledger.format import retention
 from ledger.format.merkle import HASH_BYTES
+from ledger.format.retention import RETENTION_KEY, Retention
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, tile_path
 from ledger.protocol.head import decode_head
 
 CHECKPOINT: Final = "checkpoint"
-RETENTION: Final = "retention"
 HEAD: Final = "ctl/head"
-
-
-class Retention(Struct, frozen=True):
-    """What the log says that it has dropped: segments with receipts below `segments_from`, entry bundles with leaves
-    below `entries_from`. Tiles stay.
-    """
-
-    entries_from: int
-    segments_from: int
-
-
-_decode_retention = msgspec.json.Decoder(Retention).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +39,10 @@ class Published:
         except HeadInvalidError:
             return None
 
-    def retention(self) -> Retention | None:
-        """Raises ProofInvalidError for one that cannot be read, OSError."""
-        data = self._read(RETENTION)
-        try:
-            return None if data is None else _decode_retention(data)
-        except msgspec.DecodeError as error:
-            raise ProofInvalidError(f"{self.folder / RETENTION} cannot be read: {error}") from error
+    def retention(self) -> Retention:
+        """What the log says that it has dropped. Raises RetentionInvalidError, OSError."""
+        data = self._read(RETENTION_KEY)
+        return Retention() if data is None else retention.decode(data)
 
     def tile(self, tile: TileId) -> bytes | None:
         """As many hashes as its width says, from the tile itself or, where that was deleted, from a fuller one.

@@ -15,9 +15,9 @@ class LogError:
     """Something that no honest writer leaves. `kind` is a stable word:
 
     `damaged` (bytes changed), `missing`, `header`, `sequence`, `frame`, `root`, `canonical`, `tenant_chain`,
-    `commitment`, `foreign` in the segments; `heads` where a heads receipt contradicts the chains; `snapshot`, `tile`,
-    `entries`, `checkpoint`, `truncated`, `fork`, `rollback` where the log contradicts what was made or published of it,
-    or seen before.
+    `commitment`, `foreign` in the segments; `heads` where a heads receipt contradicts the chains; `retention` where no
+    receipt says what was dropped; `snapshot`, `tile`, `entries`, `checkpoint`, `truncated`, `fork`, `rollback` where
+    the log contradicts what was made or published of it, or seen before.
 
     `index` is the first receipt concerned, `offset` the byte in `file` where it shows.
     """

@@ -1,6 +1,6 @@
 """A log held against what was published of it, and against what an auditor has seen before."""
 
-import json
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,14 @@ from support.ledger_scenes import draft, running, segments, write_log
 
 from ledger.appender import Ledger, Limits
 from ledger.durable import POSIX
-from ledger.format import heads
+from ledger.format import heads, retention
 from ledger.format.chain import LEDGER_NAME
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.merkle import leaf_hash, root_of
 from ledger.format.note import Signer
 from ledger.format.receipt import Receipt
+from ledger.format.retention import NamedSnapshot, Retention, RetentionStatement
 from ledger.format.snapshot import encode as encode_snapshot
 from ledger.fsck import verify_log
 from ledger.protocol.head import Head, SegmentRef, encode_head, segment_key
@@ -45,8 +46,6 @@ def note_of(leaves: list[bytes], signer: Signer = SIGNER) -> bytes:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import asyncio  # noqa: PLC0415 - only for this fixture, which outlives a test's loop
-
     folder = tmp_path_factory.mktemp("original")
     asyncio.run(write_log(folder, [40] * (SIZE // 40), tenants=7, limits=Limits(segment_bytes=40_000)))
     publish(folder / "store" / "0", leaves_of(folder)[:580])
@@ -122,8 +121,6 @@ def test_receipts_cut_off_the_end_are_missed(data_dir: Path) -> None:
 
 
 def test_a_log_that_was_written_anew_is_a_fork(data_dir: Path, tmp_path: Path) -> None:
-    import asyncio  # noqa: PLC0415 - as above
-
     other = tmp_path / "other"
     asyncio.run(write_log(other, [40] * (SIZE // 40), tenants=6, limits=Limits(segment_bytes=40_000)))
     shutil.rmtree(other / "ledger" / "0" / "store", ignore_errors=True)
@@ -200,11 +197,13 @@ def test_a_changed_or_missing_entry_bundle_is_named(data_dir: Path, store: Path)
     assert "entry bundle 1 is missing" in verify_log(data_dir).errors[0].message
 
 
-def drop(data_dir: Path, store: Path, segments_to: int, entries_from: int = 0) -> int:
-    """As retention drops: says it, then removes whole segments, and whole bundles."""
+def drop(data_dir: Path, store: Path, segments_to: int, entries_from: int = 0, *, stated: bool = True) -> int:
+    """As retention drops: says it, in a receipt and beside the checkpoint, then removes whole segments and bundles."""
+    if stated:
+        asyncio.run(state_drop(data_dir, RetentionStatement(entries_from, segments_to, "0" * 64)))
     kept = [path for path in segments(data_dir) if int(path.name[:20]) <= segments_to]
     first = int(kept[-1].name[:20])
-    (store / "retention").write_text(json.dumps({"segments_from": segments_to, "entries_from": entries_from}))
+    (store / "retention").write_bytes(retention.encode(Retention(entries_from, segments_to)))
     for path in kept[:-1]:
         path.unlink()
     for number in range(entries_from // 256):
@@ -212,14 +211,22 @@ def drop(data_dir: Path, store: Path, segments_to: int, entries_from: int = 0) -
     return first
 
 
+async def state_drop(data_dir: Path, statement: RetentionStatement) -> None:
+    async with running(data_dir) as ledger:
+        evidence = retention.evidence(statement)
+        index = ledger.append(draft(tenant=LEDGER_NAME, fsm=retention.FSM, rule=retention.RULE, evidence=evidence))
+        await ledger.wait_local(index)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_retention_dropped_is_said_and_the_rest_verified(data_dir: Path, store: Path, processes: int) -> None:
+    asyncio.run(state_drop(data_dir, RetentionStatement(0, 400, "0" * 64)))
     whole = verify_log(data_dir, recall=recall())
-    first = drop(data_dir, store, 400)
+    first = drop(data_dir, store, 400, stated=False)
     assert 256 < first <= 400
     report = verify_log(data_dir, processes=processes, recall=recall())
     assert report.errors == []
-    assert (report.receipts, report.tenants, report.partitions) == (SIZE, 7, whole.partitions)
+    assert (report.receipts, report.tenants, report.partitions) == (SIZE + 1, 8, whole.partitions)
     assert f"receipts 0..{first - 1}: payloads dropped by retention" in report.notes[0]
     assert len(report.learned) == 1
 
@@ -228,7 +235,7 @@ def test_dropped_receipts_are_said_to_be_unjudged_and_their_hashes_still_count(d
     first = drop(data_dir, store, 400, 256)
     report = verify_log(data_dir, recall=recall())
     assert report.errors == []
-    assert report.receipts == SIZE
+    assert report.receipts == SIZE + 1
     assert "receipts 0..255 were dropped by retention; their hashes are in the tree" in report.notes[0]
     assert f"receipts 256..{first - 1}: payloads dropped by retention" in report.notes[1]
     tile = store / "tile/0/000"
@@ -244,10 +251,27 @@ def test_segments_that_are_gone_unsaid_are_missing(data_dir: Path, store: Path) 
     report = verify_log(data_dir)
     assert kinds(report)[0] == "missing"
     assert "says to have dropped nothing" in report.errors[0].message
-    (store / "retention").write_text('{"segments_from": 100, "entries_from": 0}')
+    (store / "retention").write_bytes(retention.encode(Retention(0, 100)))
     assert "receipts below 100 only" in verify_log(data_dir).errors[0].message
     (store / "retention").write_text("{")
     assert "cannot be read" in verify_log(data_dir).errors[0].message
+
+
+def test_what_no_receipt_says_to_be_dropped_was_taken_away(data_dir: Path, store: Path) -> None:
+    """Whoever can write into the store can write the object too, and sign nothing."""
+    drop(data_dir, store, 400, 256, stated=False)
+    report = verify_log(data_dir, recall=recall())
+    assert kinds(report) == ["retention", "retention"]
+    assert "segments below receipt 400 were dropped, and no receipt of the log says so" in report.errors[0].message
+    assert "entry bundles below receipt 256 were dropped" in report.errors[1].message
+
+
+def test_a_snapshot_that_no_receipt_names_stands_for_nothing(data_dir: Path, store: Path) -> None:
+    drop(data_dir, store, 400)
+    for sha256, said in (("0" * 64, []), ("1" * 64, ["retention"])):
+        named = (NamedSnapshot(1, 560, SIZE, sha256, SIZE),)
+        (store / "retention").write_bytes(retention.encode(Retention(0, 400, named)))
+        assert kinds(verify_log(data_dir)) == said
 
 
 def test_a_bundle_that_must_stand_for_a_dropped_segment_is_held_against_its_root(data_dir: Path, store: Path) -> None:
