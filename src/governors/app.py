@@ -116,6 +116,7 @@ class App:
             tree=self._read_tree,
             missing=self.missing,
             warnings=self.warnings,
+            receipts=custody.prover.receipts if custody is not None and custody.prover is not None else None,
         )
         tokens, issuer = self._token_file(settings.auth), self._issuer(settings.oidc)
         is_asked = tokens is not None or issuer is not None

@@ -36,7 +36,7 @@ class LedgerProofs:
         prover = self._of(partition)
         try:
             return await prover.tile(parse_tile_path(path))
-        except (ValueError, ReceiptNotFoundError) as error:
+        except ValueError as error:
             raise NotFoundError(str(error)) from error
         except StoreUnavailableError as error:
             raise _later(error) from error
@@ -56,8 +56,6 @@ class LedgerProofs:
         prover = self._of(partition)
         try:
             found, head = await prover.inclusion(index)
-        except ReceiptNotFoundError as error:
-            raise NotFoundError(str(error)) from error
         except StoreUnavailableError as error:
             raise _later(error) from error
         leaf = found.extra or b""

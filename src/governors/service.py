@@ -4,7 +4,7 @@ import asyncio
 import importlib.metadata
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from msgspec import Raw
 
@@ -41,7 +41,7 @@ from governors.tenants.records import Header, MachineRecord, machine_key
 from ingest.decode.native import decode_native, encode_native
 from ingest.signals import Signal, TenantEntitlement, format_time
 from ledger.appender import StoredReceipt
-from ledger.errors import ReceiptNotFoundError
+from ledger.errors import StoreUnavailableError
 from ledger.format import canonical
 
 OPERATOR: Final = "operator"
@@ -103,6 +103,12 @@ class _Watcher:
         self.dismissed = False
 
 
+class ReceiptReader(Protocol):
+    """Reads receipts, wherever they are kept."""
+
+    async def read(self, index: int) -> StoredReceipt: ...
+
+
 class GovernorService:
     """Implements the edge's `Service` on a runtime. `accepting` is what the composition root says of the rest."""
 
@@ -115,8 +121,11 @@ class GovernorService:
         tree: Callable[[], TreeNode],
         missing: Callable[[], list[str]],
         warnings: Callable[[], list[str]] = list,
+        receipts: ReceiptReader | None = None,
     ) -> None:
+        """`receipts` reads those that are no more in the ledger's segments too."""
         self._runtime = runtime
+        self._receipts: ReceiptReader = receipts or runtime.ledger
         self._metrics = metrics
         self._watchers = watchers
         self._tree = tree
@@ -281,16 +290,16 @@ class GovernorService:
             raise NotFoundError(f"tenant {tenant} is not known")
         found = await self._runtime.ledger.tenant_receipts(tenant, after, limit + 1)
         page = [_receipt_view(stored) for stored in found[:limit]]
-        return ReceiptsPage(page, page[-1].index if len(found) > limit else None)
+        return ReceiptsPage(page, page[-1].index if len(found) > limit else None, self._runtime.ledger.kept_from)
 
     async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
         """One receipt, if its tenant is in scope."""
         if partition != PARTITION:
             raise NotFoundError(f"partition {partition} is not here")
         try:
-            stored = await self._runtime.ledger.read(index)
-        except ReceiptNotFoundError as error:
-            raise NotFoundError(str(error)) from error
+            stored = await self._receipts.read(index)
+        except StoreUnavailableError as error:
+            raise NotAcceptingError(error.reason, error.retry_after_s) from error
         if scope is not None:
             # A receipt names its tenant by a pseudonym only.
             pseudonyms = map(self._runtime.ledger.pseudonym, scope)

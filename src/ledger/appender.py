@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -209,6 +210,7 @@ class Ledger:
         self._encode_state = encode_state
         self._limits = limits
         self._lock = lock
+        self._disk = disk
         self._index = LogIndex(archive or Archive(None, folder, disk), recovered.sealed, folder, disk)
         self._all_chains = recovered.chains
         self._tree = recovered.tree
@@ -327,6 +329,11 @@ class Ledger:
     def sealed_size(self) -> int:
         """How many are in sealed segments."""
         return self._index.sealed[-1].end if self._index.sealed else 0
+
+    @property
+    def kept_from(self) -> int:
+        """The index of the first receipt whose segment is here; 0 in a log of which nothing was dropped."""
+        return self._index.sealed[0].first_index if self._index.sealed else 0
 
     @property
     def root(self) -> bytes:
@@ -518,6 +525,16 @@ class Ledger:
         """
         sealed = self._index.sealed
         return sealed[0 if key is None else bisect_right(sealed, key, key=lambda one: one.key) :]
+
+    async def drop_below(self, first_index: int) -> int:
+        """Remove the sealed segments that begin below this receipt from the disk, oldest first; how many those were.
+
+        The caller sees to it that a start finds what it needs. Raises OSError: then nobody knows how many are left.
+        """
+        dropped = self._index.drop_below(first_index)
+        remove = partial(_remove, self._disk, [one.path for one in dropped])
+        await asyncio.get_running_loop().run_in_executor(self._reading, remove)
+        return len(dropped)
 
     def mark_committed(self, size: int) -> None:
         """The first `size` receipts are committed. Wakes those who wait for them; never goes back."""
@@ -763,3 +780,12 @@ class Ledger:
         self._segments.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _remove(disk: Disk, paths: list[Path]) -> None:
+    """One after the other, for good: were one of them to come back after a crash, and not those behind it, the log
+    would have a hole.
+    """
+    for path in paths:
+        disk.unlink(path)
+        disk.sync_names(path.parent)

@@ -83,12 +83,21 @@ class Archive:
         """Say which segments there are; the caller goes on appending to the list. Forgets rows of others, and returns
         the segments that have to be added.
         """
-        self._sealed = sealed
+        self.keep(sealed)
         segments = {one.first_index: one for one in self._sealed if one.count}
         for first_index in list(self._known):
             if first_index not in segments or not self._has(segments[first_index]):
                 self._forget(first_index)
         return [one for one in segments.values() if not self._has(one)]
+
+    def keep(self, sealed: list[SealedSegment]) -> None:
+        """The segments are these from now on; the caller goes on appending to the list."""
+        self._sealed = sealed
+
+    def forget(self, dropped: Iterable[SealedSegment]) -> None:
+        """Remove the rows of segments that are no more."""
+        for one in dropped:
+            self._forget(one.first_index)
 
     def add(self, sealed: SealedSegment, index: SegmentIndex | None = None) -> None:
         """Index a segment, from its file if the index is not at hand. Raises SegmentCorruptError, OSError."""
@@ -98,18 +107,20 @@ class Archive:
 
     def place_of(self, index: int) -> ReceiptPlace:
         """Where a receipt stands. Raises ReceiptNotFoundError for one that is in no sealed segment."""
-        at = bisect_right(self._sealed, index, key=_end)
-        if at == len(self._sealed) or self._sealed[at].first_index > index:
+        sealed = self._sealed
+        at = bisect_right(sealed, index, key=_end)
+        if at == len(sealed) or sealed[at].first_index > index:
             raise ReceiptNotFoundError(f"receipt {index} is in no sealed segment that is still here")
-        return self._batches(self._sealed[at]).place_of(index)
+        return self._batches(sealed[at]).place_of(index)
 
     def places_of(self, pseudonym: str, after: int, limit: int, end: int) -> list[ReceiptPlace]:
         """Where a tenant's receipts with `after < index < end` stand: the first `limit` of them, in order."""
         found: list[ReceiptPlace] = []
-        at = bisect_right(self._sealed, after + 1, key=_end)
-        while at < len(self._sealed) and len(found) < limit and self._sealed[at].first_index < end:
-            if self._sealed[at].count:
-                found += self._places_in(self._sealed[at], pseudonym, after, limit - len(found))
+        sealed = self._sealed
+        at = bisect_right(sealed, after + 1, key=_end)
+        while at < len(sealed) and len(found) < limit and sealed[at].first_index < end:
+            if sealed[at].count:
+                found += self._places_in(sealed[at], pseudonym, after, limit - len(found))
             at += 1
         return found
 

@@ -23,10 +23,12 @@ _WAITING_MAX: Final = 4
 
 
 class LogIndex:
-    """The segments of a log and the places of their receipts. `sealed` is in order."""
+    """The segments of a log and the places of their receipts. `sealed` is in order; it only grows at its end, and a
+    list that is shorter at its beginning takes its place, so that a thread can go on with the one that it has.
+    """
 
     def __init__(self, archive: Archive, sealed: list[SealedSegment], folder: Path, disk: Disk) -> None:
-        self.sealed: Final = sealed
+        self.sealed = sealed
         self._archive = archive
         self._folder = folder
         self._disk = disk
@@ -58,6 +60,17 @@ class LogIndex:
             self._waiting.append((one, index))
         self._archive_next()
 
+    def drop_below(self, first_index: int) -> list[SealedSegment]:
+        """Forget the segments that begin below this receipt, and return them. Their files are the caller's."""
+        dropped = [one for one in self.sealed if one.first_index < first_index]
+        self.sealed = self.sealed[len(dropped) :]
+        self._waiting = deque(each for each in self._waiting if each[0].first_index >= first_index)
+        self._live = [one for one in self._live if one.key.first_index >= first_index]
+        self._archive.keep(self.sealed)
+        if self._indexing is not None:
+            self._indexing.submit(self._archive.forget, dropped)
+        return dropped
+
     async def stop(self) -> None:
         """Finish the segment under way and let go of the archive: the next start does the rest."""
         self._waiting.clear()
@@ -71,7 +84,11 @@ class LogIndex:
 
     def read(self, index: int) -> Stored:
         """A durable receipt. Raises ReceiptNotFoundError for one that is not here any more, SegmentCorruptError."""
-        (stored,) = read_receipts(self._folder, [self._place_of(index)], self._disk)
+        try:
+            (stored,) = read_receipts(self._folder, [self._place_of(index)], self._disk)
+        except FileNotFoundError:
+            self._place_of(index)  # raises, if its segment was dropped meanwhile
+            raise
         return stored
 
     def read_chain(self, pseudonym: str, after: int, limit: int, end: int) -> list[Stored]:
@@ -86,7 +103,10 @@ class LogIndex:
             for one in live:
                 mine = one.indices_of(pseudonym, after, end)[: limit - len(places)]
                 places += [one.batches.place_of(index) for index in mine]
-            found = read_receipts(self._folder, places, self._disk)
+            try:
+                found = read_receipts(self._folder, places, self._disk)
+            except FileNotFoundError:
+                continue  # its segment was dropped meanwhile: look again
             if is_chain((stored.leaf for stored in found), pseudonym):
                 return found
             self._archive.distrust(places)

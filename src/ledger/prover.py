@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from ledger.appender import StoredReceipt
-from ledger.errors import ProofInvalidError, ReceiptNotFoundError, StoreUnavailableError
+from ledger.errors import ProofInvalidError, ReceiptDroppedError, ReceiptNotFoundError, StoreUnavailableError
 from ledger.format import canonical
 from ledger.format.batch_proof import batch_ranges
 from ledger.format.heads import HeadList, read_statement
@@ -32,6 +32,7 @@ from ledger.format.tiles import (
     range_hashes,
     tile_path,
 )
+from ledger.kept import KeptReceipts
 from ledger.protocol.head import Head
 from ledger.publisher import heads_key
 from ledger.store.object_store import ObjectStore
@@ -53,6 +54,8 @@ class Log(Protocol):
 
     @property
     def local_size(self) -> int: ...
+    @property
+    def kept_from(self) -> int: ...
     @property
     def hashes_from(self) -> int: ...
     def take_hashes(self) -> bytes: ...
@@ -90,6 +93,7 @@ class Prover:
         self._store = store
         self._published = published
         self._executor = executor
+        self.receipts: Final = KeptReceipts(log, store)
         self._tree = TileTree.from_state(edge.state())
         self._tiles: OrderedDict[TileId, bytes] = OrderedDict()
         self._last_heads = ""
@@ -112,7 +116,7 @@ class Prover:
         Raises ReceiptNotFoundError, StoreUnavailableError.
         """
         head = await self._head_with(index)
-        stored = await self._log.read(index)
+        stored = await self.receipts.read(index)
         path = await self._hashes(inclusion_ranges(index, head.size), head.size)
         return TlogProof(index, tuple(path), head.checkpoint.encode(), stored.leaf), head
 
@@ -213,7 +217,7 @@ class Prover:
         if found is not None:
             return found.data
         first = bundle.number * TILE_WIDTH
-        return encode_entries([(await self._log.read(index)).leaf for index in range(first, first + bundle.width)])
+        return encode_entries([(await self.receipts.read(index)).leaf for index in range(first, first + bundle.width)])
 
     async def _fetch(self, tile: TileId, length: int) -> bytes:
         found = await self._store.get(tile_path(tile))
@@ -233,7 +237,10 @@ class Prover:
             proof = entries.prove(pseudonym)
         except KeyError:
             return None
-        leaf = (await self._log.read(index)).leaf
+        try:
+            leaf = (await self.receipts.read(index)).leaf
+        except ReceiptDroppedError:
+            return None  # nothing was decided since, for as long as receipts are kept
         if read_statement(canonical.decode(leaf)).root != entries.root():
             raise ProofInvalidError(f"the list in {heads_key(index)} is not the one that receipt {index} speaks of")
         head = proof.head

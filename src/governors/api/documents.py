@@ -129,7 +129,7 @@ EXAMPLES: Final[dict[type, Any]] = {
     TenantView: _TENANT,
     TenantsPage: {"tenants": [_TENANT], "next": None},
     ReceiptView: _RECEIPT,
-    ReceiptsPage: {"receipts": [_RECEIPT], "next": 1234},
+    ReceiptsPage: {"receipts": [_RECEIPT], "next": 1234, "dropped_before": 0},
     OverrideResult: {
         "tenant": "acme",
         "governor": "cost_guard",

@@ -41,7 +41,7 @@ def log_router(proofs: Proofs) -> APIRouter:
 
     @router.get(
         "/v1/logs/{partition}/tile/entries/{number:path}",
-        responses={200: _BINARY, **problem_answers(404, 422, 503)},
+        responses={200: _BINARY, **problem_answers(404, 410, 422, 503)},
         response_class=Response,
     )
     async def get_entries(partition: Partition, number: Number) -> Any:

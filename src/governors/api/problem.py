@@ -18,6 +18,7 @@ from ledger.errors import (
     LedgerClosedError,
     LedgerFailedError,
     PushbackError,
+    ReceiptDroppedError,
     ReceiptNotFoundError,
     WriterFencedError,
 )
@@ -42,6 +43,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "not-found": ProblemType(404, "There is no such thing"),
     "method-not-allowed": ProblemType(405, "This route does not take this method"),
     "request-timeout": ProblemType(408, "The body did not arrive in time"),
+    "receipt-dropped": ProblemType(410, "The receipt is kept no more"),
     "body-too-large": ProblemType(413, "The body is too large"),
     "batch-too-large": ProblemType(413, "The body has too many signals"),
     "unsupported-media-type": ProblemType(415, "The body is in no form that is read here"),
@@ -105,6 +107,8 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError("not-accepting", detail, retry_after_s=RESTART_S)
         case LedgerClosedError() | LedgerFailedError():
             return ProblemError("not-accepting", "the ledger takes nothing more", retry_after_s=RESTART_S)
+        case ReceiptDroppedError():
+            return ProblemError("receipt-dropped", str(error), members={"kept_from": error.kept_from})
         case NotFoundError() | ReceiptNotFoundError():
             return ProblemError("not-found", str(error))
         case InvalidFieldError():

@@ -17,7 +17,7 @@ from ledger.verify.documents import Consistency, TenantBundle
 BUNDLE_MAX: Final = 2_000
 """Each may need a tile of its own, of 8 kB."""
 TEXT: Final = "text/plain"
-_PROOF_ANSWERS: Final = answers(ReceiptProof, 404, 422, 503)
+_PROOF_ANSWERS: Final = answers(ReceiptProof, 404, 410, 422, 503)
 _PROOF_ANSWERS[200]["content"][TEXT] = {"schema": {"type": "string"}, "example": "c2sp.org/tlog-proof@v1\n…"}
 
 

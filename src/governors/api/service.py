@@ -149,10 +149,13 @@ class ReceiptView(Struct, frozen=True):
 
 
 class ReceiptsPage(Struct, frozen=True):
-    """Receipts of one tenant, oldest first. `next` is the next page's `after`, null at the end."""
+    """Receipts of one tenant, oldest first. `next` is the next page's `after`, null at the end. Receipts with an index
+    below `dropped_before` are listed no more, for retention has dropped their payloads; 0 if nothing was dropped.
+    """
 
     receipts: list[ReceiptView]
     next: int | None
+    dropped_before: int
 
 
 class TenantChange(Struct, frozen=True):

@@ -199,7 +199,9 @@ def receipts_router(service: Service) -> APIRouter:
     """Receipts by their ids."""
     router = APIRouter(tags=["receipts"])
 
-    @router.get("/v1/receipts/{receipt_id}", responses=answers(ReceiptView, 404, 422), response_class=Response)
+    @router.get(
+        "/v1/receipts/{receipt_id}", responses=answers(ReceiptView, 404, 410, 422, 503), response_class=Response
+    )
     async def get_receipt(
         request: Request,
         receipt_id: Annotated[

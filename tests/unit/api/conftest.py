@@ -121,7 +121,7 @@ class FakeService:
         self.asked.append((tenant, after, limit))
         self._maybe_raise()
         views = [self._receipt(index) for index in range(after + 1, 3)][:limit]
-        return ReceiptsPage(views, views[-1].index if views and views[-1].index < 2 else None)
+        return ReceiptsPage(views, views[-1].index if views and views[-1].index < 2 else None, 0)
 
     async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
         self.scopes.append(scope)
