@@ -3,6 +3,9 @@
 The head names the last segment by its SHA-256, and each segment's header names the one before it. So the walk goes
 backwards, from the head to a segment that the disk has or to the first; then what was fetched gets its names in log
 order, so that a crash leaves a shorter log, never one with a hole.
+
+Where retention has dropped the first segments the walk ends before them, and snapshots stand for what is gone. One is
+believed if its SHA-256 is in a receipt of the log that was fetched, and its last segment is one of those.
 """
 
 import asyncio
@@ -11,21 +14,32 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ledger.backoff import PATIENCE_S, Backoff, with_patience
 from ledger.disk import Disk
-from ledger.errors import RestoreError, SegmentFormatError
-from ledger.format import segment
-from ledger.format.segment import Intact, SegmentHeader
+from ledger.errors import (
+    NotCanonicalError,
+    ProofInvalidError,
+    RestoreError,
+    SegmentFormatError,
+    SnapshotInvalidError,
+)
+from ledger.format import canonical, retention, segment
+from ledger.format.retention import RETENTION_KEY, NamedSnapshot
+from ledger.format.segment import Intact, Kind, SegmentHeader
 from ledger.index import SegmentKey
 from ledger.layout import SegmentName
 from ledger.local_log import FETCHED_SUFFIX
 from ledger.protocol.head import Head, parse_segment_key
+from ledger.snapshots import SnapshotName, open_snapshot
 from ledger.store.object_store import Object, ObjectStore
 
 AHEAD: Final = 8
 """Objects that are fetched at a time, 16 MiB each."""
+
+_RECEIPT: Final = int(Kind.RECEIPT)
+T = TypeVar("T")
 
 OnProgress = Callable[[int, int], None]
 """`on_progress(receipts_left, bytes)`: how many receipts lie before what was fetched, and how much was."""
@@ -34,10 +48,12 @@ OnProgress = Callable[[int, int], None]
 @dataclass(slots=True)
 class Fetched:
     """Segments that are on the disk under provisional names, the last one first; `common` is the SHA-256 of the
-    segment before them that the disk has, None if they begin with the log's first.
+    segment before them that the disk has, None if they begin with the first that the store has. `snapshots` stand for
+    what retention has dropped before them; none where nothing was dropped.
     """
 
     names: list[SegmentName] = field(default_factory=list)
+    snapshots: list[SnapshotName] = field(default_factory=list)
     common: bytes | None = None
     bytes: int = 0
 
@@ -68,7 +84,8 @@ class Fetcher:
     async def fetch(self, head: Head, known: Collection[bytes]) -> Fetched:
         """Fetch what lies between the head and the segments whose SHA-256 is in `known`.
 
-        Raises RestoreError if the store does not hold it, StoreUnavailableError, StoreRefusedError, OSError.
+        Raises RestoreError if the store does not hold it, RetentionInvalidError, StoreUnavailableError,
+        StoreRefusedError, OSError.
         """
         fetched = Fetched()
         if head.segment is None:
@@ -88,7 +105,7 @@ class Fetcher:
 
     def put_in_place(self, fetched: Fetched) -> None:
         """Give what was fetched its names. Blocking."""
-        for name in reversed(fetched.names):
+        for name in (*fetched.snapshots, *reversed(fetched.names)):
             self._disk.rename(self._folder / f"{name}{FETCHED_SUFFIX}", self._folder / str(name))
 
     def discard(self) -> None:
@@ -106,7 +123,11 @@ class Fetcher:
             keys.pop()  # on its way when its writer was fenced
         while True:
             # The nearest before it is the one, unless a fenced writer left others in between: those lead nowhere.
-            header, data = await self._find(keys, wanted, end_index)
+            found = await self._find(keys, wanted)
+            if found is None:
+                await self._end_with_snapshots(wanted, end_index, fetched)
+                return
+            header, data = found
             if not fetched.names:
                 _check_end(head, data)
             name = SegmentName(header.first_index, header.epoch, sealed=True)
@@ -124,9 +145,7 @@ class Fetcher:
             while keys and keys[-1][0] >= (header.first_index, header.epoch):
                 self._forget(keys.pop()[1])
 
-    async def _find(
-        self, keys: list[tuple[SegmentKey, str]], wanted: bytes, end_index: int
-    ) -> tuple[SegmentHeader, bytes]:
+    async def _find(self, keys: list[tuple[SegmentKey, str]], wanted: bytes) -> tuple[SegmentHeader, bytes] | None:
         """The last of these objects that has this SHA-256; takes those behind it off the list."""
         while keys:
             for _, ahead in keys[: -AHEAD - 1 : -1]:
@@ -136,10 +155,67 @@ class Fetcher:
             found = await self._loading.pop(key)
             if found is not None and hashlib.sha256(found.data).digest() == wanted:
                 return _header_of(key, found.data, self._log), found.data
-        raise RestoreError(
-            f"the segment that ends before receipt {end_index} is missing from the store: none there has the SHA-256 "
-            f"{wanted.hex()}"
-        )
+        return None
+
+    async def _end_with_snapshots(self, wanted: bytes, end_index: int, fetched: Fetched) -> None:
+        """The segment that ends before this receipt is not in the store: was it dropped, and what stands for it?
+
+        Looked up last, for retention may have gone on during the walk.
+        """
+        found = await self._get(RETENTION_KEY)
+        said = None if found is None else retention.decode(found.data)
+        if said is None or end_index > said.segments_from:
+            raise RestoreError(
+                f"the segment that ends before receipt {end_index} is missing from the store: none there has the "
+                f"SHA-256 {wanted.hex()}"
+            )
+        doubts = []
+        for one in said.snapshots:
+            try:
+                await self._fetch_snapshot(one, fetched)
+            except (NotCanonicalError, ProofInvalidError, SegmentFormatError, SnapshotInvalidError) as error:
+                doubts.append(f"{one.key()}: {error}")
+        if not fetched.snapshots:
+            raise RestoreError(
+                f"receipts below {end_index} were dropped, and no snapshot can stand for them: "
+                f"{'; '.join(doubts) or 'none is named'}"
+            )
+
+    async def _fetch_snapshot(self, one: NamedSnapshot, fetched: Fetched) -> None:
+        """Raises SnapshotInvalidError, ProofInvalidError for one that does not stand for the log that was fetched."""
+        found = await self._get(one.key())
+        if found is None:
+            raise SnapshotInvalidError("it is missing from the store")
+        if hashlib.sha256(found.data).hexdigest() != one.sha256:
+            raise SnapshotInvalidError("it has another SHA-256 than its name")
+        name = SnapshotName(one.size, one.epoch)
+        last = open_snapshot(found.data, name, self._log).segments[-1]
+        data = await self._blocking(self._read_fetched, fetched, last.first_index, last.epoch)
+        if hashlib.sha256(data).digest() != last.sha256:
+            raise SnapshotInvalidError("its last segment is another one in the log")
+        leaf = await self._blocking(self._leaf_of, fetched, one.receipt)
+        if retention.read_statement(canonical.decode(leaf)).snapshot != one.sha256:
+            raise ProofInvalidError(f"receipt {one.receipt} names another snapshot")
+        await self._blocking(self._disk.replace, self._folder / f"{name}{FETCHED_SUFFIX}", found.data)
+        fetched.snapshots.append(name)
+        fetched.bytes += len(found.data)
+
+    def _read_fetched(self, fetched: Fetched, first_index: int, epoch: int) -> bytes:
+        name = SegmentName(first_index, epoch, sealed=True)
+        if name not in fetched.names:
+            raise SnapshotInvalidError(f"its last segment, {name}, is not in the log")
+        return self._disk.read(self._folder / f"{name}{FETCHED_SUFFIX}")
+
+    def _leaf_of(self, fetched: Fetched, index: int) -> bytes:
+        """A receipt's leaf, from what was fetched. Raises ProofInvalidError."""
+        name = next((name for name in fetched.names if name.first_index <= index), None)
+        if name is not None:
+            data = self._disk.read(self._folder / f"{name}{FETCHED_SUFFIX}")
+            for batch in segment.scan(data, sealed=True).batches:
+                if batch.first_index <= index < batch.first_index + batch.count:
+                    leaves = [data[start:end] for kind, start, end in segment.frames(data, batch) if kind == _RECEIPT]
+                    return leaves[index - batch.first_index]
+        raise ProofInvalidError(f"there is no receipt {index}")
 
     def _forget(self, key: str) -> None:
         if (loading := self._loading.pop(key, None)) is not None:
@@ -148,8 +224,8 @@ class Fetcher:
     async def _get(self, key: str) -> Object | None:
         return await with_patience(lambda: self._store.get(key), self._backoff(), PATIENCE_S)
 
-    async def _blocking(self, call: Callable[..., object], *args: object) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+    async def _blocking(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
 
 
 def _header_of(key: str, data: bytes, log: str) -> SegmentHeader:

@@ -9,6 +9,8 @@ from ledger.durable import POSIX
 
 SEALED_SUFFIX: Final = ".seg"
 OPEN_SUFFIX: Final = ".open"
+QUARANTINE: Final = ".quarantine-"
+"""In the name of a segment that was put aside, between the name that it had and an epoch."""
 _NAME = re.compile(r"(\d{20})-(\d{10})(\.seg|\.open)")
 
 

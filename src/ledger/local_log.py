@@ -15,11 +15,11 @@ from ledger.errors import SegmentCorruptError, SegmentFormatError
 from ledger.format import segment
 from ledger.format.segment import Corrupt
 from ledger.index import SegmentKey
-from ledger.layout import SegmentName
+from ledger.layout import QUARANTINE, SegmentName
 from ledger.protocol.takeover import LocalSegment
+from ledger.snapshots import list_snapshots
 
 FETCHED_SUFFIX: Final = ".fetched"
-QUARANTINE: Final = ".quarantine-"
 
 
 class FoundSegment(NamedTuple):
@@ -67,6 +67,24 @@ def quarantine(disk: Disk, folder: Path, names: list[SegmentName], epoch: int) -
         disk.rename(folder / str(name), path)
         put_aside.append(path)
     return put_aside[::-1]
+
+
+def remove(disk: Disk, folder: Path, names: list[SegmentName]) -> None:
+    """Remove the first segments of a log, and the snapshots that go on from them; the last one first, for nothing is to
+    go on from what is left if this is interrupted.
+    """
+    for snapshot in list_snapshots(folder, disk):
+        disk.unlink(folder / str(snapshot))
+    for name in reversed(names):
+        disk.unlink(folder / str(name))
+        disk.sync_names(folder)
+
+
+def root_at_end(disk: Disk, folder: Path, name: SegmentName) -> bytes | None:
+    """The tree's root at the end of a segment, None if it has no whole batch to say it."""
+    data = disk.read(folder / str(name))
+    batches = segment.scan(data, sealed=name.sealed).batches
+    return batches[-1].root if batches else None
 
 
 def quarantined(disk: Disk, folder: Path) -> Iterator[tuple[Path, str]]:

@@ -16,8 +16,7 @@ from ledger.format import segment, snapshot
 from ledger.format.receipt import Receipt
 from ledger.format.snapshot import Snapshot
 from ledger.index import SealedSegment, SegmentKey
-from ledger.layout import SegmentName
-from ledger.local_log import QUARANTINE
+from ledger.layout import QUARANTINE, SegmentName
 
 SNAPSHOT_SUFFIX: Final = ".snap"
 KEPT: Final = 2
@@ -57,7 +56,12 @@ def list_snapshots(folder: Path, disk: Disk) -> list[SnapshotName]:
 
 def read_snapshot(folder: Path, name: SnapshotName, log: str, disk: Disk) -> Snapshot:
     """A snapshot of this log. Raises SnapshotInvalidError, OSError."""
-    found = snapshot.decode(disk.read(folder / str(name)))
+    return open_snapshot(disk.read(folder / str(name)), name, log)
+
+
+def open_snapshot(data: bytes, name: SnapshotName, log: str) -> Snapshot:
+    """The snapshot in a file of this name. Raises SnapshotInvalidError unless it is one of this log."""
+    found = snapshot.decode(data)
     if (found.log, found.size, found.epoch) != (log, *name):
         raise SnapshotInvalidError(f"it is of {found.size} receipts of {found.log}")
     return found

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from ledger.index import SegmentKey
 from ledger.local_log import FoundSegment
 from ledger.protocol.head import Head, decode_head
 from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
+from ledger.public_tree import published_root
 from ledger.store.object_store import CREATE, ObjectStore
 
 T = TypeVar("T")
@@ -210,7 +212,8 @@ class _Takeover:
         fetched = await fetcher.fetch(head, {one.sha256 for one in local})
         digests = [one.sha256 for one in local]
         common = digests.index(fetched.common) + 1 if fetched.common is not None else 0
-        verdict = judge_log([one.as_local() for one in local], common, head, has_all=not fetched.names)
+        dropped = await self._count_dropped(local) if fetched.snapshots else 0
+        verdict = judge_log([one.as_local() for one in local], common or dropped, head, has_all=not fetched.names)
         match verdict:
             case Fork(message):
                 raise LogForkedError(message)
@@ -223,9 +226,24 @@ class _Takeover:
                 )
                 self._put_aside += put_aside
                 self._lost += receipts
+        if dropped:
+            gone = [one.name for one in local[:dropped]]
+            await self._blocking(lambda: local_log.remove(place.disk, place.folder, gone))
         await self._blocking(lambda: fetcher.put_in_place(fetched))
         self._fetched += fetched.bytes
         return await self._blocking(self._find), 0
+
+    async def _count_dropped(self, local: Sequence[FoundSegment]) -> int:
+        """How many of these segments were in the committed log until retention dropped them: those up to the last one
+        that ends with a root which that log had. Tiles are never dropped, so it can be told.
+        """
+        place = self._place
+        for count in range(len(local), 0, -1):
+            name, size = local[count - 1].name, local[count - 1].end_index
+            root = await self._blocking(partial(local_log.root_at_end, place.disk, place.folder, name))
+            if root is not None and root == await published_root(place.store, size, Backoff(self._rng)):
+                return count
+        return 0
 
     async def _send_quarantined(self) -> None:
         """For the record: one attempt each, for the files stay here too. Those that are there already are not new."""

@@ -9,16 +9,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from ledger.appender import Draft, Ledger, Limits
 from ledger.disk import SegmentFile
 from ledger.durable import PosixDisk
-from ledger.format.receipt import Fsm
+from ledger.format.receipt import Fsm, Receipt
 from ledger.identity import PartitionLock, open_identity, partition_folder
 from ledger.recovery import OnReceipt, OnState, recover
 from ledger.snapshots import AppFold
 
 NAME = "ledger.test/log"
 FSM = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)
+
+
+class Events:
+    """An application that remembers which receipts it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Any]] = []
+
+    def on_receipt(self, index: int, receipt: Receipt) -> None:
+        self.seen.append([index, receipt.event_id])
+
+    def encode(self) -> bytes:
+        return orjson.dumps(self.seen)
+
+    def decode(self, data: bytes) -> None:
+        self.seen = orjson.loads(data)
 
 
 def draft(number: int = 0, tenant: str = "acme", payload: bytes = b"{}", **fields: Any) -> Draft:

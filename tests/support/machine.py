@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from support.ledger_scenes import NAME, draft, encode_text
+from support.ledger_scenes import NAME, Events, draft, encode_text
 
 from ledger.appender import Ledger, Limits
 from ledger.authority import HEAD_KEY, HeadTerms
@@ -142,6 +142,8 @@ class Machine:
         self.limits = limits
         self.signing_seed = signing_seed
         self.verifiers = verifiers
+        self.app = Events()
+        self.now_us = 1_700_000_000_000_000
         self.lock = lock or f"lock-of-{name}"
         self.waited: list[str] = []
         self.appended = 0
@@ -169,7 +171,7 @@ class Machine:
         )
         self.ledger = Ledger.open(
             self.data_dir, entropy=self.rng.randbytes, writer=self.name, encode_state=encode_text, name=NAME,
-            limits=self.limits, disk=self.disk, epoch=self.taken.epoch, commits_elsewhere=True,
+            limits=self.limits, disk=self.disk, epoch=self.taken.epoch, commits_elsewhere=True, app=self.app,
             may_answer=self.taken.authority.may_answer,
         )  # fmt: skip
         self.ledger._writing.shutdown()
@@ -190,7 +192,8 @@ class Machine:
         """The index of the last of these receipts, which is on the disk then."""
         for _ in range(count):
             self.appended += 1
-            index = self.ledger.append(draft(self.appended, tenant, payload=self.name.encode()))
+            now_us = self.now_us + self.appended
+            index = self.ledger.append(draft(self.appended, tenant, payload=self.name.encode(), ts_us=now_us))
         await self.ledger.wait_local(index)
         return index
 

@@ -48,6 +48,14 @@ class MemoryStore:
         late, self.late = self.late, []
         return [self.land(*one) for one in late]
 
+    def write_to(self, folder: Path) -> Path:
+        """A copy in a folder, as verifiers read one."""
+        for key, held in self.objects.items():
+            path = folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(held.data)
+        return folder
+
     async def get(self, key: str) -> Object | None:
         await asyncio.sleep(self.takes_s)
         if self.unreadable:

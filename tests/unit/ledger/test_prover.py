@@ -6,48 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 from simulation.loop import run_simulated
-from support.machine import TERMS, InlineExecutor, Machine
+from support.machine import LIMITS, InlineExecutor
 from support.memory_store import HELD, MemoryStore
+from support.served import Served
 
 from ledger import prover as provers
 from ledger.committer import Cadence
 from ledger.errors import ReceiptNotFoundError, StoreUnavailableError
 from ledger.format import proof
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, root_of, tiles_between
-from ledger.prover import Prover
-from ledger.publisher import PublishCadence, Publisher
 from ledger.verify.documents import Consistency, TenantBundle, note_of, read_document
 from ledger.verify.judge import judge
-from ledger.verify.memory import Memory
-
-
-class Served(Machine):
-    """A machine that publishes when it is told to, and proves."""
-
-    publisher: Publisher
-    prover: Prover
-
-    async def begin(self, heads_every: int = 0) -> "Served":
-        await self.start()
-        self.publisher = Publisher(
-            self.ledger, self.store, self.committer, self.disk, clock_us=lambda: 1, rng=self.rng,
-            cadence=PublishCadence(30.0, heads_every), executor=InlineExecutor(),
-        )  # fmt: skip
-        self.prover = Prover(
-            self.ledger, self.committer, self.store, lambda: self.publisher.published_size, self.ledger.recovered.edge,
-            executor=InlineExecutor(),
-        )  # fmt: skip
-        self.tasks.append(asyncio.create_task(self.prover.run()))
-        return self
-
-    @property
-    def memory(self) -> Memory:
-        verifier = self.committer._signer.verifier
-        return Memory(self.ledger.origin, verifier)
 
 
 async def served(folder: Path, store: MemoryStore, name: str = "a", heads_every: int = 0) -> Served:
-    return await Served(name, folder, store, terms=TERMS, cadence=Cadence(interval_s=0.0)).begin(heads_every)
+    return await Served(name, folder, store, limits=LIMITS, heads_every=heads_every).begin()
 
 
 async def assert_proves_everything(one: Served) -> None:
@@ -108,7 +81,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
 
 def test_a_receipt_that_is_not_committed_is_committed_for_its_proof(tmp_path: Path) -> None:
     async def run() -> None:
-        one = await Served("a", tmp_path, MemoryStore(), terms=TERMS, cadence=Cadence(interval_s=300.0)).begin()
+        one = await Served("a", tmp_path, MemoryStore(), cadence=Cadence(interval_s=300.0)).begin()
         await one.commit(5)
         index = await one.append(2)
         assert one.prover.head.size <= index

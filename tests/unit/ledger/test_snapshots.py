@@ -5,17 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from msgspec.structs import replace
-from support.ledger_scenes import draft, open_ledger, running, segments, write_log
+from support.ledger_scenes import Events, draft, open_ledger, running, segments, write_log
 
 from ledger.appender import Ledger, Limits
 from ledger.durable import POSIX, PosixDisk
 from ledger.errors import SegmentCorruptError, SnapshotInvalidError
 from ledger.format import snapshot as codec
 from ledger.format.merkle import leaf_hash
-from ledger.format.receipt import Receipt
 from ledger.format.tiles import TileTree
 from ledger.identity import partition_folder
 from ledger.layout import list_segments
@@ -25,22 +23,6 @@ from ledger.snapshots import list_snapshots, write_snapshot
 
 LOG = "ledger.test/log/0"
 SMALL = Limits(segment_bytes=4_000)
-
-
-class Events:
-    """An application that remembers which receipts it has seen."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[Any]] = []
-
-    def on_receipt(self, index: int, receipt: Receipt) -> None:
-        self.seen.append([index, receipt.event_id])
-
-    def encode(self) -> bytes:
-        return orjson.dumps(self.seen)
-
-    def decode(self, data: bytes) -> None:
-        self.seen = orjson.loads(data)
 
 
 class CountingDisk(PosixDisk):

@@ -1,0 +1,308 @@
+"""Drops what a log need not keep any more, here and in the store: first the payloads, with the segments that they stand
+in, later the receipts themselves, with their entry bundles. Their hashes stay, so whatever is kept can be proven.
+
+`Pruner.prune` is one round, from top to bottom. What goes is said before it goes: by a receipt, which is committed and
+public by then, and by the object `retention`. Whoever finds that object said may finish what it says, as often as he
+likes; so a crash anywhere leaves nothing but work. What may go is for `ledger.protocol.pruning` to decide.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from ledger.appender import Draft
+from ledger.backoff import Backoff, with_patience
+from ledger.disk import Disk
+from ledger.errors import (
+    LedgerClosedError,
+    LedgerError,
+    PushbackError,
+    SnapshotInvalidError,
+    StoreUnavailableError,
+)
+from ledger.format import canonical
+from ledger.format import retention as formats
+from ledger.format.retention import (
+    RETENTION_KEY,
+    SNAPSHOTS_MAX,
+    NamedSnapshot,
+    Retention,
+    RetentionStatement,
+    parse_snapshot_key,
+    snapshot_key,
+)
+from ledger.format.snapshot import SegmentEntry
+from ledger.format.tiles import TILE_WIDTH, parse_tile_path
+from ledger.index import SealedSegment, SegmentKey
+from ledger.own_receipts import own_draft
+from ledger.protocol.head import Head, parse_segment_key
+from ledger.protocol.pruning import Candidate, Wanted, plan
+from ledger.snapshots import KEPT, SnapshotName, list_snapshots, open_snapshot
+from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
+
+ROUND_S: Final = 3_600.0
+LOOK_S: Final = 1.0
+PUBLIC_WAIT_S: Final = 900.0
+DELETES_AT_ONCE: Final = 16
+_DAY_US: Final = 86_400_000_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """What must be kept: payloads for `payloads_days`, receipts for `receipts_days` (None: for ever), and of both at
+    least the newest `receipts_min`, however old. A receipt is never dropped before its payload.
+    """
+
+    payloads_days: float
+    receipts_days: float | None = None
+    receipts_min: int = 0
+
+
+class Log(Protocol):
+    """What the pruner needs of `appender.Ledger`."""
+
+    @property
+    def origin(self) -> str: ...
+    def sealed_behind(self, key: SegmentKey | None) -> Sequence[SealedSegment]: ...
+    def append(self, draft: Draft) -> int: ...
+    async def drop_below(self, first_index: int) -> int: ...
+
+
+class Commits(Protocol):
+    """What the pruner needs of `committer.Committer`."""
+
+    @property
+    def head(self) -> Head: ...
+
+
+class _Standing(NamedTuple):
+    """A snapshot on this disk: its name, the last segment in it, its bytes' SHA-256 (hex)."""
+
+    name: SnapshotName
+    last: SegmentEntry
+    sha256: str
+
+
+class Pruner:
+    """One partition's. `read_leaf` gives a receipt that is kept, `published` is the size of the public checkpoint;
+    what blocks runs in `executor`. `on_dropped` is called with what was dropped, whenever that was more than before,
+    and `on_failed` with why a round could not end.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: ObjectStore,
+        commits: Commits,
+        disk: Disk,
+        folder: Path,
+        policy: RetentionPolicy,
+        *,
+        read_leaf: Callable[[int], Awaitable[bytes]],
+        published: Callable[[], int],
+        clock_us: Callable[[], int],
+        rng: random.Random,
+        executor: Executor | None = None,
+        on_dropped: Callable[[Retention], None] | None = None,
+        on_failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._commits = commits
+        self._disk = disk
+        self._folder = folder
+        self._policy = policy
+        self._read_leaf = read_leaf
+        self._published = published
+        self._clock_us = clock_us
+        self._rng = rng
+        self._executor = executor
+        self._on_dropped = on_dropped
+        self._on_failed = on_failed
+        self._dropped: Retention | None = None
+        """What the store holds nothing of any more."""
+
+    async def run(self) -> None:
+        """Prune once an hour, until cancelled. A round that fails leaves more than was wanted, which hurts nobody."""
+        while True:
+            try:
+                await self.prune()
+            except (LedgerError, OSError) as error:
+                if self._on_failed is not None:
+                    self._on_failed(error)
+            await asyncio.sleep(ROUND_S * self._rng.uniform(0.9, 1.1))
+
+    async def prune(self) -> bool:
+        """One round; false if nothing more may go. Comments say what a crash leaves there.
+
+        Raises StoreUnavailableError, StoreRefusedError, RetentionInvalidError, ReceiptNotFoundError,
+        SegmentCorruptError, TileInvalidError, OSError.
+        """
+        said, generation = await self._read_said()
+        standing = await self._blocking(self._find_standing)
+        await self._drop(said, standing)
+        head = self._commits.head
+        newest = next((one for one in standing if self._is_of_log(one, head)), None)
+        planned = plan(
+            said,
+            await self._wanted(said, head),
+            segments=[one.first_index for one in self._log.sealed_behind(None)],
+            published=self._published(),
+            candidate=None if newest is None else Candidate(newest.name.size, newest.last.first_index),
+        )
+        if planned is None:
+            return False
+        if planned.takes_candidate and newest is not None:
+            await self._upload(newest)
+            # An object that nothing names, collected once it is older than those that are named.
+            sha256 = newest.sha256
+        else:
+            sha256 = said.snapshots[-1].sha256
+        index = self._state(RetentionStatement(planned.entries_from, planned.segments_from, sha256))
+        if index is None:
+            return False
+        await self._wait_public(index)
+        # A public word of what is to go, and nothing gone: the next round says it again.
+        named = said.snapshots
+        if planned.takes_candidate and newest is not None:
+            name = newest.name
+            added = NamedSnapshot(name.epoch, newest.last.first_index, index, newest.sha256, name.size)
+            named = (*named, added)[-SNAPSHOTS_MAX:]
+        saying = Retention(planned.entries_from, planned.segments_from, named)
+        if not await self._say(saying, generation):
+            return False
+        # It holds, and whoever reads it may drop what it says.
+        await self._drop(saying, standing)
+        return True
+
+    # What may go
+
+    async def _read_said(self) -> tuple[Retention, int]:
+        found = await with_patience(lambda: self._store.get(RETENTION_KEY), Backoff(self._rng))
+        return (Retention(), CREATE) if found is None else (formats.decode(found.data), found.generation)
+
+    def _find_standing(self) -> list[_Standing]:
+        """The snapshots on this disk that can be read, the newest first. Blocking."""
+        found = []
+        for name in list_snapshots(self._folder, self._disk)[:KEPT]:
+            with suppress(SnapshotInvalidError, FileNotFoundError):
+                data = self._disk.read(self._folder / str(name))
+                made = open_snapshot(data, name, self._log.origin)
+                found.append(_Standing(name, made.segments[-1], hashlib.sha256(data).hexdigest()))
+        return found
+
+    def _is_of_log(self, one: _Standing, head: Head) -> bool:
+        """Is what it stands for committed? One that was made of a tail that got lost is not."""
+        key = SegmentKey(one.last.first_index, one.last.epoch)
+        last = next((each for each in self._log.sealed_behind(None) if each.key == key), None)
+        return one.name.size <= head.size and last is not None and last.sha256 == one.last.sha256
+
+    async def _wanted(self, said: Retention, head: Head) -> Wanted:
+        policy, end = self._policy, max(0, head.size - self._policy.receipts_min)
+        payloads = await self._older(policy.payloads_days, said.segments_from, end)
+        if policy.receipts_days is None:
+            return Wanted(payloads, 0)
+        return Wanted(payloads, await self._older(policy.receipts_days, said.entries_from, end))
+
+    async def _older(self, days: float, begin: int, end: int) -> int:
+        """The index below which receipts are so old. Clocks that were set back make it inexact by as much."""
+        cutoff_us = self._clock_us() - int(days * _DAY_US)
+        while begin < end:
+            middle = (begin + end) // 2
+            if canonical.decode(await self._read_leaf(middle)).ts_us < cutoff_us:
+                begin = middle + 1
+            else:
+                end = middle
+        return begin
+
+    # Saying it
+
+    async def _upload(self, one: _Standing) -> None:
+        key = snapshot_key(*one.name, one.sha256)
+        data = await self._blocking(lambda: self._disk.read(self._folder / str(one.name)))
+        if hashlib.sha256(data).hexdigest() != one.sha256:
+            raise StoreUnavailableError(f"{one.name} is another snapshot by now", 0.0)
+        await self._put(key, data, CREATE)
+
+    def _state(self, statement: RetentionStatement) -> int | None:
+        now_us = self._clock_us()
+        draft = own_draft(f"retention-{now_us}", formats.FSM, formats.RULE, formats.evidence(statement), now_us)
+        with suppress(PushbackError, LedgerClosedError):  # then it is for the next round
+            return self._log.append(draft)
+        return None
+
+    async def _wait_public(self, index: int) -> None:
+        give_up_s = asyncio.get_running_loop().time() + PUBLIC_WAIT_S
+        while self._published() <= index:
+            if asyncio.get_running_loop().time() > give_up_s:
+                raise StoreUnavailableError(f"receipt {index} is not published", ROUND_S)
+            await asyncio.sleep(LOOK_S)
+
+    async def _say(self, saying: Retention, generation: int) -> bool:
+        """False if somebody else has said something meanwhile."""
+        return await self._put(RETENTION_KEY, formats.encode(saying), generation)
+
+    async def _put(self, key: str, data: bytes, generation: int) -> bool:
+        """Whether the key holds these bytes now."""
+        backoff = Backoff(self._rng)
+        while True:
+            match await self._store.put(key, data, if_generation=generation):
+                case Won():
+                    return True
+                case Lost():
+                    found = await with_patience(lambda: self._store.get(key), backoff)
+                    return found is not None and found.data == data
+                case Unknown(_, retry_after_s):
+                    await backoff.wait(retry_after_s)
+
+    # Dropping it
+
+    async def _drop(self, said: Retention, standing: Sequence[_Standing]) -> None:
+        """Remove what was said to be dropped. What is gone already is as good."""
+        if said != self._dropped:
+            await self._delete(await self._dropped_keys(said))
+            self._dropped = said
+            if self._on_dropped is not None:
+                self._on_dropped(said)
+        # A start here needs what one on an empty disk does not: the last segments of its own snapshots.
+        if len(standing) >= KEPT:
+            await self._log.drop_below(min(said.segments_from, *(one.last.first_index for one in standing)))
+
+    async def _dropped_keys(self, said: Retention) -> list[str]:
+        """The oldest first, so that who reads the log backwards comes as far as possible."""
+        keys = []
+        if said.segments_from:
+            segments = ((parse_segment_key(key), key) for key in await self._list("seg/"))
+            keys += sorted(key for place, key in segments if place is not None and place[0] < said.segments_from)
+        if said.entries_from:
+            bundles = [(_bundle_number(key), key) for key in await self._list("tile/entries/")]
+            keys += [key for number, key in sorted(bundles) if 0 <= number < said.entries_from // TILE_WIDTH]
+        if said.snapshots:
+            names = ((parse_snapshot_key(key), key) for key in await self._list("snap/"))
+            keys += [key for name, key in names if name is not None and name[0] < said.snapshots[0].size]
+        return keys
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), DELETES_AT_ONCE):
+            await asyncio.gather(*map(self._store.delete, keys[start : start + DELETES_AT_ONCE]))
+
+    async def _list(self, prefix: str) -> list[str]:
+        return await with_patience(lambda: self._store.list(prefix), Backoff(self._rng))
+
+    async def _blocking(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _bundle_number(key: str) -> int:
+    """-1 for an object that is no entry bundle."""
+    try:
+        return parse_tile_path(key).number
+    except ValueError:
+        return -1
