@@ -7,6 +7,7 @@ arguments.
 import asyncio
 import contextlib
 import importlib.metadata
+import math
 import os
 import random
 import signal
@@ -45,7 +46,7 @@ from governors.settings import (
     PushSettings,
     Settings,
 )
-from governors.snapshotter import Snapshotter
+from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
 from governors.supervision.child import Child
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
 from governors.telemetry.logs import configure_logging
@@ -251,7 +252,9 @@ class App:
 
     def _snapshotter(self) -> Snapshotter:
         ledger = self.runtime.ledger
-        return Snapshotter(self._settings.data_dir, PARTITION, ledger, ledger.recovered.snapshot_size, self.rng)
+        every_s = math.inf if self._settings.retention is None else RETENTION_EVERY_S
+        size = ledger.recovered.snapshot_size
+        return Snapshotter(self._settings.data_dir, PARTITION, ledger, size, self.rng, every_s)
 
     def _on_decided(self, tenant: str, decided: Decided, index: int) -> None:
         self.metrics.decided(
@@ -291,6 +294,8 @@ class App:
         metrics.ledger_uncommitted_seconds.labels(partition).set_function(committer.waited_s)
         metrics.ledger_published_size.labels(partition).set_function(lambda: publisher.published_size)
         metrics.ledger_checkpoint_age_seconds.labels(partition).set_function(publisher.waited_s)
+        metrics.ledger_payloads_from.labels(partition).set_function(lambda: custody.dropped.segments_from)
+        metrics.ledger_receipts_from.labels(partition).set_function(lambda: custody.dropped.entries_from)
         metrics.ledger_fenced.labels(partition).set_function(
             lambda: isinstance(self.runtime.ledger.failed, WriterFencedError)
         )

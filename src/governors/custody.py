@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from governors.runtime import PARTITION, Tenure, ready_at_once
-from governors.settings import Settings
+from governors.settings import RetentionSettings, Settings
 from governors.supervision.child import TEMPORARY, Child
 from ledger.appender import Ledger
 from ledger.authority import HeadTerms
@@ -21,9 +21,11 @@ from ledger.committer import Cadence, Committer
 from ledger.durable import POSIX
 from ledger.errors import LedgerError
 from ledger.format.note import Signer
+from ledger.format.retention import Retention
 from ledger.identity import (
     LEDGER_FOLDER,
     ORIGIN_FILE,
+    STORE_FOLDER,
     Identity,
     PartitionLock,
     lock_name,
@@ -33,6 +35,7 @@ from ledger.identity import (
 from ledger.identity_object import install_identity, read_identity, share_identity
 from ledger.orphans import OrphanCollector
 from ledger.prover import Prover
+from ledger.pruner import Pruner, RetentionPolicy
 from ledger.publisher import PublishCadence, Publisher
 from ledger.restore import read_trusted
 from ledger.signing import open_signing_key
@@ -41,7 +44,6 @@ from ledger.store.opening import open_store
 from ledger.store.prefixed import PrefixedStore
 from ledger.takeover import Claimant, Place, TakenOver, take_over
 
-STORE_FOLDER: Final = "store"
 HEAD_SPACING_S: Final = 1.1
 """Cloud Storage takes one write a second of an object."""
 MARGIN: Final = 0.2
@@ -65,7 +67,11 @@ class Custody:
         self.committer: Committer | None = None
         self.publisher: Publisher | None = None
         self.prover: Prover | None = None
+        self.dropped = Retention()
+        """What retention has dropped so far."""
         self._settings = settings.store
+        self._retention = settings.retention
+        self._folder = partition_folder(settings.data_dir, PARTITION)
         self._clock_us = clock_us
         self._entropy = entropy
         self._rng = rng
@@ -167,7 +173,39 @@ class Custody:
             Child("publisher", ready_at_once(publisher.run)),
             Child("proofs", ready_at_once(prover.run)),
             *([Child("orphans", ready_at_once(orphans.run))] if elsewhere else []),
+            *([Child("pruner", ready_at_once(self._pruner(ledger, self._retention).run))] if self._retention else []),
         ]
+
+    def _pruner(self, ledger: Ledger, settings: RetentionSettings) -> Pruner:
+        committer, publisher, prover = self.committer, self.publisher, self.prover
+        assert committer is not None  # noqa: S101 - entrust() has just made them
+        assert publisher is not None  # noqa: S101 - as above
+        assert prover is not None  # noqa: S101 - as above
+        log = structlog.get_logger("governors.custody")
+
+        async def read_leaf(index: int) -> bytes:
+            return (await prover.receipts.read(index)).leaf
+
+        def on_dropped(dropped: Retention) -> None:
+            self.dropped = dropped
+            log.info("dropped what is old", segments_from=dropped.segments_from, entries_from=dropped.entries_from)
+
+        return Pruner(
+            ledger,
+            self.partition_store,
+            committer,
+            POSIX,
+            self._folder,
+            RetentionPolicy(settings.payloads_days, settings.receipts_days, settings.receipts_min),
+            read_leaf=read_leaf,
+            published=lambda: publisher.published_size,
+            clock_us=self._clock_us,
+            rng=self._rng,
+            on_dropped=on_dropped,
+            on_failed=lambda error: log.warning(
+                "what is old was not dropped: trying again in an hour", reason=str(error)
+            ),
+        )
 
     async def close(self) -> None:
         """Let go of the store, and of the log if nobody was entrusted with it."""

@@ -126,6 +126,23 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     answers nobody if it cannot reach the store. It is renewed three times as often, by a write each."""
 
 
+class RetentionSettings(Struct, frozen=True, kw_only=True):
+    """What the ledger may forget. The section is absent unless one of its keys is set; without it all is kept.
+
+    Things go in whole segments and bundles, so up to half a day later than their days are over.
+    """
+
+    payloads_days: Annotated[float, Meta(gt=0, le=36_525)]
+    """Days that payloads are kept. Without its payload a decision cannot be taken again; its receipt and the proof of
+    it stay."""
+    receipts_days: Annotated[float, Meta(gt=0, le=36_525)] | None = None
+    """Days that receipts are kept, at least those of payloads. Null: for ever. Their hashes are never dropped, so that
+    what is kept can always be proven."""
+    receipts_min: Annotated[int, Meta(ge=0)] = 100_000
+    """Newest receipts that are kept with their payloads however old they are: a clock that jumps ahead must not empty
+    the log."""
+
+
 class TenantSettings(Struct, frozen=True, kw_only=True):
     """How tenants live in this process."""
 
@@ -227,6 +244,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     oidc: OidcSettings | None = None
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    retention: RetentionSettings | None = None
     tenants: TenantSettings = field(default_factory=TenantSettings)
     dedup: DedupSettings = field(default_factory=DedupSettings)
     pubsub: PubSubSettings | None = None
@@ -408,6 +426,10 @@ def _contradictions(
         found.append(
             ("ledger.pending_bytes_max", ledger.pending_bytes_max, f"expected at least batch_bytes_max, {limit}")
         )
+    retention = settings.retention
+    if retention is not None and (retention.receipts_days or retention.payloads_days) < retention.payloads_days:
+        expected = f"expected at least payloads_days, {retention.payloads_days:g}"
+        found.append(("retention.receipts_days", retention.receipts_days, expected))
     if tenants.mailbox_max < settings.http.batch_max:
         expected = f"expected at least http.batch_max, {settings.http.batch_max}, else a full batch never fits"
         found.append(("tenants.mailbox_max", tenants.mailbox_max, expected))

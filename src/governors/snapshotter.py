@@ -3,6 +3,7 @@ its own. That process reads sealed segments only, so it needs nothing of this on
 """
 
 import asyncio
+import math
 import random
 import resource
 import sys
@@ -28,6 +29,8 @@ LOOK_S: Final = 1.0
 PAUSE_FACTOR: Final = 4.0
 """A pause is so many times as long as the last snapshot took of a processor: a fifth of one goes into them."""
 PAUSE_MIN_S: Final = 5.0
+RETENTION_EVERY_S: Final = 4 * 3_600.0
+"""Where old payloads have to go: two snapshots must stand for what goes, however few receipts come."""
 RETRY_S: Final = 30.0
 RETRY_MAX_S: Final = 600.0
 DEADLINE_S: Final = 1_800.0
@@ -66,28 +69,34 @@ class Grows(Protocol):
 class Snapshotter:
     """Has a snapshot made when enough receipts were sealed since the last one, which stood for `size`."""
 
-    def __init__(self, data_dir: Path, partition: int, ledger: Grows, size: int, rng: random.Random) -> None:
+    def __init__(
+        self, data_dir: Path, partition: int, ledger: Grows, size: int, rng: random.Random, every_s: float = math.inf
+    ) -> None:
+        """`every_s`: after so long a single new receipt is enough."""
         self._command = snapshot_command(data_dir, partition)
         self._ledger = ledger
         self._size = size
         self._rng = rng
+        self._every_s = every_s
         self._log = structlog.get_logger("governors.snapshotter")
 
     async def run(self) -> None:
         """Until cancelled; a process under way is ended then."""
         loop = asyncio.get_running_loop()
-        failures, rested_s, retry_s = 0, loop.time(), loop.time()
+        failures, made_s, rested_s, retry_s = 0, loop.time(), loop.time(), loop.time()
         while True:
             await asyncio.sleep(LOOK_S)
             size, begun_s = self._ledger.sealed_size, loop.time()
             due = RECEIPTS_EVERY if begun_s >= rested_s else RECEIPTS_MAX
+            if begun_s - made_s >= self._every_s:
+                due = 1
             if size - self._size < due or begun_s < retry_s:
                 continue
             used_s = _used_by_children_s()
             error = await self._make()
             jitter = self._rng.uniform(1.0, 1.5)
             if error is None:
-                self._size, failures = size, 0
+                self._size, failures, made_s = size, 0, begun_s
                 used_s = _used_by_children_s() - used_s
                 rested_s = loop.time() + jitter * max(PAUSE_MIN_S, PAUSE_FACTOR * used_s)
             else:

@@ -22,9 +22,8 @@ from ledger.errors import NotALedgerError, NoteInvalidError
 from ledger.format import checkpoint as checkpoints
 from ledger.format.checkpoint import Checkpoint
 from ledger.format.note import split_note
-from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE
+from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE, STORE_FOLDER
 from ledger.layout import list_segments
-from ledger.verify.describe import STORE_FOLDER
 from ledger.verify.memory import Memory
 from ledger.verify.partition import PartitionCheck
 from ledger.verify.published import Published

@@ -22,6 +22,7 @@ from ledger.errors import IdentityError, LedgerLockedError
 from ledger.format.chain import KEY_BYTES
 
 LEDGER_FOLDER: Final = "ledger"
+STORE_FOLDER: Final = "store"
 ORIGIN_FILE: Final = "origin"
 KEY_FILE: Final = "pseudonym.key"
 LOCK_FILE: Final = "lock"

@@ -23,6 +23,7 @@ from ledger.errors import (
     LedgerClosedError,
     LedgerError,
     PushbackError,
+    RetentionInvalidError,
     SnapshotInvalidError,
     StoreUnavailableError,
 )
@@ -39,12 +40,14 @@ from ledger.format.retention import (
 )
 from ledger.format.snapshot import SegmentEntry
 from ledger.format.tiles import TILE_WIDTH, parse_tile_path
+from ledger.in_turns import in_turns
 from ledger.index import SealedSegment, SegmentKey
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.protocol.pruning import Candidate, Wanted, plan
 from ledger.snapshots import KEPT, SnapshotName, list_snapshots, open_snapshot
-from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
+from ledger.store.object_store import CREATE, ObjectStore
+from ledger.store.settled import put_settled
 
 ROUND_S: Final = 3_600.0
 LOOK_S: Final = 1.0
@@ -149,6 +152,7 @@ class Pruner:
         standing = await self._blocking(self._find_standing)
         await self._drop(said, standing)
         head = self._commits.head
+        await self._wait_public(head.size - 1)
         newest = next((one for one in standing if self._is_of_log(one, head)), None)
         planned = plan(
             said,
@@ -176,8 +180,9 @@ class Pruner:
             added = NamedSnapshot(name.epoch, newest.last.first_index, index, newest.sha256, name.size)
             named = (*named, added)[-SNAPSHOTS_MAX:]
         saying = Retention(planned.entries_from, planned.segments_from, named)
-        if not await self._say(saying, generation):
-            return False
+        encoded, backoff = formats.encode(saying), Backoff(self._rng)
+        if not await put_settled(self._store, RETENTION_KEY, encoded, if_generation=generation, backoff=backoff):
+            return False  # somebody else has said something meanwhile
         # It holds, and whoever reads it may drop what it says.
         await self._drop(saying, standing)
         return True
@@ -229,7 +234,8 @@ class Pruner:
         data = await self._blocking(lambda: self._disk.read(self._folder / str(one.name)))
         if hashlib.sha256(data).hexdigest() != one.sha256:
             raise StoreUnavailableError(f"{one.name} is another snapshot by now", 0.0)
-        await self._put(key, data, CREATE)
+        if not await put_settled(self._store, key, data, if_generation=CREATE, backoff=Backoff(self._rng)):
+            raise RetentionInvalidError(f"{key} holds other bytes than its name says")
 
     def _state(self, statement: RetentionStatement) -> int | None:
         now_us = self._clock_us()
@@ -245,29 +251,12 @@ class Pruner:
                 raise StoreUnavailableError(f"receipt {index} is not published", ROUND_S)
             await asyncio.sleep(LOOK_S)
 
-    async def _say(self, saying: Retention, generation: int) -> bool:
-        """False if somebody else has said something meanwhile."""
-        return await self._put(RETENTION_KEY, formats.encode(saying), generation)
-
-    async def _put(self, key: str, data: bytes, generation: int) -> bool:
-        """Whether the key holds these bytes now."""
-        backoff = Backoff(self._rng)
-        while True:
-            match await self._store.put(key, data, if_generation=generation):
-                case Won():
-                    return True
-                case Lost():
-                    found = await with_patience(lambda: self._store.get(key), backoff)
-                    return found is not None and found.data == data
-                case Unknown(_, retry_after_s):
-                    await backoff.wait(retry_after_s)
-
     # Dropping it
 
     async def _drop(self, said: Retention, standing: Sequence[_Standing]) -> None:
         """Remove what was said to be dropped. What is gone already is as good."""
         if said != self._dropped:
-            await self._delete(await self._dropped_keys(said))
+            await in_turns(self._store.delete, await self._dropped_keys(said), DELETES_AT_ONCE)
             self._dropped = said
             if self._on_dropped is not None:
                 self._on_dropped(said)
@@ -288,10 +277,6 @@ class Pruner:
             names = ((parse_snapshot_key(key), key) for key in await self._list("snap/"))
             keys += [key for name, key in names if name is not None and name[0] < said.snapshots[0].size]
         return keys
-
-    async def _delete(self, keys: Sequence[str]) -> None:
-        for start in range(0, len(keys), DELETES_AT_ONCE):
-            await asyncio.gather(*map(self._store.delete, keys[start : start + DELETES_AT_ONCE]))
 
     async def _list(self, prefix: str) -> list[str]:
         return await with_patience(lambda: self._store.list(prefix), Backoff(self._rng))

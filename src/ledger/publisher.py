@@ -48,6 +48,7 @@ from ledger.format.tiles import (
     tile_path,
     tiles_between,
 )
+from ledger.in_turns import in_turns
 from ledger.index import SealedSegment
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, decode_head
@@ -327,14 +328,7 @@ class Publisher:
                     await self._store.delete(key)
 
     async def _put_all(self, writes: Iterable[tuple[str, bytes]]) -> None:
-        waiting = list(writes)
-        for start in range(0, len(waiting), PUTS_AT_ONCE):
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for key, data in waiting[start : start + PUTS_AT_ONCE]:
-                        tasks.create_task(self._put_once(key, data))
-            except BaseExceptionGroup as group:
-                raise group.exceptions[0] from None
+        await in_turns(lambda one: self._put_once(*one), list(writes), PUTS_AT_ONCE)
 
     async def _put_once(self, key: str, data: bytes) -> None:
         """Create an object that never changes."""

@@ -177,7 +177,7 @@ def _begin(
             for key, value in made.states.items():
                 on_state(key, value)
         recovered.notes += notes
-        return recovered, names[len(sealed) :]
+        return recovered, [name for name in names if (name.first_index, name.epoch) > sealed[-1].key]
     return Recovered(notes=notes), names
 
 
@@ -295,7 +295,8 @@ class _Replay:
         if (header.first_index, header.epoch) != (self._loaded.name.first_index, self._loaded.name.epoch):
             raise self._corrupt(0, "its header and its name differ")
         if header.first_index != recovered.size:
-            raise self._corrupt(0, f"it begins at receipt {header.first_index}: a segment is missing")
+            begins = f"it begins at receipt {header.first_index}"
+            raise self._corrupt(0, f"{begins}: a segment is missing before it, or a snapshot that stands for it")
         if header.epoch < recovered.epoch:
             raise self._corrupt(0, f"its epoch {header.epoch} comes after {recovered.epoch}")
         if header.previous_sha256 != recovered.previous_sha256:

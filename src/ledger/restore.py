@@ -24,8 +24,10 @@ from ledger.errors import KeyInvalidError, NoteInvalidError, RestoreError
 from ledger.fetch import Fetcher, OnProgress
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.note import Verifier
+from ledger.format.retention import RETENTION_KEY
 from ledger.identity import LEDGER_FOLDER, Identity, PartitionLock, partition_folder
 from ledger.identity_object import install_identity, read_identity
+from ledger.mirror import mirror
 from ledger.protocol.head import Head, decode_head
 from ledger.store.object_store import ObjectStore
 from ledger.store.prefixed import PrefixedStore
@@ -61,12 +63,14 @@ async def restore(
     *,
     rng: random.Random,
     vkey: str | None = None,
+    copy: ObjectStore | None = None,
     disk: Disk = POSIX,
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[RestoredPartition]:
     """Restore all partitions that the store has. One that was interrupted goes on where it was.
 
+    `copy` gets what is published of a log whose first segments were dropped: to verify what is left takes that.
     `vkey` is the key that must have signed the log, from somewhere else than the store; without it the store's own word
     is taken. Raises RestoreError (also for a folder that holds another log), NoteInvalidError, HeadInvalidError,
     IdentityError, KeyInvalidError, LedgerLockedError, StoreUnavailableError, StoreRefusedError, OSError.
@@ -79,6 +83,10 @@ async def restore(
     restored: list[RestoredPartition] = []
     for partition in count():
         part = PrefixedStore(store, str(partition))
+        said = await with_patience(partial(part.get, RETENTION_KEY), Backoff(rng), PATIENCE_S)
+        if said is not None and copy is not None:
+            # Before the head, which is never behind the public checkpoint.
+            await mirror(part, PrefixedStore(copy, str(partition)), lambda: Backoff(rng))
         found = await with_patience(partial(part.get, HEAD_KEY), Backoff(rng), PATIENCE_S)
         if found is None:
             break

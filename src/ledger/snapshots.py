@@ -81,9 +81,10 @@ def match_segments(folder: Path, made: Snapshot, names: list[SegmentName], disk:
 
     Raises SnapshotInvalidError if it is of another history, SegmentCorruptError if segments that it knows are lost.
     """
+    sizes = disk.list(folder)
+    names = list(dropwhile(lambda name: str(name) not in sizes, names))  # dropped since they were listed
     keys = {(name.first_index, name.epoch) for name in names}
     entries = list(dropwhile(lambda entry: (entry.first_index, entry.epoch) not in keys, made.segments))
-    sizes = disk.list(folder)
     sealed = []
     for number, entry in enumerate(entries or made.segments[-1:]):
         key = SegmentKey(entry.first_index, entry.epoch)

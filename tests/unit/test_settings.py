@@ -153,6 +153,10 @@ def test_every_key_can_be_set_by_a_variable() -> None:
             "tenants.mailbox_max = 5 (file): expected at least http.batch_max, 10000, else a full batch never fits",
         ),
         (
+            "retention: {payloads_days: 30, receipts_days: 7}",
+            "retention.receipts_days = 7.0 (file): expected at least payloads_days, 30",
+        ),
+        (
             "tenants: {restart_intensity: 2}",
             "tenants.restart_intensity = 2 (file): expected at least dead_letter_after, 3: one bad signal quarantines",
         ),

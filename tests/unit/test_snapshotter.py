@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import sys
@@ -29,10 +30,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def snapshots(monkeypatch: pytest.MonkeyPatch, log: Log, folder: Path, script: str) -> AsyncIterator[None]:
+async def snapshots(
+    monkeypatch: pytest.MonkeyPatch, log: Log, folder: Path, script: str, every_s: float = math.inf
+) -> AsyncIterator[None]:
     """A snapshotter whose process is a shell script, run in the folder."""
     monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: ["/bin/sh", "-c", f"cd {folder}; {script}"])
-    task = asyncio.create_task(Snapshotter(folder, 0, log, 100, random.Random(1)).run())
+    task = asyncio.create_task(Snapshotter(folder, 0, log, 100, random.Random(1), every_s).run())
     try:
         yield
     finally:
@@ -59,6 +62,19 @@ async def test_a_snapshot_is_made_when_enough_was_sealed_since_the_last(
         assert runs() == 1
         log.sealed_size += 1
         await until(lambda: runs() == 2)
+
+
+async def test_a_snapshot_of_a_single_receipt_is_made_once_the_last_one_is_old_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, runs = Log(), runs_in(tmp_path)
+    async with snapshots(monkeypatch, log, tmp_path, "echo run >> runs", every_s=0.02):
+        await asyncio.sleep(0.05)
+        assert runs() == 0
+        log.sealed_size = 101
+        await until(lambda: runs() == 1)
+        await asyncio.sleep(0.05)
+        assert runs() == 1
 
 
 async def test_a_pause_is_cut_short_when_very_much_was_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

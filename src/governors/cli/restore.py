@@ -12,6 +12,7 @@ import typer
 from governors.cli.output import EXIT_BAD, AsJson, fail, print_json
 from ledger import fsck
 from ledger.errors import LedgerError, StoreRefusedError, StoreUnavailableError
+from ledger.identity import STORE_FOLDER
 from ledger.restore import RestoredPartition
 from ledger.restore import restore as restore_log
 from ledger.signing import SIGNING_KEY_FILE
@@ -61,12 +62,14 @@ def restore(
 
 async def _restore(url: str, data_dir: Path, vkey: str | None) -> list[RestoredPartition]:
     store = open_store(url)
+    copy = open_store((data_dir / STORE_FOLDER).absolute().as_uri())
     rng = random.Random(os.urandom(16))  # noqa: TID251 - the command line names the entropy, as the service's root does
     try:
         return await restore_log(
-            store, data_dir, rng=rng, vkey=vkey, on_progress=_fetched if sys.stderr.isatty() else None
+            store, data_dir, rng=rng, vkey=vkey, copy=copy, on_progress=_fetched if sys.stderr.isatty() else None
         )
     finally:
+        await copy.close()
         await store.close()
 
 

@@ -131,6 +131,12 @@ class Metrics:
         self.ledger_published_size = gauge(
             "ledger_published_size", "Receipts that the public checkpoint covers.", "partition"
         )
+        self.ledger_payloads_from = gauge(
+            "ledger_payloads_from", "Index below which retention has dropped payloads.", "partition"
+        )
+        self.ledger_receipts_from = gauge(
+            "ledger_receipts_from", "Index below which retention has dropped receipts.", "partition"
+        )
         self.ledger_uncommitted_seconds = gauge(
             "ledger_uncommitted_seconds", "Age of the oldest receipt that the store's head does not name.", "partition"
         )

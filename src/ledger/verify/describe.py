@@ -9,14 +9,13 @@ from ledger.format import segment
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Signer, Verifier
 from ledger.format.segment import Corrupt
-from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE
+from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE, STORE_FOLDER
 from ledger.index import SegmentKey
 from ledger.layout import list_segments
 from ledger.protocol.head import decode_head
 from ledger.reader import read_segment
 from ledger.signing import SIGNING_KEY_FILE
 
-STORE_FOLDER: Final = "store"
 _HEAD: Final = "ctl/head"
 
 

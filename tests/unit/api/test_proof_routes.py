@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from governors.api.service import InvalidFieldError, NotAcceptingError, NotFoundError
+from ledger.errors import ReceiptDroppedError
 
 ZEROS = b64encode(bytes(32)).decode()
 
@@ -104,3 +105,10 @@ async def test_what_the_log_cannot_give_is_a_problem(api: Any, error: Exception,
     api.service.error = error
     for path in ("logs/5/checkpoint", "logs/5/tile/0/000", "logs/5/consistency?from=1", "tenants/acme/bundle"):
         assert problem(await api.client.get(f"/v1/{path}")) == found
+
+
+async def test_a_receipt_that_was_dropped_is_told_from_one_that_never_was(api: Any) -> None:
+    api.service.error = ReceiptDroppedError(3, 256)
+    answer = await api.client.get("/v1/logs/0/tile/entries/000")
+    assert (answer.status_code, answer.json()["kept_from"]) == (410, 256)
+    assert "receipts from 256 on are kept" in answer.json()["detail"]

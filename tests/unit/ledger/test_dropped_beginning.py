@@ -98,21 +98,22 @@ def test_an_empty_machine_takes_over(tmp_path: Path) -> None:
     assert_sound(tmp_path / "b", store, tmp_path / "copy")
 
 
-def test_a_restored_folder_is_sound(tmp_path: Path) -> None:
-    store = MemoryStore()
+def test_a_restored_folder_is_sound_by_what_was_restored_alone(tmp_path: Path) -> None:
+    store, copy = MemoryStore(), MemoryStore()
 
     async def run() -> None:
         one = await pruned(tmp_path / "a", store)
         await one.stop()
         head = await stored_head(store)
-        (partition,) = await restore(store, tmp_path / "b", rng=random.Random(1), executor=InlineExecutor())
+        rng, inline = random.Random(1), InlineExecutor()
+        (partition,) = await restore(store, tmp_path / "b", rng=rng, copy=copy, executor=inline)
         assert (partition.size, partition.root) == (head.size, head.root_bytes())
         app = Events()
         recover(partition_folder(tmp_path / "b", 0), one.ledger.origin, app=app)
         assert len(app.seen) == head.size
 
     run_simulated(run())
-    assert_sound(tmp_path / "b", store, tmp_path / "copy")
+    assert_sound(tmp_path / "b", copy, tmp_path / "b" / "store")
 
 
 @pytest.mark.parametrize("tail", [0, 5])

@@ -4,8 +4,11 @@ import asyncio
 import gc
 import random
 import sqlite3
+import threading
+import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.ledger_scenes import NAME, draft, running, segments, write_log
@@ -175,14 +178,56 @@ async def test_a_rotten_segment_is_reported_by_whoever_needs_it_and_by_nobody_el
             await ledger.tenant_receipts("t0", -1, 100)
 
 
-async def test_a_receipt_of_a_segment_that_is_not_here_is_not_found(tmp_path: Path) -> None:
-    await write_log(tmp_path, [1] * 20, limits=SMALL)
-    async with running(tmp_path) as ledger:
-        gone = ledger._index.sealed.pop(0)
+@pytest.mark.parametrize("is_archived", [True, False])
+async def test_what_was_dropped_is_not_found_and_the_rest_is(tmp_path: Path, is_archived: bool) -> None:
+    await write_log(tmp_path, [1] * 40, limits=SMALL)
+    async with running(tmp_path, limits=SMALL, archive=archive_of(tmp_path)) as ledger:
+        if is_archived:
+            await archived(ledger)
+        gone = ledger._index.sealed[:2]
+        kept = gone[-1].end
+        assert await ledger.drop_below(kept) == 2
+        assert await ledger.drop_below(kept) == 0
+        assert ledger.kept_from == kept
+        assert not any(one.path.exists() for one in gone)
         with pytest.raises(ReceiptNotFoundError):
-            await ledger.read(gone.first_index)
-        assert (await ledger.read(gone.end)).index == gone.end
-        assert (await ledger.tenant_receipts("t0", -1, 100))[0].index >= gone.end
+            await ledger.read(kept - 1)
+        assert (await ledger.read(kept)).index == kept
+        assert (await ledger.tenant_receipts("t0", -1, 100))[0].index in {kept, kept + 1}
+        await ledger.wait_local(ledger.append(draft(40, tenant="t0")))
+        await archived(ledger)
+        found = [one.index for one in await ledger.tenant_receipts("t0", -1, 100)]
+        assert found == [*range(kept + kept % 2, 40, 2), 40]
+    rows = sqlite3.connect(on_disk(tmp_path)).execute("SELECT min(first_index) FROM segments").fetchone()
+    assert rows == (kept,)
+
+
+async def test_a_reader_who_has_its_places_already_is_overtaken_by_a_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that was found may be gone before it is read."""
+    await write_log(tmp_path, [1] * 40, limits=SMALL)
+    async with running(tmp_path, limits=SMALL) as ledger:
+        index = ledger._index
+        kept = index.sealed[1].end
+        pseudonym = ledger.pseudonym("t0")
+        dropping = threading.Event()
+        find = index._archive.places_of
+
+        def drop_after(*args: Any) -> Any:
+            found = find(*args)
+            if not dropping.is_set():
+                dropping.set()
+                loop.call_soon_threadsafe(asyncio.ensure_future, ledger.drop_below(kept))
+                while index.sealed[0].path.parent.joinpath(first).exists():
+                    time.sleep(0.001)
+            return found
+
+        loop, first = asyncio.get_running_loop(), index.sealed[0].path.name
+        monkeypatch.setattr(index._archive, "places_of", drop_after)
+        found = await asyncio.to_thread(index.read_chain, pseudonym, -1, 100, 40)
+        assert dropping.is_set()
+        assert found[0].index >= kept
 
 
 def archive_of_new(data_dir: Path) -> Archive:

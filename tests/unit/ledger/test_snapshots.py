@@ -137,6 +137,27 @@ async def test_the_log_goes_on_after_a_snapshot(tmp_path: Path) -> None:
     expect_same(tmp_path, skipped=20)
 
 
+async def test_segments_may_be_dropped_while_a_snapshot_is_made(tmp_path: Path) -> None:
+    """Another process drops them, after they were listed."""
+    await write_log(tmp_path, [1] * 30, limits=SMALL)
+    assert take_snapshot(tmp_path) is not None
+    await write_log(tmp_path, [1] * 10, limits=SMALL)
+
+    class Dropping(PosixDisk):
+        listed = 0
+
+        def list(self, folder: Path) -> dict[str, int]:
+            found = super().list(folder)
+            self.listed += 1
+            if self.listed == 1:
+                segments(tmp_path)[0].unlink()
+            return found
+
+    made = fold(partition_folder(tmp_path, 0), LOG, Events(), Dropping())
+    assert made is not None
+    assert (made.size, made.segments[0].first_index) == (40, int(segments(tmp_path)[0].name[:20]))
+
+
 async def test_a_spoiled_snapshot_is_passed_over(tmp_path: Path) -> None:
     taken = []
     for _ in range(2):
