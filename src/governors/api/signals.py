@@ -31,7 +31,6 @@ def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, c
     async def post_signals(request: Request) -> Response:
         try:
             wait = _wait(request)
-            check_encoding(request)
             body = await request.body()
             # Received means in hand: a slow sender's time is not ours.
             entries = _read(request, body, clock_us(), limits)
@@ -65,18 +64,6 @@ def _wait(request: Request) -> Wait:
     if wait is None:
         raise ProblemError("invalid-field", "expected local or committed", field="wait")
     return wait
-
-
-def check_encoding(request: Request) -> None:
-    """Raise ProblemError for a body that would have to be unpacked: a small one could become any size."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise ProblemError(
-            "unsupported-media-type",
-            "expected a body without Content-Encoding",
-            field="Content-Encoding",
-            members={"reason": Reason.UNSUPPORTED_MEDIA_TYPE},
-        )
 
 
 def reason_of(refused: ProblemError | BodyRejectedError) -> str:
