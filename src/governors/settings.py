@@ -93,6 +93,21 @@ class OidcSettings(Struct, frozen=True, kw_only=True):
     """Claim with the list of tenants in scope; a token without it has none. Null: every token is for all tenants."""
 
 
+class LimitSettings(Struct, frozen=True, kw_only=True):
+    """How much this worker takes in by HTTP, of one token and about one tenant. What comes in within 10 s at the rate
+    may come at once. Null: no limit. Pub/Sub has its own measure: it is given back what cannot be taken.
+    """
+
+    token_signals_per_s: Annotated[int, Meta(ge=1, le=10_000_000)] | None = 10_000
+    """Signals that the holder of a token may send, a batch counting by its signals: a sixth of what one core decides.
+    Two tokens of one name count as one."""
+    tenant_signals_per_s: Annotated[int, Meta(ge=1, le=10_000_000)] | None = 1_000
+    """Signals about one tenant, from whomever: ten times what a hundred tenants send where 1,000 a second come in; and
+    10,000 at once, a full batch."""
+    token_requests_per_s: Annotated[int, Meta(ge=1, le=1_000_000)] | None = 100
+    """Requests of a token for anything else but admission: tenants, receipts, proofs, overrides."""
+
+
 class LedgerSettings(Struct, frozen=True, kw_only=True):
     """The receipt ledger in `data_dir`."""
 
@@ -242,6 +257,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     oidc: OidcSettings | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     retention: RetentionSettings | None = None

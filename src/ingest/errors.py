@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNKNOWN_KIND = "unknown_kind"
     BAD_FIELD = "bad_field"  # the wrong type, shape or range
     FORBIDDEN_TENANT = "forbidden_tenant"  # whoever sent it may not speak for this tenant
+    RATE_LIMITED = "rate_limited"  # more than its sender or its tenant may send now: it can come again later
     NO_TENANT = "no_tenant"  # no configured rule says whose it is
     FUTURE_TIME = "future_time"  # says that something happened later than this service's clock can believe
 
@@ -48,16 +49,14 @@ class SignalRejectedError(IngestError):
 class BodyRejectedError(IngestError):
     """A body as a whole cannot be read: nothing in it was handled.
 
-    `status` is the HTTP status that says so best (400, 413 or 415), `field` the path of the offending field, or "" when
-    no single one is to blame.
+    `status` is the HTTP status that says so best (400, 413 or 415).
     """
 
-    def __init__(self, reason: str, status: int, message: str, field: str = "") -> None:
+    def __init__(self, reason: str, status: int, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
         self.message = message
-        self.field = field
 
 
 class SourceUnavailableError(IngestError):

@@ -31,6 +31,7 @@ from governors.api.problem import problem_of, render
 from governors.api.proofs import Proofs, proofs_router
 from governors.api.push import Pushes, alertmanager_endpoint, pubsub_endpoint
 from governors.api.push_documents import push_operations
+from governors.api.rates import RateLimits
 from governors.api.service import Service, ServiceError
 from governors.api.signals import signals_endpoint
 from governors.api.stream import stream_router
@@ -62,6 +63,7 @@ def build_api(
     asked who they are, without `proofs` there are none, without `pushes` nobody can push.
     """
     http = settings.http
+    rates = RateLimits(settings.limits, metrics, clock_us, rng)
     app = FastAPI(
         title="Governors",
         version=version("governors"),
@@ -78,6 +80,7 @@ def build_api(
         access=AccessTable(doors=frozenset({Door.OURS} if door is None else Door)),
         authenticate=authenticate,
         rng=rng,
+        rates=rates,
         authenticate_push=None if door is None else door.authenticate,
     )
     app.add_middleware(
@@ -97,11 +100,11 @@ def build_api(
     limits = DecodeLimits(body_bytes_max=http.body_bytes_max, batch_max=http.batch_max)
     # Plain routes, and first: they are matched in order, and these two are asked thousands of times a second.
     app.router.routes.insert(
-        0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us), methods=["POST"])
+        0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us, rates), methods=["POST"])
     )
     app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
     if pushes is not None:
-        alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us)
+        alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us, rates)
         app.router.routes.append(Route("/v1/push/alertmanager", alerts, methods=["POST"]))
     if pushes is not None and pushes.pubsub is not None:
         messages = pubsub_endpoint(pushes.pubsub, pushes.dead_letters, metrics, limits, clock_us)
@@ -149,7 +152,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         operation["responses"] |= _statuses(problem_answers(431))
         if access.reach is not Reach.NOBODY:
             operation["security"] = [{"token": [access.role]} if access.door is Door.OURS else {"push": []}]
-            operation["responses"] |= _statuses(problem_answers(401, 403))
+            operation["responses"] = _statuses(problem_answers(401, 403, 429)) | operation["responses"]
     return document
 
 
@@ -162,6 +165,8 @@ def _signals_operation() -> dict[str, Any]:
         "application/x-ndjson": {"schema": {"type": "string", "description": "One signal a line."}},
     }
     others: dict[str, Any] = {name: {"schema": {}} for name in MEDIA_TYPES if name not in schemas}
+    responses = _statuses(answers(answer, 400, 408, 413, 415, 422, 429, 503))
+    responses["429"]["headers"] = _rate_limit_headers("there where anything is limited")
     return {
         "tags": ["signals"],
         "operationId": "post_signals",
@@ -180,7 +185,7 @@ def _signals_operation() -> dict[str, Any]:
             }
         ],
         "requestBody": {"required": True, "content": {**schemas, **others}},
-        "responses": _statuses(answers(answer, 400, 408, 413, 415, 422, 503)),
+        "responses": responses,
     }
 
 
@@ -189,14 +194,7 @@ def _admit_operation() -> dict[str, Any]:
         return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
     responses = _statuses(answers(Admitted, 422, 429))
-    responses["429"]["headers"] = {
-        name: {"schema": {"type": "string"}, "description": text}
-        for name, text in {
-            "Retry-After": "Seconds, jittered.",
-            "RateLimit": "draft-ietf-httpapi-ratelimit-headers.",
-            "RateLimit-Policy": "The same; there where the rule is a rate.",
-        }.items()
-    }
+    responses["429"]["headers"] = _rate_limit_headers("there where the rule is a rate")
     return {
         "tags": ["admission"],
         "operationId": "get_admit",
@@ -220,6 +218,15 @@ def _admit_operation() -> dict[str, Any]:
         ],
         "responses": responses,
     }
+
+
+def _rate_limit_headers(policy: str) -> dict[str, Any]:
+    texts = {
+        "Retry-After": "Seconds, jittered.",
+        "RateLimit": "draft-ietf-httpapi-ratelimit-headers.",
+        "RateLimit-Policy": f"The same; {policy}.",
+    }
+    return {name: {"schema": {"type": "string"}, "description": text} for name, text in texts.items()}
 
 
 def _statuses(responses: dict[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,13 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from governors.api.access import Access, AccessTable, Door, Place, Reach
 from governors.api.problem import ProblemError, render
-from governors.auth.principal import LOCAL, Principal
+from governors.api.rates import RateLimits
+from governors.auth.principal import LOCAL, Principal, Role
 
 Authenticate = Callable[[bytes], Awaitable[Principal | None]]
 """`authenticate(token)`: whose token it is, None if it is nobody's."""
 
 UNKNOWN_ROUTE: Final = "none"
 """What metrics call all paths that do not exist: by their names, anybody could make up series."""
+# Signals are charged one by one; admission is asked for every request of a gateway, and answered from memory.
+PACED_ELSEWHERE: Final[frozenset[Role]] = frozenset({"ingest", "admit"})
 _SCHEME: Final = b"bearer "
 _CHALLENGE: Final = 'Bearer realm="governors"'
 
@@ -47,6 +50,7 @@ class Guard:
         access: AccessTable,
         authenticate: Authenticate | None,
         rng: random.Random,
+        rates: RateLimits,
         authenticate_push: Authenticate | None = None,
     ) -> None:
         self._app = app
@@ -54,6 +58,7 @@ class Guard:
         self._authenticate = authenticate
         self._authenticate_push = authenticate_push
         self._rng = rng
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -77,6 +82,9 @@ class Guard:
             principal = await self._identify(scope, self._authenticate_push)
         else:
             principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
+        if access is None or access.role not in PACED_ELSEWHERE or not principal.may(access.role):
+            # Before it is said what they may not have: a token can be refused no faster than it can be answered.
+            self._rates.request(principal)
         if place is None or access is None:
             raise _nowhere(place)
         _check(principal, access, place.tenant)

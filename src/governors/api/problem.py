@@ -50,7 +50,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "signal-rejected": ProblemType(422, "The signal was rejected"),
     "invalid-field": ProblemType(422, "A field has a value that it cannot have"),
     # Names and members as draft-ietf-httpapi-ratelimit-headers has them.
-    "quota-exceeded": ProblemType(429, "The tenant's quota does not admit this request"),
+    "quota-exceeded": ProblemType(429, "A quota does not admit this request now"),
     "temporary-reduced-capacity": ProblemType(429, "The tenant's backlog does not admit this request"),
     "abnormal-usage-detected": ProblemType(429, "Unusual use of the tenant does not admit this request"),
     "tenant-not-active": ProblemType(429, "The tenant is not active"),
@@ -115,7 +115,7 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError("invalid-field", str(error), field=error.field)
         case BodyRejectedError():
             name = _BODY_REASONS.get(error.reason) or _BODY_STATUSES.get(error.status, "unreadable-body")
-            return ProblemError(name, error.message, field=error.field or None, members={"reason": error.reason})
+            return ProblemError(name, error.message, members={"reason": error.reason})
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():

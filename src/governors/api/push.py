@@ -17,9 +17,10 @@ from starlette.responses import Response
 
 from governors.api.guard import Authenticate, principal_of
 from governors.api.problem import ProblemError
+from governors.api.rates import RateLimits
 from governors.api.respond import json_response
 from governors.api.service import NotAcceptingError, Service, SignalError, SignalResult, UnreadableResult
-from governors.api.signals import reason_of, unicode_of
+from governors.api.signals import check_encoding, reason_of, unicode_of
 from governors.auth.principal import Principal
 from governors.telemetry.metrics import Metrics
 from ingest.dead_letter import DeadLetterSink
@@ -113,9 +114,14 @@ def pubsub_endpoint(
 
 
 def alertmanager_endpoint(
-    service: Service, pushes: Pushes, metrics: Metrics, limits: DecodeLimits, clock_us: Callable[[], int]
+    service: Service,
+    pushes: Pushes,
+    metrics: Metrics,
+    limits: DecodeLimits,
+    clock_us: Callable[[], int],
+    rates: RateLimits,
 ) -> Endpoint:
-    """The route's handler: one notification, with however many alerts."""
+    """The route's handler: one notification, with however many alerts, which is taken in as a whole or not at all."""
 
     async def post_alerts(request: Request) -> Response:
         body = await _body(request, ALERTMANAGER, metrics)
@@ -131,6 +137,7 @@ def alertmanager_endpoint(
             if len(entries) % AT_ONCE == 0:
                 await asyncio.sleep(0)
         signals = [entry.outcome for entry in entries if isinstance(entry.outcome, Signal)]
+        rates.charge_whole(principal_of(request), signals, len(entries))
         metrics.received(ALERTMANAGER, [signal.kind for signal in signals])
         if group.truncated:
             metrics.truncated(ALERTMANAGER, group.truncated)
@@ -157,6 +164,7 @@ def alertmanager_endpoint(
 
 async def _body(request: Request, source: str, metrics: Metrics) -> bytes:
     try:
+        check_encoding(request)
         return await request.body()
     except ProblemError as refused:
         metrics.rejected(source, reason_of(refused))

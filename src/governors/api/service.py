@@ -43,12 +43,15 @@ class InvalidFieldError(ServiceError):
         self.field = field
 
 
-class SignalError(Struct, frozen=True):
-    """Why a signal was rejected. `field` is its path in the sender's wire form, "" where no single one is to blame."""
+class SignalError(Struct, frozen=True, omit_defaults=True):
+    """Why a signal was rejected. `field` is its path in the sender's wire form, "" where no single one is to blame;
+    `retry_after_s` is there for one that came too soon alone.
+    """
 
     reason: str
     field: str
     detail: str
+    retry_after_s: int | None = None
 
 
 class SignalResult(Struct, frozen=True, omit_defaults=True):

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from governors.api.guard import principal_of
 from governors.api.problem import ProblemError
+from governors.api.rates import RateLimits, Throttled
 from governors.api.respond import json_response
 from governors.api.service import Service, SignalError, SignalResult, UnreadableResult, Wait
 from governors.auth.principal import Principal
@@ -25,25 +26,32 @@ Result = SignalResult | UnreadableResult
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def signals_endpoint(service: Service, metrics: Metrics, limits: DecodeLimits, clock_us: Callable[[], int]) -> Endpoint:
+def signals_endpoint(
+    service: Service, metrics: Metrics, limits: DecodeLimits, clock_us: Callable[[], int], rates: RateLimits
+) -> Endpoint:
     """The route's handler. Every refusal raises a counter, of a body as of a signal."""
 
     async def post_signals(request: Request) -> Response:
+        principal = principal_of(request)
         try:
+            rates.before_body(principal)
             wait = _wait(request)
+            check_encoding(request)
             body = await request.body()
             # Received means in hand: a slow sender's time is not ours.
-            entries = _read(request, body, clock_us(), limits)
+            entries = _in_scope(_read(request, body, clock_us(), limits), principal)
+            charged = rates.charge(principal, entries)
         except (ProblemError, BodyRejectedError) as refused:
             metrics.rejected(SOURCE, reason_of(refused))
+            if isinstance(refused, BodyRejectedError):
+                rates.unreadable(principal)
             raise
-        entries = _in_scope(entries, principal_of(request))
-        signals = _count(metrics, entries)
+        signals = _count(metrics, charged.entries)
         decided = iter(await service.submit(signals, wait) if signals else ())
-        results = [next(decided) if isinstance(entry, Signal) else _unreadable(entry) for entry in entries]
+        results = [next(decided) if isinstance(entry, Signal) else _unreadable(entry) for entry in charged.entries]
         if len(results) == 1 and _is_single(request, body):
-            return _single(results[0])
-        return json_response({"results": results})
+            return _single(results[0], charged.headers)
+        return json_response({"results": results}, headers=charged.headers)
 
     return post_signals
 
@@ -64,6 +72,18 @@ def _wait(request: Request) -> Wait:
     if wait is None:
         raise ProblemError("invalid-field", "expected local or committed", field="wait")
     return wait
+
+
+def check_encoding(request: Request) -> None:
+    """Raise ProblemError for a body that would have to be unpacked: a small one could become any size."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ProblemError(
+            "unsupported-media-type",
+            "expected a body without Content-Encoding",
+            field="Content-Encoding",
+            members={"reason": Reason.UNSUPPORTED_MEDIA_TYPE},
+        )
 
 
 def reason_of(refused: ProblemError | BodyRejectedError) -> str:
@@ -88,17 +108,20 @@ def _forbid(number: int, signal: Signal, principal: Principal) -> Rejected:
     return Rejected(number, signal.id, signal.tenant, Reason.FORBIDDEN_TENANT, "tenant", message)
 
 
-def _count(metrics: Metrics, entries: Sequence[Signal | Rejected]) -> list[Signal]:
+def _count(metrics: Metrics, entries: Sequence[Signal | Rejected | Throttled]) -> list[Signal]:
     signals = [entry for entry in entries if isinstance(entry, Signal)]
     metrics.received(SOURCE, [signal.kind for signal in signals])
     if len(signals) < len(entries):
         for entry in entries:
-            if isinstance(entry, Rejected):
-                metrics.rejected(SOURCE, entry.reason)
+            if not isinstance(entry, Signal):
+                metrics.rejected(SOURCE, entry.reason if isinstance(entry, Rejected) else Reason.RATE_LIMITED)
     return signals
 
 
-def _unreadable(entry: Rejected) -> UnreadableResult:
+def _unreadable(entry: Rejected | Throttled) -> UnreadableResult:
+    if isinstance(entry, Throttled):
+        late = SignalError(Reason.RATE_LIMITED, "", entry.detail, entry.retry_after_s)
+        return UnreadableResult(entry.signal.id, entry.signal.tenant, late)
     error = SignalError(entry.reason, unicode_of(entry.field), unicode_of(entry.message))
     return UnreadableResult(None if entry.id is None else unicode_of(entry.id), entry.tenant, error)
 
@@ -116,9 +139,9 @@ def _is_single(request: Request, body: bytes) -> bool:
     return "ndjson" not in media_type and "jsonl" not in media_type and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"["
 
 
-def _single(result: Result) -> Response:
+def _single(result: Result, headers: dict[str, str]) -> Response:
     if result.error is None:
-        return json_response({"results": [result]})
+        return json_response({"results": [result]}, headers=headers)
     if result.error.reason == Reason.FORBIDDEN_TENANT:
         raise ProblemError("forbidden", result.error.detail, field=result.error.field)
     receipt = {"receipt": result.receipt} if isinstance(result, SignalResult) else {}

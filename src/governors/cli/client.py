@@ -2,9 +2,11 @@
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -74,7 +76,8 @@ def send(
 ) -> None:
     """Send signals, and print what was decided about each.
 
-    Many are sent in batches of 1,000, each printed as soon as it is answered.
+    Many are sent in batches of 1,000, each printed as soon as it is answered. What comes too soon for the service's
+    rate limits is sent again when it says.
 
     Exit 0: each has its outcome. 1: some were rejected, and say why. 2: the service could not be asked.
 
@@ -118,10 +121,32 @@ def _read(source: Path | None) -> bytes:
 
 
 def _post(client: httpx.Client, body: Body, wait: Wait) -> list[dict[str, Any]]:
-    headers = {"content-type": body.media_type}
-    response = client.post("/v1/signals", content=body.content, params={"wait": str(wait)}, headers=headers)
-    results: list[dict[str, Any]] = _answer(response)["results"]
-    return results
+    """What became of each signal of a body. What comes too soon is sent again when the service said."""
+    results: dict[int, dict[str, Any]] = {}
+    pending: Sequence[int] = range(body.count)
+    while True:
+        rest = body.only(pending)
+        headers = {"content-type": rest.media_type}
+        response = client.post("/v1/signals", content=rest.content, params={"wait": str(wait)}, headers=headers)
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            _rest_s(int(response.headers["retry-after"]), len(pending))
+            continue
+        answered: list[dict[str, Any]] = _answer(response)["results"]
+        late: dict[int, int] = {}
+        for position, result in zip(pending, answered, strict=False):
+            if (retry_s := result.get("error", {}).get("retry_after_s")) is not None:
+                late[position] = retry_s
+            results[position] = result
+        if not late:
+            # What could not be told apart here may have been several.
+            return answered if body.broken else [results[position] for position in range(body.count)]
+        pending = list(late)
+        _rest_s(max(late.values()), len(late))
+
+
+def _rest_s(seconds: int, signals: int) -> None:
+    typer.echo(f"{signals:,} signals came too soon, and are sent again in {seconds} s", err=True)
+    time.sleep(seconds)
 
 
 def tail(

@@ -3,7 +3,7 @@
 Every signal keeps the exact bytes that it was given as: its receipt commits to them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,11 +20,25 @@ _JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Body(Struct, frozen=True):
-    """One request's worth; `count` is how many signals are in it, as far as that can be told."""
+    """One request's worth: signals as far as they can be told apart, else the whole text as one."""
 
     media_type: str
-    content: bytes
-    count: int
+    signals: list[bytes]
+    broken: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.signals)
+
+    @property
+    def content(self) -> bytes:
+        if self.broken:
+            return self.signals[0]
+        return b"\n".join(self.signals) if self.media_type == _LINES else b"[" + b",".join(self.signals) + b"]"
+
+    def only(self, positions: Sequence[int]) -> "Body":
+        """The same with these signals alone."""
+        return Body(self.media_type, [self.signals[position] for position in positions], self.broken)
 
 
 class _Envelope(Struct):
@@ -46,7 +60,7 @@ def bodies(given: bytes) -> Iterator[Body]:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         is_broken_document = text.startswith(b"[") or _whole(lines[0]) is None
         if is_broken_document:
-            yield Body(_ARRAY, text, 1)
+            yield Body(_ARRAY, [text], broken=True)
             return
         if _is_cloudevent(lines[0]):
             yield from _chunks(lines, cloudevents.BATCH_MEDIA_TYPE)
@@ -80,14 +94,9 @@ def _chunks(signals: list[bytes], media_type: str) -> Iterator[Body]:
     size = 0
     for signal in signals:
         if chunk and (len(chunk) >= SIGNALS_MAX or size + len(signal) > BYTES_MAX):
-            yield _joined(chunk, media_type)
+            yield Body(media_type, chunk)
             chunk, size = [], 0
         chunk.append(signal)
         size += len(signal) + 1
     if chunk or not signals:
-        yield _joined(chunk, media_type)
-
-
-def _joined(signals: list[bytes], media_type: str) -> Body:
-    content = b"\n".join(signals) if media_type == _LINES else b"[" + b",".join(signals) + b"]"
-    return Body(media_type, content, len(signals))
+        yield Body(media_type, chunk)

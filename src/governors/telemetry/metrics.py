@@ -44,6 +44,9 @@ class Metrics:
         self._rejected = Tally(
             registry, "governors_rejected", "Signals and bodies refused as unreadable.", ("source", "reason")
         )
+        self._rate_limited = Tally(
+            registry, "governors_rate_limited", "Signals and requests that came too soon, by limit.", ("limit",)
+        )
         self._unheard = Tally(
             registry, "governors_unheard_messages", "Messages that tell of nothing governed.", ("source", "form")
         )
@@ -149,6 +152,7 @@ class Metrics:
             "partition",
         )
         self.ledger_fenced = gauge("ledger_fenced", "1 once another writer has taken the log over.", "partition")
+        self.rate_limit_keys = gauge("rate_limit_keys", "Tokens and tenants whose rate is remembered.", "limit")
         self.active_tenants = gauge("active_tenants", "Tenants that are in memory.")
         self.known_tenants = gauge("known_tenants", "Tenants that have a record.")
         self.queued_signals = gauge("queued_signals", "Signals that wait to be decided.")
@@ -163,6 +167,10 @@ class Metrics:
     def rejected(self, source: str, reason: str, count: int = 1) -> None:
         """Signals, or a body as a whole, could not be read; `reason` is one of the fixed words of the decoders."""
         self._rejected.add(source, reason, count=count)
+
+    def rate_limited(self, limit: str, count: int) -> None:
+        """Signals, or a request, came faster than a limit allows; those of a batch count among the rejected too."""
+        self._rate_limited.add(limit, count=count)
 
     def unheard(self, source: str, form: str) -> None:
         """A message was understood, and is no signal; `form` is the decoder's name for its format."""
