@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
@@ -57,6 +57,9 @@ from ingest.decode.limits import DecodeLimits
 from ingest.decode.tenants import Routing
 from ingest.source import Batch, Disposition
 from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
+
+if TYPE_CHECKING:
+    from governors.pubsub import PullSource
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
 
@@ -129,6 +132,7 @@ class App:
         pushes = Pushes(self.routing, self.dead_letters, None if pusher is None else self._pubsub_door(pusher))
         self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
         self.http = self._http_server(settings.http)
+        self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
@@ -136,7 +140,7 @@ class App:
             *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
             *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
             Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
-            *([self._pubsub(settings.pubsub)] if settings.pubsub is not None else []),
+            *([self._pull.child()] if self._pull is not None else []),
             Child("snapshots", ready_at_once(self._snapshotter().run)),
             keepers=keepers,
             on_event=self._on_supervision,
@@ -178,10 +182,12 @@ class App:
 
     def warnings(self) -> list[str]:
         """What somebody should look at although the service goes on."""
+        found = [] if self._pull is None else self._pull.warnings()
         committer = self._custody.committer if self._custody is not None else None
-        if committer is None or not committer.is_late():
-            return []
-        return [f"receipts have waited {committer.waited_s():.0f} s for the object store: losing this disk loses them"]
+        if committer is not None and committer.is_late():
+            waited_s = committer.waited_s()
+            found.append(f"receipts have waited {waited_s:.0f} s for the object store: losing this disk loses them")
+        return found
 
     def _why_it_ended(self) -> LedgerError:
         failed = self.runtime.ledger.failed
@@ -238,9 +244,9 @@ class App:
     def _on_issuer_failure(self, problem: str) -> None:
         self.log.error("the issuer's keys cannot be had; those that are known still hold", problem=problem)
 
-    def _pubsub(self, settings: PubSubSettings) -> Child:
+    def _pull_source(self, settings: PubSubSettings) -> "PullSource":
         # Slow to import, so only where configured.
-        from governors.pubsub import pull_child, subscription_path  # noqa: PLC0415
+        from governors.pubsub import PullSource, subscription_path  # noqa: PLC0415
 
         intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us, self.routing)
         facts = {"subscription": subscription_path(settings)}
@@ -248,7 +254,16 @@ class App:
         async def handle(batch: Batch) -> Sequence[Disposition]:
             return await intake.handle(batch, facts)
 
-        return pull_child(settings, handle, self.dead_letters, self.metrics, self._clock_us, self.rng)
+        return PullSource(
+            settings,
+            self._settings.tenants.dead_letter_after,
+            handle,
+            self.dead_letters,
+            self.metrics,
+            self._clock_us,
+            self.rng,
+            backlog=lambda: self.runtime.registry.queued,
+        )
 
     def _snapshotter(self) -> Snapshotter:
         ledger = self.runtime.ledger

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+from governors.api.service import NotAcceptingError
 from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
 from ingest.decode.foreign import Unheard
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.message import NO_FACTS, read_message
 from ingest.decode.tenants import NO_ROUTING, Facts, Routing
-from ingest.errors import SignalRejectedError
+from ingest.errors import HandlerBusyError, SignalRejectedError
 from ingest.signals import Signal
 from ingest.source import ACK, Batch, DeadLetter, Disposition
+from ledger.errors import LedgerError
 
 
 class Intake:
@@ -36,8 +38,8 @@ class Intake:
         self._routing = routing
 
     async def handle(self, batch: Batch, facts: Facts = NO_FACTS) -> Sequence[Disposition]:
-        """Decide a batch, of which routing rules can ask for `facts`. While the service takes nothing this raises, so
-        that the loop gives the batch back and pauses, longer with each time.
+        """Decide a batch, of which routing rules can ask for `facts`. While the service takes nothing this raises
+        HandlerBusyError, so that the loop gives the batch back and pauses, longer with each time.
         """
         dispositions: list[Disposition] = [ACK] * len(batch.deliveries)
         signals: list[Signal] = []
@@ -58,6 +60,9 @@ class Intake:
             published_us.append(delivery.publish_us)
         self._metrics.pulled(self._source, len(batch.deliveries))
         self._metrics.received(self._source, [signal.kind for signal in signals])
-        await self._service.decide(signals, "committed", source=self._source)
+        try:
+            await self._service.decide(signals, "committed", source=self._source)
+        except (NotAcceptingError, LedgerError) as error:
+            raise HandlerBusyError(str(error)) from error
         self._metrics.committed_since(self._source, published_us, self._clock_us())
         return dispositions

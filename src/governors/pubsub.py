@@ -1,18 +1,22 @@
 """The Pub/Sub source as a supervised child. Imported only where configured: the client takes half a second."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
 
+import grpc.aio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from governors.settings import PubSubSettings
 from governors.supervision.child import Child, Started
 from governors.telemetry.metrics import Metrics
-from ingest.dead_letter import DeadLetterFolder
+from ingest.dead_letter import DeadLetterSink
 from ingest.pubsub import DeadLetterTopic, PubSubPublisher, PubSubSubscriber, open_channel
-from ingest.pull import PullLoop, PullMetrics, PullSettings
+from ingest.pull import PullLoop
+from ingest.pull_metrics import PullMetrics
+from ingest.pull_settings import PullSettings
 from ingest.source import Handle
 
 SHUTDOWN_S: Final = 20.0
@@ -24,26 +28,36 @@ def subscription_path(settings: PubSubSettings) -> str:
     return f"projects/{settings.project}/subscriptions/{settings.subscription}"
 
 
-# Counter of the pull loop -> what it counts; the names become governors_pull_<counter>_total.
+# Counter of the pull loop -> what it counts; the names become governors_pull_<counter>_total, seconds spelled out.
 _COUNTERS: Final = {
     "received": "Messages pulled.",
     "received_bytes": "Bytes of their payloads.",
     "redelivered": "Messages that the broker had delivered before.",
+    "handled": "Messages that were decided, or put aside as unreadable.",
     "acked": "Messages acknowledged.",
     "nacked": "Messages given back.",
     "dead_lettered": "Messages put aside.",
     "dead_letter_errors": "Messages that could not be put aside, and stay with the broker.",
-    "handler_errors": "Batches that the service failed on.",
+    "handler_errors": "Batches that the service failed on, or could not take.",
+    "poison": "Messages put aside because the service failed on them again and again.",
     "pulls": "Pulls that were answered.",
     "empty_pulls": "Pulls that brought nothing.",
     "pull_errors": "Pulls that failed.",
-    "ack_errors": "Acknowledgements that failed and were tried again.",
+    "pull_wait_s": "Seconds that pulls waited for the messages that they brought.",
+    "ack_requests": "Requests to acknowledge that were answered.",
+    "ack_request_s": "Seconds that they took.",
+    "ack_errors": "Requests to acknowledge or to give back that failed.",
+    "acks_retried": "Acknowledgements that exactly-once delivery did not take yet.",
+    "acks_lost": "Acknowledgements that came after the lease was over, as exactly-once delivery says.",
     "acks_given_up": "Messages whose acknowledgement was given up; they come again.",
     "lease_extensions": "Leases extended for slow batches.",
     "lease_errors": "Lease extensions that failed.",
+    "leases_lost": "Leases that were over before they were extended, as exactly-once delivery says.",
     "held_too_long": "Batches given back because they were held too long.",
     "backoff_s": "Seconds spent waiting after failures.",
 }
+# A short outage is what backoff is for; nobody need look.
+_AWAY_S: Final = 10.0
 
 
 class _PullCounts(Collector):
@@ -53,55 +67,87 @@ class _PullCounts(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
+        counts = self._counts
         for name, documentation in _COUNTERS.items():
-            metric = name.replace("backoff_s", "backoff_seconds")
-            yield CounterMetricFamily(f"governors_pull_{metric}", documentation, getattr(self._counts, name))
+            metric = f"{name[:-2]}_seconds" if name.endswith("_s") else name
+            yield CounterMetricFamily(f"governors_pull_{metric}", documentation, getattr(counts, name))
         for gauge, documentation, value in (
-            ("held_messages", "Messages pulled and not yet settled.", self._counts.held_messages),
-            ("held_bytes", "Bytes of their payloads.", self._counts.held_bytes),
-            ("connected", "1 while the latest pull was answered.", int(self._counts.connected)),
+            ("held_messages", "Messages pulled and not yet settled.", counts.held_messages),
+            ("held_bytes", "Bytes of their payloads.", counts.held_bytes),
+            ("pulls_wanted", "Pulls that are worth having in flight.", counts.pulls_wanted),
+            ("connected", "1 while the latest pull was answered.", int(counts.connected)),
         ):
             yield GaugeMetricFamily(f"governors_pull_{gauge}", documentation, value)
 
 
-def pull_child(
-    settings: PubSubSettings,
-    handle: Handle,
-    dead_letters: DeadLetterFolder,
-    metrics: Metrics,
-    clock_us: Callable[[], int],
-    rng: Random,
-) -> Child:
-    """Pull for as long as it runs; a restart opens a channel of its own."""
-    counts = PullMetrics()
-    metrics.registry.register(_PullCounts(counts))
+class PullSource:
+    """The pull loop of one subscription. `child` runs for as long as the service; a restart opens a new channel.
 
-    async def run(started: Started) -> None:
+    `backlog` says how many signals of any source wait to be decided.
+    """
+
+    def __init__(
+        self,
+        settings: PubSubSettings,
+        attempts_max: int,
+        handle: Handle,
+        dead_letters: DeadLetterSink,
+        metrics: Metrics,
+        clock_us: Callable[[], int],
+        rng: Random,
+        backlog: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._attempts_max = attempts_max
+        self._handle = handle
+        self._dead_letters = dead_letters
+        self._clock_us = clock_us
+        self._rng = rng
+        self._backlog = backlog
+        self._counts = PullMetrics()
+        metrics.registry.register(_PullCounts(self._counts))
+
+    def child(self) -> Child:
+        return Child(NAME, self._run, shutdown_s=SHUTDOWN_S)
+
+    def warnings(self) -> list[str]:
+        """That the subscription is away, where it is for longer than a moment."""
+        away_since_s = self._counts.away_since_s
+        if away_since_s is None:
+            return []
+        away_s = asyncio.get_running_loop().time() - away_since_s
+        if away_s < _AWAY_S:
+            return []
+        said = f"Pub/Sub has not answered for {away_s:.0f} s and is asked again and again"
+        return [f"{said}: {self._counts.last_error}"]
+
+    async def _run(self, started: Started) -> None:
+        settings = self._settings
         channel = await open_channel()
         try:
-            topic = settings.dead_letter_topic
-            sink = (
-                dead_letters
-                if topic is None
-                else DeadLetterTopic(PubSubPublisher(channel, f"projects/{settings.project}/topics/{topic}"))
-            )
             loop = PullLoop(
                 PubSubSubscriber(channel, subscription_path(settings)),
-                handle,
-                sink,
+                self._handle,
+                self._sink(channel),
                 PullSettings(
                     pulls_in_flight=settings.pulls_in_flight,
                     messages_per_pull=settings.max_messages,
                     messages_max=settings.outstanding_max,
                     ack_deadline_s=settings.ack_deadline_s,
+                    attempts_max=self._attempts_max,
                 ),
-                clock_us=clock_us,
-                rng=rng,
-                metrics=counts,
+                clock_us=self._clock_us,
+                rng=self._rng,
+                metrics=self._counts,
+                backlog=self._backlog,
             )
             started()
             await loop.run()
         finally:
             await channel.close()
 
-    return Child(NAME, run, shutdown_s=SHUTDOWN_S)
+    def _sink(self, channel: grpc.aio.Channel) -> DeadLetterSink:
+        topic = self._settings.dead_letter_topic
+        if topic is None:
+            return self._dead_letters
+        return DeadLetterTopic(PubSubPublisher(channel, f"projects/{self._settings.project}/topics/{topic}"))

@@ -199,13 +199,15 @@ class PubSubSettings(Struct, frozen=True, kw_only=True):
     dead_letter_topic: GoogleName | None = None
     """Where signals that cannot be handled are published. Null: the `dead_letter` folder in `data_dir`."""
     pulls_in_flight: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Pull requests open at once. The async client's rate stops growing at four and falls with sixteen."""
+    """Pull requests open at once, at most: as few as find enough. The rate stops growing at four and falls with
+    sixteen."""
     max_messages: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
     """Messages asked for in one pull; 1,000 is the service's own limit."""
     ack_deadline_s: Annotated[int, Meta(ge=10, le=600)] = 60
     """Seconds until an unacknowledged message comes again: far above a commit, so that only a lost worker causes it."""
     outstanding_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """Messages pulled and not yet acknowledged, over all pulls; at it, pulling pauses."""
+    """Messages pulled and not yet acknowledged, over all pulls; at it, pulling pauses. It pauses earlier while many
+    wait to be decided."""
 
 
 class IngestSettings(Struct, frozen=True, kw_only=True):

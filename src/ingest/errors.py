@@ -74,5 +74,9 @@ class SourceRefusedError(IngestError):
         self.vanished = vanished
 
 
+class HandlerBusyError(IngestError):
+    """Whoever handles batches can take none now: no message is to blame, all of them may come again later."""
+
+
 class DeadLetterFullError(IngestError):
     """The dead letters take up all the room they may have: free some, the delivery stays with its source until then."""

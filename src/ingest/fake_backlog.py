@@ -92,29 +92,33 @@ class Backlog:
         times = [heap[0][0] for heap in (self._expiries, self._later) if heap]
         return min(times, default=None)
 
-    def acknowledge(self, ack_id: str, now_s: float) -> None:
+    def acknowledge(self, ack_id: str, now_s: float) -> bool:
+        """Whether it was leased; if not, it lapsed or was acknowledged before, and nothing happens."""
         self._bring_back(now_s)
         lease = self._leases.pop(ack_id, None)
-        if lease is None:  # lapsed, or acknowledged before: the service does not say either
-            return
+        if lease is None:
+            return False
         entry, _ = lease
         for other in entry.outstanding - {ack_id}:
             del self._leases[other]
         entry.outstanding.clear()
         self._size -= 1
         self._leave_key(entry)
+        return True
 
-    def modify_deadline(self, ack_id: str, deadline_s: int, now_s: float) -> None:
+    def modify_deadline(self, ack_id: str, deadline_s: int, now_s: float) -> bool:
+        """Whether it was leased, as for `acknowledge`."""
         self._bring_back(now_s)
         lease = self._leases.get(ack_id)
         if lease is None:
-            return
+            return False
         entry, _ = lease
         if deadline_s == 0:
             self._end_lease(ack_id, entry, now_s)
         else:
             self._leases[ack_id] = (entry, now_s + deadline_s)
             heappush(self._expiries, (now_s + deadline_s, ack_id))
+        return True
 
     def _lease(self, entry: _Entry, now_s: float) -> Any:
         self._ack_number += 1

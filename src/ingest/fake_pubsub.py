@@ -4,9 +4,10 @@
         channel = await open_channel(fake.host)
 
 Serves gRPC, so the stock clients work against it too. What it keeps: leases and redelivery after their deadline, order
-by key, the retry policy, delivery attempts and dead-letter topics. Like the service with ordering, it has one batch of
-a key out at a time; what comes back is delivered again before anything later of that key. What it leaves out: filters,
-push, streaming pull, snapshots, retention. Messages live in memory, at most `messages_max` for each subscription.
+by key, the retry policy, delivery attempts and dead-letter topics, and what exactly-once delivery says of each ack id.
+Like the service with ordering, it has one batch of a key out at a time; what comes back is delivered again before
+anything later of that key. What it leaves out: filters, push, streaming pull, snapshots, retention. Messages live in
+memory, at most `messages_max` for each subscription.
 """
 
 import asyncio
@@ -15,12 +16,15 @@ import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import grpc
 import grpc.aio
 from google.protobuf import empty_pb2
 from google.pubsub_v1.types import pubsub as types
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from ingest.fake_backlog import Backlog
 
@@ -50,10 +54,11 @@ _ACK_BYTES_MAX: Final = 512 * 1024
 
 
 class _RefusedError(Exception):
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, bytes], ...] = ()) -> None:
         super().__init__(details)
         self.code = code
         self.details = details
+        self.trailers = trailers
 
 
 class Faults:
@@ -64,6 +69,7 @@ class Faults:
         self._delays: dict[str, float] = {}
         self._duplicates = 0
         self._dropped_acks = 0
+        self._untaken = 0
 
     def fail(self, method: str, code: grpc.StatusCode, times: int = 1, *, landed: bool = False) -> None:
         """Answer the next calls with `code`; `landed` says that they take effect nevertheless."""
@@ -81,6 +87,10 @@ class Faults:
         """Answer the next acknowledgements as if they had been taken, and forget them."""
         self._dropped_acks += requests
 
+    def take_no_ids(self, requests: int) -> None:
+        """Where delivery is exactly once, take none of the ids of the next acknowledgements, and say so of each."""
+        self._untaken += requests
+
     def pending(self, method: str) -> int:
         """How many of the failures asked for are still to come."""
         return len(self._failures.get(method, ()))
@@ -96,6 +106,12 @@ class Faults:
         if not self._dropped_acks:
             return False
         self._dropped_acks -= 1
+        return True
+
+    def takes_no_ids(self) -> bool:
+        if not self._untaken:
+            return False
+        self._untaken -= 1
         return True
 
     def takes_duplicate(self) -> bool:
@@ -212,7 +228,7 @@ class FakePubSub:
             try:
                 response = await behaviour(request)
             except _RefusedError as error:
-                await context.abort(error.code, error.details)
+                await context.abort(error.code, error.details, error.trailers)
             if failure is not None:
                 await context.abort(failure[0], "a fault that was asked for, after the call had its effect")
             return response
@@ -322,10 +338,14 @@ class FakePubSub:
     async def _acknowledge(self, request: Any) -> Any:
         backlog = self._backlog(request.subscription)
         _check_ack_ids(request)
+        is_exact = backlog.config.enable_exactly_once_delivery
+        if is_exact and self.faults.takes_no_ids():
+            _refuse_ids(request.ack_ids, "TRANSIENT_FAILURE_OTHER")
         if not self.faults.takes_ack_drop():
             now_s = asyncio.get_running_loop().time()
-            for ack_id in request.ack_ids:
-                backlog.acknowledge(ack_id, now_s)
+            lost = [ack_id for ack_id in request.ack_ids if not backlog.acknowledge(ack_id, now_s)]
+            if is_exact and lost:
+                _refuse_ids(lost, "PERMANENT_FAILURE_INVALID_ACK_ID")
         return empty_pb2.Empty()
 
     async def _modify_ack_deadline(self, request: Any) -> Any:
@@ -333,9 +353,10 @@ class FakePubSub:
         _check_ack_ids(request)
         if not 0 <= request.ack_deadline_seconds <= 600:
             raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "ack_deadline_seconds: expected 0 to 600")
-        now_s = asyncio.get_running_loop().time()
-        for ack_id in request.ack_ids:
-            backlog.modify_deadline(ack_id, request.ack_deadline_seconds, now_s)
+        now_s, deadline_s = asyncio.get_running_loop().time(), request.ack_deadline_seconds
+        lost = [ack_id for ack_id in request.ack_ids if not backlog.modify_deadline(ack_id, deadline_s, now_s)]
+        if backlog.config.enable_exactly_once_delivery and lost:
+            _refuse_ids(lost, "PERMANENT_FAILURE_INVALID_ACK_ID")
         return empty_pb2.Empty()
 
     def _backlog(self, name: str) -> Backlog:
@@ -365,6 +386,17 @@ class FakePubSub:
             return True
 
         return move
+
+
+def _refuse_ids(ack_ids: Iterable[str], why: str) -> NoReturn:
+    """In the service's form: the request fails, and says of which ids; the others were taken."""
+    info = ErrorInfo(reason="EXACTLY_ONCE_ACKID_FAILURE", domain="pubsub.googleapis.com")
+    for ack_id in ack_ids:
+        info.metadata[ack_id] = why
+    status = Status(code=code_pb2.INVALID_ARGUMENT)
+    status.details.add().Pack(info)
+    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+    raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "Some acknowledgement ids failed.", trailers)
 
 
 def _check_name(name: str, collection: str) -> None:

@@ -24,19 +24,60 @@ def backoff_s(failures: int, base_s: float, cap_s: float, rng: Random) -> float:
 
 
 def pull_size(
-    *, per_pull_max: int, messages_max: int, messages_held: int, bytes_max: int, bytes_held: int, message_bytes: float
+    *,
+    per_pull_max: int,
+    messages_max: int,
+    messages_held: int,
+    backlog_max: int,
+    backlog: int,
+    bytes_max: int,
+    bytes_held: int,
+    message_bytes: float,
 ) -> int:
     """How many messages to ask for now; 0 says to wait until some of the held ones are settled.
 
-    `messages_held` includes what pulls in flight may still bring. `message_bytes` is the mean size seen lately: the
-    broker bounds a pull by count alone, so bytes are bounded by expectation.
+    `messages_held` includes what pulls in flight may still bring. `backlog` is what waits for the processor: more of it
+    would only wait here instead of at the broker, where another worker could have it. What waits for a commit is held,
+    and no backlog: the slower commits are, the more is held without anything being late. `message_bytes` is the mean
+    size seen lately: the broker bounds a pull by count alone, so bytes are bounded by expectation.
     """
-    wanted = min(per_pull_max, messages_max)
-    room = min(wanted, messages_max - messages_held)
+    wanted = min(per_pull_max, messages_max, backlog_max)
+    room = min(wanted, messages_max - messages_held, backlog_max - backlog)
     # Below a tenth of a pull it pays to wait: requests for a handful cost as much as requests for a thousand.
     if room < max(1, wanted // 10) or bytes_held >= bytes_max:
         return 0
     return min(room, max(1, int((bytes_max - bytes_held) / max(message_bytes, 1.0))))
+
+
+class PullsInFlight:
+    """How many pulls are worth having at the broker.
+
+    A pull that is answered as quickly as any was says that messages had been waiting for it: another one would have had
+    them sooner. One that took several times as long waited for messages, or for its turn in a process that has no time
+    for it: one less would have done. `most` at first, because a start often finds a backlog.
+    """
+
+    # Of the quickest answer; between the two nothing changes.
+    PROMPT: Final = 2.0
+    SLOW: Final = 5.0
+    # So that a broker which became slower is not held against its better days; and what counts as prompt at most, so
+    # that pulls which wait for a trickle do not.
+    _QUICKEST_GROWTH: Final = 1.02
+    _QUICKEST_S_MAX: Final = 0.05
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._quickest_s = self._QUICKEST_S_MAX
+        self.wanted = most
+
+    def note(self, messages: int, waited_s: float) -> None:
+        """A pull brought `messages` after `waited_s`."""
+        if messages:
+            self._quickest_s = min(waited_s, self._quickest_s * self._QUICKEST_GROWTH, self._QUICKEST_S_MAX)
+        if not messages or waited_s > self.SLOW * self._quickest_s:
+            self.wanted = max(1, self.wanted - 1)
+        elif waited_s <= self.PROMPT * self._quickest_s:
+            self.wanted = min(self._most, self.wanted + 1)
 
 
 class Lease(Enum):

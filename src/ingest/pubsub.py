@@ -20,9 +20,11 @@ from google.auth.exceptions import GoogleAuthError
 from google.protobuf import empty_pb2
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from google.pubsub_v1.types import pubsub as types
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from ingest.errors import SourceRefusedError, SourceUnavailableError
-from ingest.source import Delivery
+from ingest.source import TAKEN, AckResult, Delivery
 
 SERVICE_HOST: Final = "pubsub.googleapis.com:443"
 EMULATOR_ENVIRONMENT: Final = "PUBSUB_EMULATOR_HOST"
@@ -31,6 +33,9 @@ _CHANNEL_OPTIONS: Final = (
     # A pull of large messages passes gRPC's default of 4 MiB.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # With exactly-once delivery the answer to an acknowledgement names in its trailers every id that failed; gRPC's
+    # default of 8 KiB holds a few dozen. As Google's own client has it.
+    ("grpc.max_metadata_size", 4 * 1024 * 1024),
     # A peer that vanished without a word (a frozen node, a dropped NAT entry) is noticed within these two.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -115,13 +120,43 @@ class PubSubSubscriber:
             raise _translate(error, self._name) from error
         return _deliveries(response)
 
-    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> None:
+    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> AckResult:
         request = AcknowledgeRequest(subscription=self._name, ack_ids=ack_ids)
-        await call(self._acknowledge, request, timeout_s, self._metadata, self._name)
+        return await self._settle(self._acknowledge, request, timeout_s)
 
-    async def modify_ack_deadline(self, ack_ids: Sequence[str], deadline_s: int, timeout_s: float) -> None:
+    async def modify_ack_deadline(self, ack_ids: Sequence[str], deadline_s: int, timeout_s: float) -> AckResult:
         request = ModifyAckDeadlineRequest(subscription=self._name, ack_ids=ack_ids, ack_deadline_seconds=deadline_s)
-        await call(self._modify, request, timeout_s, self._metadata, self._name)
+        return await self._settle(self._modify, request, timeout_s)
+
+    async def _settle(self, stub: Any, request: Any, timeout_s: float) -> AckResult:
+        try:
+            await stub(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            if result := _result_by_id(error):
+                return result
+            raise _translate(error, self._name) from error
+        return TAKEN
+
+
+def _result_by_id(error: grpc.aio.AioRpcError) -> AckResult | None:
+    """What an error says of single ack ids; None where it is about the request as a whole.
+
+    With exactly-once delivery a request fails where any of its ids does, and names those in an ErrorInfo; it is carried
+    out for the others (https://cloud.google.com/pubsub/docs/exactly-once-delivery).
+    """
+    lost, failed = set(), set()
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in Status.FromString(value).details:
+            info = ErrorInfo()
+            if detail.Unpack(info):
+                for ack_id, why in info.metadata.items():
+                    if why.startswith("PERMANENT_FAILURE_"):
+                        lost.add(ack_id)
+                    elif why.startswith("TRANSIENT_FAILURE_"):
+                        failed.add(ack_id)
+    return AckResult(frozenset(lost), frozenset(failed)) if lost or failed else None
 
 
 def _deliveries(response: Any) -> list[Delivery]:

@@ -62,6 +62,21 @@ Handle = Callable[[Batch], Awaitable[Sequence[Disposition]]]
 """Answers with one disposition per delivery, in order, once they are durable. Raising means `NACK` for all of them."""
 
 
+class AckResult(Struct, frozen=True):
+    """What a broker said of single ids in a request: one that delivers exactly once tells the fate of each. What is in
+    neither set was taken.
+
+    `lost` is leased to us no more, so that nothing said about it counts: the message comes again under another id, or
+    was acknowledged before. `failed` was not taken this time and may be sent again.
+    """
+
+    lost: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+
+
+TAKEN: Final = AckResult()
+
+
 class Subscriber(Protocol):
     """One subscription of a broker that leases messages and takes acknowledgements.
 
@@ -75,8 +90,8 @@ class Subscriber(Protocol):
     async def pull(self, messages_max: int, timeout_s: float) -> list[Delivery]:
         """Wait for messages, at most `timeout_s`; an empty list says that there were none."""
 
-    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> None:
+    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> AckResult:
         """Let the broker forget these deliveries. One request: the caller keeps it within the broker's bounds."""
 
-    async def modify_ack_deadline(self, ack_ids: Sequence[str], deadline_s: int, timeout_s: float) -> None:
+    async def modify_ack_deadline(self, ack_ids: Sequence[str], deadline_s: int, timeout_s: float) -> AckResult:
         """Lease these deliveries for `deadline_s` from now; 0 asks for redelivery at once."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from ingest.errors import SourceRefusedError, SourceUnavailableError
-from ingest.source import Delivery
+from ingest.source import TAKEN, AckResult, Delivery
 
 NAME = "projects/p/subscriptions/signals"
 UNAVAILABLE = SourceUnavailableError(f"{NAME}: UNAVAILABLE: try again")
@@ -30,12 +30,12 @@ def now_s() -> float:
 class ScriptedBroker:
     """Each pull takes the next of `supply`: deliveries, an error, or once it is empty a wait for the whole timeout.
 
-    `ack_failures` and `modify_failures` are raised by the next such requests.
+    `ack_failures` and `modify_failures` are raised by the next such requests, or are their results.
     """
 
     supply: deque[list[Delivery] | Exception] = field(default_factory=deque)
-    ack_failures: deque[Exception] = field(default_factory=deque)
-    modify_failures: deque[Exception] = field(default_factory=deque)
+    ack_failures: deque[Exception | AckResult] = field(default_factory=deque)
+    modify_failures: deque[Exception | AckResult] = field(default_factory=deque)
     pulls: list[tuple[float, int]] = field(default_factory=list)  # when, how many were asked for
     acked: list[str] = field(default_factory=list)
     ack_requests: list[tuple[float, list[str]]] = field(default_factory=list)
@@ -70,25 +70,33 @@ class ScriptedBroker:
             self.supply.appendleft(item[messages_max:])
         return item[:messages_max]
 
-    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> None:
+    async def acknowledge(self, ack_ids: Sequence[str], timeout_s: float) -> AckResult:
         self.ack_requests.append((now_s(), list(ack_ids)))
         await asyncio.sleep(self.ack_takes_s)
-        if self.ack_failures:
-            raise self.ack_failures.popleft()
-        self.acked.extend(ack_ids)
+        result = _fail(self.ack_failures, ack_ids)
+        self.acked.extend(ack_id for ack_id in ack_ids if ack_id not in result.lost | result.failed)
+        return result
 
     async def modify_ack_deadline(
         self,
         ack_ids: Sequence[str],
         deadline_s: int,
         timeout_s: float,
-    ) -> None:
-        if self.modify_failures:
-            raise self.modify_failures.popleft()
+    ) -> AckResult:
+        result = _fail(self.modify_failures, ack_ids)
+        taken = [ack_id for ack_id in ack_ids if ack_id not in result.lost | result.failed]
         if deadline_s:
-            self.extended.append((now_s(), list(ack_ids)))
+            self.extended.append((now_s(), taken))
         else:
-            self.nacked.extend(ack_ids)
+            self.nacked.extend(taken)
+        return result
+
+
+def _fail(failures: deque[Exception | AckResult], ack_ids: Sequence[str]) -> AckResult:
+    failure = failures.popleft() if failures else TAKEN
+    if isinstance(failure, Exception):
+        raise failure
+    return AckResult(failure.lost.intersection(ack_ids), failure.failed.intersection(ack_ids))
 
 
 async def until(condition: Callable[[], bool], within_s: float = 3_600.0) -> None:

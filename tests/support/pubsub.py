@@ -14,7 +14,8 @@ from support.broker import until
 from ingest.errors import SourceUnavailableError
 from ingest.pubsub import PubsubMessage, PubSubPublisher, PubSubSubscriber, PullRequest, PullResponse, unary
 from ingest.pubsub_setup import SetupPlan, setup
-from ingest.pull import PullLoop, PullSettings
+from ingest.pull import PullLoop
+from ingest.pull_settings import PullSettings
 from ingest.source import ACK, Batch, Delivery, Disposition, Handle
 
 PROJECT = "governors-test"

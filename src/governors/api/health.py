@@ -13,7 +13,13 @@ from governors.supervision.report import TreeNode
 from governors.telemetry.metrics import Metrics
 
 RETRY_S: Final = 1.0
-READY: Final = {"schema": {"type": "object", "properties": {"ready": {"const": True}}}, "example": {"ready": True}}
+READY: Final = {
+    "schema": {
+        "type": "object",
+        "properties": {"ready": {"const": True}, "warnings": {"type": "array", "items": {"type": "string"}}},
+    },
+    "example": {"ready": True, "warnings": []},
+}
 
 
 def health_router(service: Service, metrics: Metrics) -> APIRouter:
@@ -31,12 +37,14 @@ def health_router(service: Service, metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz", responses=answers(READY, 503), response_class=Response)
     async def readyz() -> Any:
-        """200 when signals are taken; else 503 with `missing`, the list of what keeps it from being ready."""
+        """200 when signals are taken, with what somebody should look at nevertheless; else 503 with `missing`, the list
+        of what keeps it from being ready.
+        """
         missing = service.missing()
         if missing:
             detail = f"missing: {', '.join(missing)}"
             raise ProblemError("not-ready", detail, retry_after_s=RETRY_S, members={"ready": False, "missing": missing})
-        return json_response({"ready": True})
+        return json_response({"ready": True, "warnings": service.health().warnings})
 
     @router.get(
         "/metrics",

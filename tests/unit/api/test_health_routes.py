@@ -29,7 +29,7 @@ async def test_healthz_fails_when_a_child_is_down_for_good(api: Any) -> None:
 
 
 async def test_readyz_lists_what_is_missing(api: Any) -> None:
-    assert (await api.client.get("/readyz")).json() == {"ready": True}
+    assert (await api.client.get("/readyz")).json() == {"ready": True, "warnings": []}
     api.service.missing_parts = ["recovery", "pubsub"]
     response = await api.client.get("/readyz")
     assert response.status_code == 503

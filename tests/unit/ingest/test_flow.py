@@ -4,7 +4,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.flow import Lease, assess_lease, backoff_s, chunk_ack_ids, lease_check_period_s, pull_size
+from ingest.flow import Lease, PullsInFlight, assess_lease, backoff_s, chunk_ack_ids, lease_check_period_s, pull_size
 
 CAP_S = 10.0
 
@@ -28,6 +28,8 @@ def sized(**changes: float) -> int:
         "per_pull_max": 1_000,
         "messages_max": 5_000,
         "messages_held": 0,
+        "backlog_max": 2_000,
+        "backlog": 0,
         "bytes_max": 1_000_000,
         "bytes_held": 0,
         "message_bytes": 100.0,
@@ -53,6 +55,55 @@ def test_a_bound_below_one_pull_still_lets_messages_through() -> None:
     assert sized(messages_max=1, messages_held=1) == 0
 
 
+def test_a_backlog_shrinks_the_pull_and_then_stops_it() -> None:
+    assert sized(backlog=1_000) == 1_000
+    assert sized(backlog=1_400) == 600
+    assert sized(backlog=1_950) == 0
+    assert sized(backlog=9_000) == 0
+
+
+def test_pulls_that_find_messages_waiting_call_for_more_of_them_up_to_the_bound() -> None:
+    pulls = PullsInFlight(4)
+    for _ in range(3):
+        pulls.note(0, 2.0)
+    assert pulls.wanted == 1
+    for wanted in (2, 3, 4, 4):
+        pulls.note(100, 0.003)
+        assert pulls.wanted == wanted
+
+
+def test_pulls_that_wait_for_messages_are_given_up_but_for_one() -> None:
+    pulls = PullsInFlight(4)
+    pulls.note(100, 0.003)
+    for wanted in (3, 2, 1, 1):
+        pulls.note(1, 0.9)
+        assert pulls.wanted == wanted
+
+
+def test_pulls_that_only_wait_for_their_turn_in_a_busy_process_are_given_up() -> None:
+    pulls = PullsInFlight(16)
+    pulls.note(100, 0.002)
+    for _ in range(20):  # each of n takes n times as long
+        pulls.note(100, 0.002 * pulls.wanted)
+    assert pulls.wanted <= 8
+
+
+def test_a_trickle_never_counts_as_prompt() -> None:
+    pulls = PullsInFlight(4)
+    for _ in range(1_000):
+        pulls.note(1, 1.0)
+    assert pulls.wanted == 1
+
+
+def test_a_broker_that_became_slower_is_measured_by_what_it_is_now() -> None:
+    pulls = PullsInFlight(4)
+    for _ in range(10):
+        pulls.note(100, 0.001)
+    for _ in range(200):
+        pulls.note(100, 0.02)
+    assert pulls.wanted == 4
+
+
 def test_large_messages_shrink_the_pull() -> None:
     assert sized(message_bytes=10_000.0) == 100
     assert sized(message_bytes=10_000.0, bytes_held=900_000) == 10
@@ -66,16 +117,24 @@ def test_one_message_larger_than_the_whole_bound_can_still_be_pulled() -> None:
 @given(
     messages_max=st.integers(1, 50_000),
     held=st.integers(0, 60_000),
+    backlog=st.integers(0, 5_000),
     bytes_held=st.integers(0, 2_000_000),
     message_bytes=st.floats(0, 1e7),
 )
 def test_what_is_held_and_asked_for_never_passes_the_bound(
-    messages_max: int, held: int, bytes_held: int, message_bytes: float
+    messages_max: int, held: int, backlog: int, bytes_held: int, message_bytes: float
 ) -> None:
-    size = sized(messages_max=messages_max, messages_held=held, bytes_held=bytes_held, message_bytes=message_bytes)
+    size = sized(
+        messages_max=messages_max,
+        messages_held=held,
+        backlog=backlog,
+        bytes_held=bytes_held,
+        message_bytes=message_bytes,
+    )
     assert 0 <= size <= 1_000
     if size:
         assert held + size <= messages_max
+        assert backlog + size <= 2_000
         assert bytes_held < 1_000_000
         assert size == 1 or bytes_held + size * message_bytes <= 1_000_000
 

@@ -7,12 +7,14 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from simulation.loop import simulated
 from support.broker import FORBIDDEN, NAME, UNAVAILABLE, VANISHED, ScriptedBroker, delivery, now_s, until
 
-from ingest.errors import DeadLetterFullError, SourceRefusedError
-from ingest.pull import PullLoop, PullSettings
-from ingest.source import ACK, NACK, Batch, DeadLetter, Delivery, Disposition, Handle
+from ingest.errors import DeadLetterFullError, HandlerBusyError, SourceRefusedError
+from ingest.pull import PullLoop
+from ingest.pull_settings import PullSettings
+from ingest.source import ACK, NACK, AckResult, Batch, DeadLetter, Delivery, Disposition, Handle
 
 CLOCK_US = 1_795_341_600_000_000
 
@@ -277,7 +279,268 @@ async def test_an_acknowledgement_is_given_up_once_its_lease_is_over() -> None:
         await until(lambda: broker.acked == ids(after))
 
 
+# Exactly-once delivery: the broker says what became of each id
+
+
+@simulated
+async def test_ids_that_are_not_taken_yet_are_sent_again_alone_and_hold_up_no_others() -> None:
+    broker = ScriptedBroker()
+    batch, later = [delivery() for _ in range(3)], [delivery()]
+    broker.ack_failures.extend([AckResult(failed=frozenset({batch[1].ack_id}))] * 3)
+    loop = make(broker, settings=PullSettings(backoff_base_s=5.0))
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: len(broker.acked) == 2)
+        broker.give(later)
+        await until(lambda: set(ids(later)) <= set(broker.acked), within_s=0.1)
+        await until(lambda: len(broker.acked) == 4)
+        assert loop.metrics.held_messages == 0
+    assert set(broker.acked) == set(ids(batch, later))
+    assert [sent for _, sent in broker.ack_requests if sent == [batch[1].ack_id]]
+    metrics = loop.metrics
+    assert (metrics.acked, metrics.acks_retried, metrics.acks_lost, metrics.ack_errors) == (4, 2, 0, 0)
+
+
+@simulated
+async def test_ids_whose_lease_is_over_are_counted_and_not_sent_again() -> None:
+    broker = ScriptedBroker()
+    batch = [delivery() for _ in range(3)]
+    broker.ack_failures.append(AckResult(lost=frozenset({batch[0].ack_id})))
+    loop = make(broker)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: len(broker.acked) == 2)
+        await asyncio.sleep(100.0)
+    assert len(broker.ack_requests) == 1
+    assert (loop.metrics.acked, loop.metrics.acks_lost) == (2, 1)
+    assert loop.metrics.held_messages == 0
+
+
+@simulated
+async def test_an_id_that_is_never_taken_is_given_up_once_its_lease_is_over() -> None:
+    broker = ScriptedBroker()
+    stubborn = delivery()
+    broker.ack_failures.extend([AckResult(failed=frozenset({stubborn.ack_id}))] * 10_000)
+    broker.modify_failures.extend([UNAVAILABLE] * 10_000)
+    loop = make(broker)
+    async with running(loop):
+        broker.give([stubborn])
+        begun_s = now_s()
+        await until(lambda: loop.metrics.acks_given_up == 1)
+        assert 30.0 < now_s() - begun_s < 90.0
+        assert loop.metrics.held_messages == 0
+
+
+@simulated
+async def test_a_lease_that_was_lost_is_extended_no_more() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery() for _ in range(3)]
+    broker.modify_failures.append(AckResult(lost=frozenset({batch[2].ack_id})))
+    loop = make(broker, gate)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: len(broker.extended) == 3)
+        gate.open.set()
+        await until(lambda: len(broker.acked) == 3)
+    assert [extended for _, extended in broker.extended] == [ids(batch[:2])] * 3
+    assert loop.metrics.leases_lost == 1
+
+
+@simulated
+async def test_a_lease_that_was_not_extended_is_asked_for_again_at_the_next_look() -> None:
+    broker, gate = ScriptedBroker(), Gate()
+    batch = [delivery() for _ in range(2)]
+    broker.modify_failures.append(AckResult(failed=frozenset({batch[0].ack_id})))
+    async with running(make(broker, gate, settings=PullSettings(ack_deadline_s=60))):
+        broker.give(batch)
+        await until(lambda: len(broker.extended) == 2)
+        gate.open.set()
+    (first_s, _), (second_s, second) = broker.extended
+    assert second == ids(batch)
+    assert second_s - first_s < 10.0
+
+
+@simulated
+async def test_a_nack_that_fails_is_sent_again() -> None:
+    broker = ScriptedBroker()
+    broker.modify_failures.extend([UNAVAILABLE] * 3)
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        return [NACK] * len(batch.deliveries)
+
+    batch = [delivery(), delivery()]
+    loop = make(broker, handle)
+    async with running(loop):
+        broker.give(batch)
+        await until(lambda: broker.nacked == ids(batch))
+    assert loop.metrics.ack_errors == 3
+
+
+# Poison
+
+
+class Redelivering:
+    """Gives back to the broker's supply what is nacked, as a broker does, until the test is over."""
+
+    def __init__(self, broker: ScriptedBroker, handle: Handle, letters: Letters | None = None) -> None:
+        self.deliveries: dict[str, Delivery] = {}
+        self.handled: list[list[bytes]] = []
+        self._broker = broker
+        self._handle = handle
+        self.loop = make(broker, self, letters, PullSettings(backoff_base_s=0.01, backoff_cap_s=0.1))
+
+    async def __call__(self, batch: Batch) -> Sequence[Disposition]:
+        self.handled.append([each.payload for each in batch.deliveries])
+        return await self._handle(batch)
+
+    def give(self, deliveries: list[Delivery]) -> None:
+        self.deliveries.update({each.ack_id: each for each in deliveries})
+        self._broker.give(deliveries)
+
+    async def redeliver(self) -> None:
+        """Forever: what was given back comes again, in order, under ids of its own."""
+        while True:
+            await until(lambda: bool(self._broker.nacked))
+            back, self._broker.nacked = self._broker.nacked, []
+            self.give([again(self.deliveries[ack_id]) for ack_id in sorted(back, key=lambda ack_id: int(ack_id[1:]))])
+
+
+def again(earlier: Delivery) -> Delivery:
+    fresh = delivery(earlier.payload, earlier.delivery_attempt + 1)
+    return replace(fresh, message_id=earlier.message_id, ordering_key=earlier.ordering_key)
+
+
+async def fail_on_poison(batch: Batch) -> Sequence[Disposition]:
+    await asyncio.sleep(0.001)
+    if any(each.payload == b"poison" for each in batch.deliveries):
+        raise ValueError("a bug")
+    return [ACK] * len(batch.deliveries)
+
+
+@simulated
+async def test_a_message_on_which_the_handler_fails_is_found_and_put_aside_while_all_others_pass() -> None:
+    broker, letters = ScriptedBroker(), Letters()
+    world = Redelivering(broker, fail_on_poison, letters)
+    batch = [delivery(b"poison" if number == 123 else b"%d" % number) for number in range(400)]
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give(batch)
+        await until(lambda: len(broker.acked) == 399)
+        while not letters.kept:
+            world.give([delivery(b"good")])
+            await asyncio.sleep(0.2)
+        await until(lambda: not world.loop.metrics.held_messages)
+        back.cancel()
+    ((reason, tenant, payload, error),) = letters.kept
+    assert (reason, tenant, payload) == ("handler_failed", None, b"poison")
+    assert error == "failed 3 times by itself, while others passed: ValueError: a bug"
+    assert world.loop.metrics.poison == 1
+    assert len(world.handled) < 60
+
+
+@simulated
+async def test_while_the_handler_fails_on_everything_nothing_is_put_aside() -> None:
+    broker, letters = ScriptedBroker(), Letters()
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        if now_s() < well_s:
+            raise ValueError("all of it is broken")
+        return [ACK] * len(batch.deliveries)
+
+    well_s = now_s() + 10.0
+    world = Redelivering(broker, handle, letters)
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give([delivery() for _ in range(20)])
+        await until(lambda: len(broker.acked) == 20)
+        back.cancel()
+    assert letters.kept == []
+    assert world.loop.metrics.handler_errors > 50
+
+
+@simulated
+async def test_a_handler_that_is_busy_makes_no_message_suspect() -> None:
+    broker, letters = ScriptedBroker(), Letters()
+    answers = iter([True, False] * 1_000)
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        if any(each.payload == b"late" for each in batch.deliveries) and now_s() < well_s and next(answers):
+            raise HandlerBusyError("not now")
+        return [ACK] * len(batch.deliveries)
+
+    well_s = now_s() + 60.0
+    world = Redelivering(broker, handle, letters)
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give([delivery(b"late") for _ in range(20)])
+        await until(lambda: len(broker.acked) == 20)
+        back.cancel()
+    assert letters.kept == []
+    assert {len(handled) for handled in world.handled} == {20}
+
+
+@simulated
+async def test_poison_that_cannot_be_kept_stays_with_the_broker() -> None:
+    broker, letters = ScriptedBroker(), Letters(failures=2)
+    world = Redelivering(broker, fail_on_poison, letters)
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give([delivery(b"poison")])
+        while world.loop.metrics.poison == 0:
+            world.give([delivery(b"good")])
+            await asyncio.sleep(0.2)
+        await until(lambda: not world.loop.metrics.held_messages)
+        back.cancel()
+    assert len(letters.kept) == 1
+    assert world.loop.metrics.dead_letter_errors == 2
+
+
+@simulated
+async def test_where_a_part_fails_nothing_later_of_its_keys_is_handled_before_it() -> None:
+    broker, letters = ScriptedBroker(), Letters()
+    world = Redelivering(broker, fail_on_poison, letters)
+    batch = [
+        replace(delivery(b"poison" if number == 30 else b"%d" % number), ordering_key="ab"[number % 2])
+        for number in range(60)
+    ]
+    passed: list[int] = []
+
+    async def note_passed(part: Batch) -> Sequence[Disposition]:
+        dispositions = await fail_on_poison(part)
+        passed.extend(int(each.payload) for each in part.deliveries)
+        return dispositions
+
+    world._handle = note_passed
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give(batch)
+        while not letters.kept:
+            world.give([delivery(b"1000")])
+            await asyncio.sleep(0.2)
+        await until(lambda: not world.loop.metrics.held_messages)
+        back.cancel()
+    evens, odds = [number for number in passed if number < 60 and not number % 2], [n for n in passed if n % 2]
+    assert evens == [number for number in range(0, 60, 2) if number != 30]
+    assert odds == list(range(1, 60, 2))
+
+
 # Bounds
+
+
+@simulated
+async def test_no_pull_starts_while_too_much_waits_for_the_processor() -> None:
+    broker = ScriptedBroker()
+    waiting = [5_000]
+    loop = PullLoop(
+        broker, ack_all, Letters(), PullSettings(), clock_us=lambda: CLOCK_US, rng=Random(7), backlog=lambda: waiting[0]
+    )
+    async with running(loop):
+        broker.give([delivery()])
+        await asyncio.sleep(60.0)
+        assert broker.pulls == []
+        waiting[0] = 1_500
+        await until(lambda: bool(broker.acked), within_s=1.0)
+    assert {asked for _, asked in broker.pulls} == {500}
 
 
 @simulated
@@ -358,77 +621,36 @@ async def test_a_subscription_that_never_was_ends_the_loop_and_names_it() -> Non
 
 
 @simulated
-async def test_a_refusal_ends_the_loop_after_its_batches_are_done() -> None:
-    broker, gate = ScriptedBroker(), Gate()
-    batch = [delivery()]
-    running_loop = asyncio.create_task(make(broker, gate).run())
-    broker.give(batch)
-    await until(lambda: bool(gate.batches))
-    broker.give(FORBIDDEN)
-    asyncio.get_running_loop().call_later(2.0, gate.open.set)
-    with pytest.raises(SourceRefusedError, match="PERMISSION_DENIED"):
-        await running_loop
-    assert broker.acked == ids(batch)
-
-
-@simulated
-async def test_a_subscription_that_comes_back_in_time_goes_on() -> None:
+@pytest.mark.parametrize("refusal", [FORBIDDEN, VANISHED], ids=["forbidden", "vanished"])
+async def test_a_refusal_of_what_was_granted_before_is_waited_out(refusal: Exception) -> None:
     broker = ScriptedBroker()
     loop = make(broker)
     async with running(loop):
         broker.give([delivery()])
         await until(lambda: len(broker.acked) == 1)
-        broker.give(*[VANISHED] * 12)
-        await until(lambda: loop.metrics.pull_errors == 12)
+        await until(lambda: loop.metrics.pulls > 4)
+        refused_s = now_s()
+        broker.give(*[refusal] * 100)
+        await until(lambda: loop.metrics.pull_errors == 100)
+        assert now_s() - refused_s > 100.0
+        assert not loop.metrics.connected
+        assert loop.metrics.away_since_s is not None
         broker.give([delivery()])
         await until(lambda: len(broker.acked) == 2)
+        assert loop.metrics.away_since_s is None
 
 
 @simulated
-async def test_each_absence_of_a_subscription_has_its_own_time() -> None:
+@pytest.mark.parametrize("refusal", [FORBIDDEN, VANISHED], ids=["forbidden", "vanished"])
+async def test_a_refused_acknowledgement_is_given_up_without_an_end(refusal: Exception) -> None:
     broker = ScriptedBroker()
-    loop = make(broker, settings=PullSettings(vanished_s_max=60.0))
-    async with running(loop):
-        for absences in range(1, 5):
-            broker.give([delivery()])
-            await until(lambda absences=absences: len(broker.acked) == absences)  # type: ignore[misc] # it is typed
-            broker.give(VANISHED)
-            await asyncio.sleep(50.0)
-        assert loop.metrics.pull_errors == 4
-
-
-@simulated
-async def test_a_subscription_that_stays_away_ends_the_loop() -> None:
-    broker = ScriptedBroker()
-    task = asyncio.create_task(make(broker, settings=PullSettings(vanished_s_max=60.0)).run())
-    broker.give([delivery()])
-    await until(lambda: len(broker.acked) == 1)
-    gone_s = now_s()
-    broker.give(*[VANISHED] * 10_000)
-    with pytest.raises(SourceRefusedError, match="NOT_FOUND"):
-        await task
-    assert 60.0 <= now_s() - gone_s < 90.0
-
-
-@simulated
-async def test_acknowledgements_for_a_vanished_subscription_are_dropped_without_an_end() -> None:
-    broker = ScriptedBroker()
-    broker.ack_failures.append(VANISHED)
+    broker.ack_failures.append(refusal)
     loop = make(broker)
     async with running(loop):
         broker.give([delivery()])
         await until(lambda: loop.metrics.acks_given_up == 1)
         broker.give([delivery()])
         await until(lambda: len(broker.acked) == 1)
-
-
-@simulated
-async def test_a_refused_acknowledgement_ends_the_loop() -> None:
-    broker = ScriptedBroker()
-    broker.ack_failures.append(FORBIDDEN)
-    broker.give([delivery()])
-    with pytest.raises(SourceRefusedError, match="PERMISSION_DENIED"):
-        await make(broker).run()
 
 
 # Leases
