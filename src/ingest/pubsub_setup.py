@@ -1,13 +1,14 @@
 """Make the topics and the subscription that Governors needs: what is missing is created, what differs is updated.
 
-Safe to run again at any time; each step says what it did or found.
+Safe to run again at any time; each step says what it found, and what it did about it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import grpc.aio
 from google.protobuf import duration_pb2, field_mask_pb2
+from google.protobuf.message import Message
 from google.pubsub_v1.types import pubsub as types
 
 from ingest.errors import SourceRefusedError
@@ -22,8 +23,47 @@ DeadLetterPolicy: Final[Any] = types.DeadLetterPolicy.pb()
 RetryPolicy: Final[Any] = types.RetryPolicy.pb()
 
 _TIMEOUT_S: Final = 30.0
-_UPDATABLE: Final = ("ack_deadline_seconds", "message_retention_duration", "retry_policy", "dead_letter_policy")
+_UPDATABLE: Final = (
+    "ack_deadline_seconds",
+    "dead_letter_policy",
+    "enable_exactly_once_delivery",
+    "message_retention_duration",
+    "retry_policy",
+)
 _FIXED: Final = ("topic", "filter", "enable_message_ordering")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that was not as it should be: its name in Pub/Sub's API, and both values in words."""
+
+    key: str
+    has: str
+    wanted: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What setup found of one thing, and did about it; `missing` and `differs` where it was not to change anything."""
+
+    did: Literal["created", "differs", "found", "missing", "updated"]
+    kind: Literal["subscription", "topic"]
+    name: str
+    differences: tuple[Difference, ...] = ()
+
+    def __str__(self) -> str:
+        changes = ", ".join(f"{one.key} from {one.has} to {one.wanted}" for one in self.differences)
+        match self.did:
+            case "found":
+                return f"{self.kind} {self.name} is there"
+            case "missing":
+                return f"{self.kind} {self.name} is missing"
+            case "differs":
+                return f"{self.kind} {self.name} differs: {changes}"
+            case "created":
+                return f"created {self.kind} {self.name}"
+            case "updated":
+                return f"updated {self.kind} {self.name}: {changes}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +84,11 @@ class SetupPlan:
     ordering: bool = True
     """Whether messages with one ordering key (a tenant) come in order; fixed once it exists."""
 
+    exactly_once: bool | None = None
+    """Whether Pub/Sub confirms acknowledgements one by one, and delivers nothing again before its lease is over: fewer
+    redeliveries, for a slower pull from one region. Governors decides nothing twice either way. None leaves it as it
+    is, which is off for a new one."""
+
     ack_deadline_s: int = 60
     """How long a delivery is ours. Commits take seconds, a takeover by another worker 15: one lease outlives both."""
 
@@ -59,12 +104,13 @@ class SetupPlan:
     """How long it keeps what nobody acknowledged; a week is the most."""
 
 
-async def setup(channel: grpc.aio.Channel, plan: SetupPlan) -> list[str]:
-    """Make it so, and return one line per step.
+async def setup(channel: grpc.aio.Channel, plan: SetupPlan, *, change: bool = True) -> list[Step]:
+    """Make it so, and return what was found and done, step by step; with `change` false only say what would be done.
 
     Raises SourceRefusedError where a setting that cannot be changed differs, or a permission is missing;
     SourceUnavailableError where Pub/Sub cannot be reached. Half done is no harm: run it again.
     """
+    work = _Work(channel, change=change)
     topic = f"projects/{plan.project}/topics/{plan.topic}"
     subscription = Subscription(
         name=f"projects/{plan.project}/subscriptions/{plan.subscription}",
@@ -78,7 +124,12 @@ async def setup(channel: grpc.aio.Channel, plan: SetupPlan) -> list[str]:
             maximum_backoff=duration_pb2.Duration(seconds=plan.retry_max_s),
         ),
     )
-    steps = [await _have_topic(channel, topic)]
+    unsaid = set() if plan.dead_letter_topic else {"dead_letter_policy"}
+    if plan.exactly_once is None:
+        unsaid.add("enable_exactly_once_delivery")
+    else:
+        subscription.enable_exactly_once_delivery = plan.exactly_once
+    steps = [await work.have_topic(topic)]
     if plan.dead_letter_topic is not None:
         letters = f"projects/{plan.project}/topics/{plan.dead_letter_topic}"
         keeper = Subscription(
@@ -90,64 +141,100 @@ async def setup(channel: grpc.aio.Channel, plan: SetupPlan) -> list[str]:
         subscription.dead_letter_policy.CopyFrom(
             DeadLetterPolicy(dead_letter_topic=letters, max_delivery_attempts=plan.delivery_attempts_max)
         )
-        steps.append(await _have_topic(channel, letters))
-        steps.append(await _have_subscription(channel, keeper))
-    steps.append(await _have_subscription(channel, subscription))
-    if plan.dead_letter_topic is not None:
+        steps.append(await work.have_topic(letters))
         steps.append(
-            "for Pub/Sub to move dead letters, its service agent needs roles/pubsub.publisher on"
-            f" {plan.dead_letter_topic} and roles/pubsub.subscriber on {plan.subscription}"
+            await work.have_subscription(keeper, {"dead_letter_policy", "enable_exactly_once_delivery", "retry_policy"})
         )
+    steps.append(await work.have_subscription(subscription, unsaid))
     return steps
 
 
-async def _have_topic(channel: grpc.aio.Channel, name: str) -> str:
-    get = unary(channel, "Publisher/GetTopic", GetTopicRequest, Topic)
-    try:
-        await call(get, GetTopicRequest(topic=name), _TIMEOUT_S, routing("topic", name), name)
-    except SourceRefusedError as error:
-        if not error.vanished:
-            raise
-    else:
-        return f"topic {name} is there"
-    create = unary(channel, "Publisher/CreateTopic", Topic, Topic)
-    await call(create, Topic(name=name), _TIMEOUT_S, routing("name", name), name)
-    return f"created topic {name}"
+def permissions(plan: SetupPlan) -> list[str]:
+    """What IAM has to grant, and to whom, a sentence each; setup itself cannot."""
+    needed = [
+        f"the service's account needs roles/pubsub.subscriber on subscription {plan.subscription}",
+        f"whoever sends signals needs roles/pubsub.publisher on topic {plan.topic}",
+    ]
+    if plan.dead_letter_topic is not None:
+        agent = "Pub/Sub's service agent (service-PROJECT_NUMBER@gcp-sa-pubsub.iam.gserviceaccount.com)"
+        needed += [
+            f"the service's account needs roles/pubsub.publisher on topic {plan.dead_letter_topic}",
+            f"{agent} needs roles/pubsub.publisher on topic {plan.dead_letter_topic}",
+            f"{agent} needs roles/pubsub.subscriber on subscription {plan.subscription}",
+        ]
+    return needed
 
 
-async def _have_subscription(channel: grpc.aio.Channel, wanted: Any) -> str:
-    name = wanted.name
-    get = unary(channel, "Subscriber/GetSubscription", GetSubscriptionRequest, Subscription)
-    request = GetSubscriptionRequest(subscription=name)
-    try:
-        found = await call(get, request, _TIMEOUT_S, routing("subscription", name), name)
-    except SourceRefusedError as error:
-        if not error.vanished:
-            raise
-        create = unary(channel, "Subscriber/CreateSubscription", Subscription, Subscription)
-        await call(create, wanted, _TIMEOUT_S, routing("name", name), name)
-        return f"created subscription {name}"
-    return await _bring_into_line(channel, found, wanted)
+class _Work:
+    """Looks, and where it may, changes."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, change: bool) -> None:
+        self._channel = channel
+        self._change = change
+
+    async def have_topic(self, name: str) -> Step:
+        get = unary(self._channel, "Publisher/GetTopic", GetTopicRequest, Topic)
+        try:
+            await call(get, GetTopicRequest(topic=name), _TIMEOUT_S, routing("topic", name), name)
+        except SourceRefusedError as error:
+            if not error.vanished:
+                raise
+        else:
+            return Step("found", "topic", name)
+        if self._change:
+            create = unary(self._channel, "Publisher/CreateTopic", Topic, Topic)
+            await call(create, Topic(name=name), _TIMEOUT_S, routing("name", name), name)
+        return Step("created" if self._change else "missing", "topic", name)
+
+    async def have_subscription(self, wanted: Any, unsaid: set[str]) -> Step:
+        """`unsaid` are the fields that are left as they are: somebody may have set them on purpose."""
+        name = wanted.name
+        get = unary(self._channel, "Subscriber/GetSubscription", GetSubscriptionRequest, Subscription)
+        request = GetSubscriptionRequest(subscription=name)
+        try:
+            found = await call(get, request, _TIMEOUT_S, routing("subscription", name), name)
+        except SourceRefusedError as error:
+            if not error.vanished:
+                raise
+            if self._change:
+                create = unary(self._channel, "Subscriber/CreateSubscription", Subscription, Subscription)
+                await call(create, wanted, _TIMEOUT_S, routing("name", name), name)
+            return Step("created" if self._change else "missing", "subscription", name)
+        return await self._bring_into_line(found, wanted, unsaid)
+
+    async def _bring_into_line(self, found: Any, wanted: Any, unsaid: set[str]) -> Step:
+        name = wanted.name
+        for key in _FIXED:
+            if getattr(found, key) != getattr(wanted, key):
+                difference = _difference(key, found, wanted)
+                raise SourceRefusedError(
+                    f"{name} has {difference.key} {difference.has}, wanted is {difference.wanted}; that is fixed when"
+                    " it is created: delete it, or choose another name"
+                )
+        differences = [
+            _difference(key, found, wanted)
+            for key in _UPDATABLE
+            if key not in unsaid and getattr(found, key) != getattr(wanted, key)
+        ]
+        if not differences:
+            return Step("found", "subscription", name)
+        if self._change:
+            update = unary(self._channel, "Subscriber/UpdateSubscription", UpdateSubscriptionRequest, Subscription)
+            mask = field_mask_pb2.FieldMask(paths=[difference.key for difference in differences])
+            request = UpdateSubscriptionRequest(subscription=wanted, update_mask=mask)
+            await call(update, request, _TIMEOUT_S, routing("subscription.name", name), name)
+        return Step("updated" if self._change else "differs", "subscription", name, tuple(differences))
 
 
-async def _bring_into_line(channel: grpc.aio.Channel, found: Any, wanted: Any) -> str:
-    name = wanted.name
-    for key in _FIXED:
-        if (has := getattr(found, key)) != (wants := getattr(wanted, key)):
-            raise SourceRefusedError(
-                f"{name} has {key} {has!r}, wanted is {wants!r}; that is fixed when it is created:"
-                " delete it, or choose another name"
-            )
-    # What the plan leaves unsaid (no dead letters, say) is left as it is: somebody may have set it on purpose.
-    differing = [key for key in _UPDATABLE if _is_said(wanted, key) and getattr(found, key) != getattr(wanted, key)]
-    if not differing:
-        return f"subscription {name} is there"
-    update = unary(channel, "Subscriber/UpdateSubscription", UpdateSubscriptionRequest, Subscription)
-    request = UpdateSubscriptionRequest(subscription=wanted, update_mask=field_mask_pb2.FieldMask(paths=differing))
-    await call(update, request, _TIMEOUT_S, routing("subscription.name", name), name)
-    return f"updated subscription {name}: {', '.join(differing)}"
+def _difference(key: str, found: Any, wanted: Any) -> Difference:
+    return Difference(key, _said(getattr(found, key)), _said(getattr(wanted, key)))
 
 
-def _is_said(wanted: Any, key: str) -> bool:
-    field = wanted.DESCRIPTOR.fields_by_name[key]
-    return bool(wanted.HasField(key) if field.has_presence else getattr(wanted, key))
+def _said(value: Any) -> str:
+    """A field's value in one line."""
+    if not isinstance(value, Message):
+        return repr(value) if isinstance(value, str) else str(value).lower()
+    if isinstance(value, duration_pb2.Duration):
+        return value.ToJsonString()
+    parts = [f"{field.name} {_said(inner)}" for field, inner in value.ListFields()]
+    return "{" + ", ".join(parts) + "}" if parts else "not set"

@@ -17,7 +17,8 @@ from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, fi
 from ingest.errors import SourceRefusedError
 from ingest.fake_pubsub import FakePubSub
 from ingest.pubsub import PubsubMessage, PubSubPublisher, PubSubSubscriber, open_channel
-from ingest.source import Batch, Disposition
+from ingest.pubsub_setup import setup
+from ingest.source import ACK, TAKEN, AckResult, Batch, Disposition
 
 _names = count(1)
 
@@ -165,15 +166,105 @@ async def test_the_stock_clients_work_too(bench: Bench) -> None:
 
 
 async def test_setting_up_again_changes_nothing(bench: Bench) -> None:
-    again = await bench.set_up(dead_letter_topic=f"{bench.name}-letters")
-    assert any(step.startswith("created topic") for step in again)
-    once_more = await bench.set_up(dead_letter_topic=f"{bench.name}-letters")
-    assert not any(step.startswith(("created", "updated")) for step in once_more)
+    changes = {"dead_letter_topic": f"{bench.name}-letters", "exactly_once": True}
+    checked = await setup(bench.channel, bench.plan(**changes), change=False)
+    assert [step.did for step in checked] == ["found", "missing", "missing", "differs"]
+    assert [step.did for step in await bench.set_up(**changes)] == ["found", "created", "created", "updated"]
+    assert {step.did for step in await bench.set_up(**changes)} == {"found"}
+    assert {step.did for step in await setup(bench.channel, bench.plan(**changes), change=False)} == {"found"}
+
+
+async def test_each_setting_that_differs_is_named_with_both_values_and_brought_into_line(bench: Bench) -> None:
+    changes = {"ack_deadline_s": 30, "retry_min_s": 2, "retry_max_s": 20, "retention_s": 3_600, "exactly_once": True}
+    *_, step = await bench.set_up(**changes)
+    assert {(one.key, one.has, one.wanted) for one in step.differences} == {
+        ("ack_deadline_seconds", "60", "30"),
+        ("enable_exactly_once_delivery", "false", "true"),
+        ("message_retention_duration", "604800s", "3600s"),
+        (
+            "retry_policy",
+            "{minimum_backoff 0s, maximum_backoff 60s}",
+            "{minimum_backoff 2s, maximum_backoff 20s}",
+        ),
+    }
+    *_, step = await bench.set_up(**(changes | {"exactly_once": None}))
+    assert step.did == "found"
 
 
 async def test_what_cannot_be_changed_is_not_passed_over(bench: Bench) -> None:
     with pytest.raises(SourceRefusedError, match="enable_message_ordering"):
         await bench.set_up(ordering=True)
+
+
+# Exactly-once delivery
+
+
+@pytest.fixture
+async def exact(bench: Bench) -> Bench:
+    """The same broker, another subscription."""
+    exact = Bench(bench.channel, f"{bench.name}-exact")
+    await exact.set_up(exactly_once=True, ordering=True)
+    return exact
+
+
+async def test_an_answer_names_the_ids_whose_lease_is_over_and_the_others_are_taken(exact: Bench) -> None:
+    await exact.publish(3)
+    deliveries = await exact.pull(3)
+    first, second, third = [delivery.ack_id for delivery in deliveries]
+    assert await exact.subscriber.acknowledge([first], 10.0) == TAKEN
+    assert await exact.subscriber.acknowledge([first, second], 10.0) == AckResult(lost=frozenset({first}))
+    extended = await exact.subscriber.modify_ack_deadline([second, third], 60, 10.0)
+    assert extended == AckResult(lost=frozenset({second}))
+    assert await exact.subscriber.modify_ack_deadline([third], 0, 10.0) == TAKEN
+    assert await exact.subscriber.acknowledge([third], 10.0) == AckResult(lost=frozenset({third}))
+    (again,) = await exact.pull(1)
+    assert again.payload == deliveries[2].payload
+
+
+async def test_an_answer_that_names_very_many_ids_is_read(exact: Bench) -> None:
+    await exact.publish(2_500)
+    ack_ids = [delivery.ack_id for delivery in await exact.pull(2_500)]
+    assert await exact.subscriber.acknowledge(ack_ids, 10.0) == TAKEN
+    assert await exact.subscriber.acknowledge(ack_ids, 10.0) == AckResult(lost=frozenset(ack_ids))
+
+
+async def test_the_loop_counts_acknowledgements_that_came_too_late_and_the_message_comes_again(exact: Bench) -> None:
+    published = await exact.publish(20, keys=("acme", "globex"))
+    committed = asyncio.Event()
+    recorder = Recorder(before=committed.wait)
+    loop = exact.loop(recorder)
+    async with running(loop):
+        await soon(lambda: len(recorder.payloads) == 20)
+        late = recorder.ack_ids[-2:]
+        await exact.subscriber.modify_ack_deadline(late, 0, 10.0)
+        committed.set()
+        await soon(lambda: len(recorder.payloads) == 22 and loop.metrics.acked == 20)
+    assert loop.metrics.acks_lost == 2
+    assert loop.metrics.ack_errors == 0
+    assert Counter(recorder.payloads) == Counter(published) + Counter(recorder.payloads[18:20])
+
+
+async def test_order_holds_through_failures_of_the_handler(exact: Bench) -> None:
+    await exact.publish(300, keys=("acme", "globex", "initech"))
+    by_key: defaultdict[str, list[int]] = defaultdict(list)
+    failures = iter([False, True, True, False, True, *[False] * 10_000])
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        if next(failures):
+            raise RuntimeError("now and then")
+        for delivery in batch.deliveries:
+            by_key[delivery.ordering_key].append(int(delivery.payload))
+        return [ACK] * len(batch.deliveries)
+
+    loop = exact.loop(handle, messages_per_pull=40, backoff_base_s=0.01)
+    async with running(loop):
+        await soon(lambda: loop.metrics.acked == 300)
+    assert loop.metrics.handler_errors == 3
+    assert by_key == {
+        "acme": list(range(0, 300, 3)),
+        "globex": list(range(1, 300, 3)),
+        "initech": list(range(2, 300, 3)),
+    }
 
 
 # The pull loop

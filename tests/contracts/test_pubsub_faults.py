@@ -182,9 +182,32 @@ async def test_a_backlog_without_bounds_is_refused(fake: FakePubSub) -> None:
 
 
 async def test_an_update_brings_a_subscription_into_line(fake: FakePubSub, bench: Bench) -> None:
-    steps = await bench.set_up(ack_deadline_s=30, dead_letter_topic="letters")
-    assert any("updated" in step and "ack_deadline_seconds, dead_letter_policy" in step for step in steps)
-    assert not any("updated" in step for step in await bench.set_up(ack_deadline_s=30, dead_letter_topic="letters"))
+    changes = {"ack_deadline_s": 30, "dead_letter_topic": "letters", "exactly_once": True}
+    *_, step = await bench.set_up(**changes)
+    assert str(step) == (
+        f"updated subscription {bench.subscriber.name}: ack_deadline_seconds from 60 to 30,"
+        " dead_letter_policy from not set to {dead_letter_topic 'projects/governors-test/topics/letters',"
+        " max_delivery_attempts 100}, enable_exactly_once_delivery from false to true"
+    )
+    assert {step.did for step in await bench.set_up(**changes)} == {"found"}
+    assert {step.did for step in await bench.set_up()} == {"updated", "found"}, "the deadline alone goes back"
+
+
+async def test_acknowledgements_that_exactly_once_delivery_does_not_take_are_sent_again(fake: FakePubSub) -> None:
+    channel = await open_channel(fake.host)
+    bench = Bench(channel, "exact")
+    await bench.set_up(exactly_once=True)
+    await bench.publish(2_000)
+    fake.faults.take_no_ids(3)
+    recorder = Recorder()
+    loop = bench.loop(recorder, backoff_base_s=0.01)
+    async with running(loop):
+        await soon(lambda: loop.metrics.acked == 2_000)
+    assert waiting(fake, bench) == 0
+    assert len(recorder.payloads) == 2_000
+    assert loop.metrics.acks_retried > 0
+    assert loop.metrics.ack_errors == 0
+    await channel.close()
 
 
 async def test_a_deadline_that_the_broker_answers_at_once_is_a_failure_not_an_empty_pull(

@@ -52,6 +52,8 @@ async def test_it_makes_what_is_missing_and_finds_it_the_next_time(fake: FakePub
     assert out.splitlines() == [
         "created topic projects/governors-test/topics/signals",
         "created subscription projects/governors-test/subscriptions/governors",
+        "the service's account needs roles/pubsub.subscriber on subscription governors",
+        "whoever sends signals needs roles/pubsub.publisher on topic signals",
     ]
     made = await subscription(fake.host, "governors")
     assert made.topic == "projects/governors-test/topics/signals"
@@ -61,7 +63,31 @@ async def test_it_makes_what_is_missing_and_finds_it_the_next_time(fake: FakePub
     assert (code, err) == (0, "")
     again = json.loads(out)
     assert (again["ok"], again["changed"]) == (True, False)
-    assert [step.rpartition(" ")[2] for step in again["steps"]] == ["there", "there"]
+    assert [step["did"] for step in again["steps"]] == ["found", "found"]
+    assert [step["said"].rpartition(" ")[2] for step in again["steps"]] == ["there", "there"]
+
+
+async def test_a_check_says_what_is_missing_or_differs_changes_nothing_and_ends_with_1(fake: FakePubSub) -> None:
+    code, out, _ = await set_up(fake.host, *NAMES, "--check")
+    assert code == 1
+    assert out.splitlines()[:2] == [
+        "topic projects/governors-test/topics/signals is missing",
+        "subscription projects/governors-test/subscriptions/governors is missing",
+    ]
+    assert (await set_up(fake.host, *NAMES))[0] == 0
+    assert (await set_up(fake.host, *NAMES, "--check"))[0] == 0
+    code, out, _ = await set_up(fake.host, *NAMES, "--exactly-once", "--check", "--json")
+    assert code == 1
+    told = json.loads(out)
+    assert (told["ok"], told["changed"]) == (False, False)
+    assert told["steps"][1]["differences"] == [
+        {"key": "enable_exactly_once_delivery", "has": "false", "wanted": "true"}
+    ]
+    assert not (await subscription(fake.host, "governors")).enable_exactly_once_delivery
+    code, out, _ = await set_up(fake.host, *NAMES, "--exactly-once")
+    assert code == 0
+    assert "enable_exactly_once_delivery from false to true" in out
+    assert (await subscription(fake.host, "governors")).enable_exactly_once_delivery
 
 
 async def test_the_configuration_says_what_to_make_and_options_win_over_it(fake: FakePubSub, tmp_path: Path) -> None:

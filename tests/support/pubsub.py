@@ -13,7 +13,7 @@ from support.broker import until
 
 from ingest.errors import SourceUnavailableError
 from ingest.pubsub import PubsubMessage, PubSubPublisher, PubSubSubscriber, PullRequest, PullResponse, unary
-from ingest.pubsub_setup import SetupPlan, setup
+from ingest.pubsub_setup import SetupPlan, Step, setup
 from ingest.pull import PullLoop
 from ingest.pull_settings import PullSettings
 from ingest.source import ACK, Batch, Delivery, Disposition, Handle
@@ -50,7 +50,7 @@ class Bench:
         names = {"project": PROJECT, "topic": self.name, "subscription": self.name}
         return SetupPlan(**(names | {"ordering": False, "retry_min_s": 0} | changes))
 
-    async def set_up(self, **changes: Any) -> list[str]:
+    async def set_up(self, **changes: Any) -> list[Step]:
         return await setup(self.channel, self.plan(**changes))
 
     async def publish(self, count: int, *, keys: Sequence[str] = ("",)) -> list[bytes]:
