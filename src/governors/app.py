@@ -29,6 +29,7 @@ from governors.auth.issuer import Fetch, Issuer, fetch_file, fetch_url
 from governors.auth.jwt import Trust
 from governors.auth.service_account import GOOGLE, service_account_of
 from governors.auth.token_file import TokenFile
+from governors.certificates import CertificateFiles, Certificates
 from governors.custody import Custody
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
@@ -45,6 +46,7 @@ from governors.settings import (
     PubSubSettings,
     PushSettings,
     Settings,
+    TlsSettings,
 )
 from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
 from governors.supervision.child import Child
@@ -131,12 +133,14 @@ class App:
         pusher = self._push_issuer(settings.push)
         pushes = Pushes(self.routing, self.dead_letters, None if pusher is None else self._pubsub_door(pusher))
         self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
+        self.certificates = self._certificates(settings.tls)
         self.http = self._http_server(settings.http)
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
             *([Child("token-file", ready_at_once(tokens.run))] if tokens is not None else []),
+            *([Child("certificates", ready_at_once(self.certificates.run))] if self.certificates is not None else []),
             *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
             *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
             Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
@@ -183,6 +187,8 @@ class App:
     def warnings(self) -> list[str]:
         """What somebody should look at although the service goes on."""
         found = [] if self._pull is None else self._pull.warnings()
+        if self.certificates is not None and self.certificates.is_expired:
+            found.append("the certificate has expired (tls.certificate)")
         committer = self._custody.committer if self._custody is not None else None
         if committer is not None and committer.is_late():
             waited_s = committer.waited_s()
@@ -209,9 +215,24 @@ class App:
             )
         connections = Connections(limits, self.metrics.connection_dropped, self.rng)
         self.metrics.http_connections.set_function(lambda: len(connections))
+        certificates = self.certificates
         return HttpServer(
-            self.api, settings.host, settings.port, connections, settings.keep_alive_s, self.watchers.dismiss
+            self.api,
+            settings.host,
+            settings.port,
+            connections,
+            settings.keep_alive_s,
+            self.watchers.dismiss,
+            None if certificates is None else lambda: certificates.context,
         )
+
+    def _certificates(self, settings: TlsSettings | None) -> Certificates | None:
+        if settings is None:
+            return None
+        files = CertificateFiles(settings.certificate, settings.key, settings.client_ca)
+        certificates = Certificates(files, self._clock_us, self._on_certificates)
+        self.metrics.tls_expiry.set_function(lambda: certificates.expires_us / 1_000_000)
+        return certificates
 
     def _token_file(self, settings: AuthSettings) -> TokenFile | None:
         if settings.tokens_file is None:
@@ -240,6 +261,13 @@ class App:
             self.log.error("the token file changed and cannot be used: those of before still hold", problem=problem)
         else:
             self.log.info("the token file was read again", tokens=tokens)
+
+    def _on_certificates(self, problem: str) -> None:
+        self.metrics.tls_reloaded(ok=not problem)
+        if problem:
+            self.log.error("the certificate changed and cannot be used: that of before is still shown", problem=problem)
+        else:
+            self.log.info("the certificate was read again")
 
     def _on_issuer_failure(self, problem: str) -> None:
         self.log.error("the issuer's keys cannot be had; those that are known still hold", problem=problem)
@@ -327,6 +355,8 @@ class App:
             self.log.warning("unknown tenants are created on their first signal")
         if settings.auth.tokens_file is None and settings.oidc is None:
             self.log.warning("there is no authentication: only this machine can reach the service")
+        if self.certificates is not None and self.certificates.is_expired:
+            self.log.warning("the certificate has expired: clients that look will not connect")
         line = {
             "event": "ready",
             "url": self.http.url,

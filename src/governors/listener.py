@@ -5,13 +5,15 @@ import contextlib
 import functools
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
 
-from governors.api.connections import Connection, Connections
+from governors.api.connections import Connection, Connections, Member
+from governors.api.tls import accept_encrypted
 from governors.supervision.child import Started
 
 SHUTDOWN_S: Final = 5
@@ -22,7 +24,8 @@ FILES_OF_OURS: Final = 256
 class HttpServer:
     """uvicorn as a supervised child: it says when it listens, and ends when it is told to.
 
-    `on_stop` ends the answers that would otherwise go on for ever.
+    `on_stop` ends the answers that would otherwise go on for ever. With `context`, which is asked for each connection,
+    nothing is spoken but TLS.
     """
 
     def __init__(
@@ -33,11 +36,13 @@ class HttpServer:
         connections: Connections,
         keep_alive_s: int,
         on_stop: Callable[[], None],
+        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._keep_alive_s = keep_alive_s
         self._api = api
         self._connections = connections
         self._on_stop = on_stop
+        self._context = context
         self._host = host
         self._port = port
         self.url = ""
@@ -48,7 +53,7 @@ class HttpServer:
         # A restart must come back where it was, also on a port that the system chose.
         self._port = listener.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self.url = f"http://{host}:{self._port}"
+        self.url = f"{'http' if self._context is None else 'https'}://{host}:{self._port}"
         config = uvicorn.Config(
             self._api,
             http=cast("type[asyncio.Protocol]", functools.partial(Connection, connections=self._connections)),
@@ -62,14 +67,26 @@ class HttpServer:
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         server = _Server(config, started)
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+        context = self._context
+        serving = asyncio.create_task(server.serve(sockets=[listener] if context is None else []), name="uvicorn")
+        tasks: set[asyncio.Task[None]] = {serving}
+        if context is not None:
+
+            def connect(handshake: Member) -> Connection:
+                return Connection(config, server.server_state, {}, connections=self._connections, instead_of=handshake)
+
+            accepting = accept_encrypted(listener, self._connections, context, connect)
+            tasks.add(asyncio.create_task(accepting, name="tls"))
         try:
-            await asyncio.shield(serving)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         finally:
+            for task in tasks - {serving}:
+                task.cancel()
             server.should_exit = True
             self._on_stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+            await asyncio.wait(tasks)
             listener.close()
 
 

@@ -77,6 +77,20 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
     """YAML file of token digests, roles and tenants, read again when it changes. `governors token` makes entries."""
 
 
+class TlsSettings(Struct, frozen=True, kw_only=True):
+    """Encryption of what is spoken on `http.port`. The section is absent unless one of its keys is set: then it is HTTP
+    in the clear. The files are PEM, and read again within a second of a change.
+    """
+
+    certificate: Path
+    """The service's certificate, and behind it those that vouch for it."""
+    key: Path
+    """Its private key, not encrypted."""
+    client_ca: Path | None = None
+    """Certificates of those who vouch for clients. Then nobody gets a connection without a certificate of theirs, not
+    even a probe; who may do what is still up to tokens."""
+
+
 class OidcSettings(Struct, frozen=True, kw_only=True):
     """An issuer of JSON Web Tokens whose word is believed. The section is absent unless one of its keys is set."""
 
@@ -259,6 +273,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     oidc: OidcSettings | None = None
+    tls: TlsSettings | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)

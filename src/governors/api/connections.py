@@ -30,6 +30,7 @@ class Reason(StrEnum):
 
     FULL = "full"
     EVICTED = "evicted"
+    HANDSHAKE = "handshake"
     HEAD_TIMEOUT = "head_timeout"
     HEAD_TOO_LARGE = "head_too_large"
     BAD_REQUEST = "bad_request"
@@ -132,9 +133,11 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         connections: Connections,
+        instead_of: Member | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
+        self._instead_of = instead_of
         self._limits = connections.limits
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -151,6 +154,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._wire = transport
         super().connection_made(_Outgoing(transport, self.end))
+        if self._instead_of is not None:
+            self._connections.remove(self._instead_of)
         if self._connections.admit(self):
             self._wait(self._limits.head_s, Reason.HEAD_TIMEOUT)
         else:

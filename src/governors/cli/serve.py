@@ -8,6 +8,7 @@ import typer
 import uvloop
 
 from governors.auth.tokens import TokenFileError
+from governors.certificates import CertificateError
 from governors.cli.config import ConfigPath, load_settings
 from governors.cli.output import EXIT_BAD, fail
 from governors.settings import SettingsError
@@ -45,5 +46,7 @@ def serve(
         fail(f"{error}: {error.__cause__}", EXIT_BAD)
     except TokenFileError as error:
         fail(f"auth.tokens_file: {error}", EXIT_BAD)
+    except CertificateError as error:
+        fail(str(error), EXIT_BAD)
     except (ChildStartError, OSError) as error:
         fail(str(error.__cause__ or error), EXIT_BAD)

@@ -113,6 +113,9 @@ class Metrics:
         self._connections_dropped = Tally(
             registry, "governors_http_connections_dropped", "Connections that this side ended early.", ("reason",)
         )
+        self._tls_reloads = Tally(
+            registry, "governors_tls_reloads", "Times that the certificate's files had changed.", ("outcome",)
+        )
         self._loop_lag = BatchHistogram(
             registry,
             "governors_event_loop_lag_seconds",
@@ -124,6 +127,9 @@ class Metrics:
             return Gauge(f"governors_{name}", documentation, labels, registry=registry)
 
         self.http_connections = gauge("http_connections", "Open HTTP connections.")
+        self.tls_expiry = gauge(
+            "tls_certificate_expiry_timestamp_seconds", "When the certificate expires, or one that vouches for it."
+        )
         self.ledger_size = gauge("ledger_size", "Receipts in the log.", "partition")
         self.ledger_durable_size = gauge("ledger_durable_size", "Receipts that are durable locally.", "partition")
         self.ledger_pending_bytes = gauge("ledger_pending_bytes", "Bytes that wait to be written.", "partition")
@@ -245,6 +251,10 @@ class Metrics:
     def connection_dropped(self, reason: str) -> None:
         """This side refused a connection, or ended it before its time."""
         self._connections_dropped.add(reason)
+
+    def tls_reloaded(self, *, ok: bool) -> None:
+        """The certificate's files had changed, and could be used or not."""
+        self._tls_reloads.add("ok" if ok else "failed")
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics when `accept` (the request's header) asks for it."""
