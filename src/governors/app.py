@@ -213,8 +213,8 @@ class App:
                 "fewer connections than http.connections_max: the limit of open files is too low",
                 connections_max=limits.connections_max,
             )
-        connections = Connections(limits, self.metrics.connection_dropped, self.rng)
-        self.metrics.http_connections.set_function(lambda: len(connections))
+        connections = Connections(limits, self.metrics.connections.dropped, self.rng)
+        self.metrics.connections.open.set_function(lambda: len(connections))
         certificates = self.certificates
         return HttpServer(
             self.api,
@@ -231,7 +231,7 @@ class App:
             return None
         files = CertificateFiles(settings.certificate, settings.key, settings.client_ca)
         certificates = Certificates(files, self._clock_us, self._on_certificates)
-        self.metrics.tls_expiry.set_function(lambda: certificates.expires_us / 1_000_000)
+        self.metrics.connections.watch_certificate(lambda: certificates.expires_us / 1_000_000)
         return certificates
 
     def _token_file(self, settings: AuthSettings) -> TokenFile | None:
@@ -263,7 +263,7 @@ class App:
             self.log.info("the token file was read again", tokens=tokens)
 
     def _on_certificates(self, problem: str) -> None:
-        self.metrics.tls_reloaded(ok=not problem)
+        self.metrics.connections.tls_reloaded(ok=not problem)
         if problem:
             self.log.error("the certificate changed and cannot be used: that of before is still shown", problem=problem)
         else:

@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from governors.telemetry.connection_metrics import ConnectionMetrics
 from governors.telemetry.series import BatchHistogram, Tally
 
 # From a tenth of a millisecond, where decisions lie, to the 30 s after which a request has long failed.
@@ -110,12 +111,7 @@ class Metrics:
             SECONDS_BOUNDS,
             ("route",),
         )
-        self._connections_dropped = Tally(
-            registry, "governors_http_connections_dropped", "Connections that this side ended early.", ("reason",)
-        )
-        self._tls_reloads = Tally(
-            registry, "governors_tls_reloads", "Times that the certificate's files had changed.", ("outcome",)
-        )
+        self.connections = ConnectionMetrics(registry)
         self._loop_lag = BatchHistogram(
             registry,
             "governors_event_loop_lag_seconds",
@@ -126,10 +122,6 @@ class Metrics:
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"governors_{name}", documentation, labels, registry=registry)
 
-        self.http_connections = gauge("http_connections", "Open HTTP connections.")
-        self.tls_expiry = gauge(
-            "tls_certificate_expiry_timestamp_seconds", "When the certificate expires, or one that vouches for it."
-        )
         self.ledger_size = gauge("ledger_size", "Receipts in the log.", "partition")
         self.ledger_durable_size = gauge("ledger_durable_size", "Receipts that are durable locally.", "partition")
         self.ledger_pending_bytes = gauge("ledger_pending_bytes", "Bytes that wait to be written.", "partition")
@@ -247,14 +239,6 @@ class Metrics:
         """`route` is the route's pattern, never the path that was asked for."""
         self._http_requests.add(route, method, str(status))
         self._http_seconds.observe(seconds, route)
-
-    def connection_dropped(self, reason: str) -> None:
-        """This side refused a connection, or ended it before its time."""
-        self._connections_dropped.add(reason)
-
-    def tls_reloaded(self, *, ok: bool) -> None:
-        """The certificate's files had changed, and could be used or not."""
-        self._tls_reloads.add("ok" if ok else "failed")
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics when `accept` (the request's header) asks for it."""
