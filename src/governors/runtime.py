@@ -142,7 +142,7 @@ class Runtime:
         if problems := self._missing_profiles():
             self.ledger.close()
             raise SettingsError(problems)
-        self._record_policy("" if recorded is None else decode_policy(recorded).digest)
+        self._record_policy(PolicyRecord("") if recorded is None else decode_policy(recorded))
         for work in self.registry.restore():
             self.outbox.submit(work)
 
@@ -184,14 +184,16 @@ class Runtime:
                 problems.append(Problem(f"profiles.{profile}", "", "not set", f"needed by tenants in the log: {named}"))
         return problems
 
-    def _record_policy(self, recorded: str) -> None:
+    def _record_policy(self, recorded: PolicyRecord) -> None:
         """Write into the log what decisions are taken under from now on, unless it is what `recorded` says."""
         policy = self.policy
-        if policy.digest != recorded:
+        record = PolicyRecord(policy.digest, policy.encoded, self.ledger.pseudonym(RUNTIME_TENANT))
+        if policy.digest != recorded.digest:
             now_us = self.clock_us()
-            self.ledger.append(_policy_draft(load_policy(recorded, policy, now_us), policy, now_us))
-            self.ledger.put_state(POLICY_KEY, PolicyRecord(policy.digest))
+            self.ledger.append(_policy_draft(load_policy(recorded.digest, policy, now_us), policy, now_us))
             self.window.resize(policy.document.window_ids, now_us)
+        if record != recorded:
+            self.ledger.put_state(POLICY_KEY, record)
 
     # The parts know each other through these; none of them has to exist before another.
 

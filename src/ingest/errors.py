@@ -49,14 +49,16 @@ class SignalRejectedError(IngestError):
 class BodyRejectedError(IngestError):
     """A body as a whole cannot be read: nothing in it was handled.
 
-    `status` is the HTTP status that says so best (400, 413 or 415).
+    `status` is the HTTP status that says so best (400, 413 or 415), `field` the path of the offending field, or "" when
+    no single one is to blame.
     """
 
-    def __init__(self, reason: str, status: int, message: str) -> None:
+    def __init__(self, reason: str, status: int, message: str, field: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
         self.message = message
+        self.field = field
 
 
 class SourceUnavailableError(IngestError):

@@ -27,7 +27,7 @@ from ledger.errors import (
 )
 from ledger.format import canonical, retention, segment
 from ledger.format.retention import RETENTION_KEY, NamedSnapshot
-from ledger.format.segment import Intact, Kind, SegmentHeader
+from ledger.format.segment import Intact, SegmentHeader
 from ledger.index import SegmentKey
 from ledger.layout import SegmentName
 from ledger.local_log import FETCHED_SUFFIX
@@ -38,7 +38,6 @@ from ledger.store.object_store import Object, ObjectStore
 AHEAD: Final = 8
 """Objects that are fetched at a time, 16 MiB each."""
 
-_RECEIPT: Final = int(Kind.RECEIPT)
 T = TypeVar("T")
 
 OnProgress = Callable[[int, int], None]
@@ -211,10 +210,9 @@ class Fetcher:
         name = next((name for name in fetched.names if name.first_index <= index), None)
         if name is not None:
             data = self._disk.read(self._folder / f"{name}{FETCHED_SUFFIX}")
-            for batch in segment.scan(data, sealed=True).batches:
-                if batch.first_index <= index < batch.first_index + batch.count:
-                    leaves = [data[start:end] for kind, start, end in segment.frames(data, batch) if kind == _RECEIPT]
-                    return leaves[index - batch.first_index]
+            leaf = segment.find_leaf(data, segment.scan(data, sealed=True), index)
+            if leaf is not None:
+                return leaf
         raise ProofInvalidError(f"there is no receipt {index}")
 
     def _forget(self, key: str) -> None:

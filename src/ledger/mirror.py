@@ -1,7 +1,7 @@
 """Copies what a log has published of itself into another store: the tree, the receipts in bundles, what was dropped.
 
 Needed with segments that do not begin with the first receipt: the tiles are what their roots are derived from then,
-and the bundles are where receipts without payloads are kept.
+the bundles are where receipts without payloads are kept, and a replay begins with a snapshot.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from ledger.publisher import CHECKPOINT_KEY
 from ledger.store.object_store import CREATE, Object, ObjectStore
 from ledger.store.settled import put_settled
 
+COPIED: Final = ("tile/", "snap/")
 AT_ONCE: Final = 16
 ROUNDS_MAX: Final = 10
 _RETRY_S: Final = 5.0
@@ -39,9 +40,10 @@ class _Mirror:
     async def run(self) -> int:
         for _ in range(ROUNDS_MAX):
             checkpoint = await self._get(CHECKPOINT_KEY)
-            present = set(await self._list(self._target))
-            missing = [key for key in await self._list(self._source) if key not in present]
-            await in_turns(self._copy, missing, AT_ONCE)
+            for prefix in COPIED:
+                present = set(await self._list(self._target, prefix))
+                missing = [key for key in await self._list(self._source, prefix) if key not in present]
+                await in_turns(self._copy, missing, AT_ONCE)
             said = await self._get(RETENTION_KEY)
             # A newer checkpoint covers partial tiles that were not listed, and those of this one may be gone by now.
             if checkpoint is not None and checkpoint == await self._get(CHECKPOINT_KEY):
@@ -68,5 +70,5 @@ class _Mirror:
     async def _get(self, key: str) -> Object | None:
         return await with_patience(lambda: self._source.get(key), self._backoff(), PATIENCE_S)
 
-    async def _list(self, store: ObjectStore) -> list[str]:
-        return await with_patience(lambda: store.list("tile/"), self._backoff(), PATIENCE_S)
+    async def _list(self, store: ObjectStore, prefix: str) -> list[str]:
+        return await with_patience(lambda: store.list(prefix), self._backoff(), PATIENCE_S)

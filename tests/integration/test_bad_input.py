@@ -203,7 +203,7 @@ SIGNALS: dict[str, tuple[bytes, str, Reason]] = {
     "extra nested too deeply": (text(queue(extra={"deep": nested(20)})), "extra", Reason.TOO_DEEP),
     "data nested out of all bounds": (
         raw(queue(data="deep"), '"deep"', b"[" * 20_000 + b"]" * 20_000),
-        "",
+        "data",
         Reason.TOO_DEEP,
     ),
     "extra over 8 KiB": (text(queue(extra={"note": "x" * 9_000})), "extra", Reason.TOO_LARGE),

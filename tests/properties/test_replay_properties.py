@@ -14,10 +14,17 @@ from support.life import Life, changed_valve, defects
 
 from governors.fsm.table import Row, Verdict
 from governors.machines.events import Event
+from governors.replay.beginning import read_beginning
 from governors.replay.findings import Findings, join
 from governors.replay.fold import Replay, StoredReceipt
 from governors.replay.folder import Report, replay_folder
+from governors.runtime import PARTITION
+from governors.snapshotter import make_snapshot
 from ledger import fsck
+from ledger.durable import POSIX
+from ledger.format import snapshot as codec
+from ledger.identity import partition_folder
+from ledger.snapshots import list_snapshots
 
 
 def lived(folder: Path, seed: int, *, restarts: int, steps: int) -> Report:
@@ -60,3 +67,24 @@ def test_every_receipt_comes_out_the_same(seed: int, restarts: int) -> None:
         assert partition.mismatches == []
         assert partition.unknown == []
         assert partition.replayed == partition.receipts == fsck.verify_log(Path(folder)).receipts
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_replay_that_begins_with_a_snapshot_finds_what_one_from_the_first_receipt_finds(seed: int) -> None:
+    with TemporaryDirectory() as path, defects():
+        folder = Path(path)
+        life = Life(folder, seed)
+        asyncio.run(life.live(1, 25))
+        make_snapshot(folder, PARTITION)
+        partition = partition_folder(folder, PARTITION)
+        made = codec.decode((partition / str(list_snapshots(partition, POSIX)[0])).read_bytes())
+        asyncio.run(life.live(1, 25))
+        receipts = [StoredReceipt(one.leaf, one.frame) for one in written(folder)][made.size :]
+        for shares in (1, 3):
+            replays = [Replay(made.size, read_beginning(made), share=share, shares=shares) for share in range(shares)]
+            for replay in replays:
+                replay.take(receipts)
+            found = join([replay.found for replay in replays])
+            assert (found.mismatches, found.unknown) == ([], [])
+            assert found.replayed == len(receipts)

@@ -1,5 +1,6 @@
 """A log's decisions run again: what differs is named, and what cannot be known is never called good."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +18,24 @@ from typer.testing import CliRunner
 from governors.cli.main import app
 from governors.fsm.table import Row, Verdict
 from governors.machines.events import Event, OverrideGranted, Timeout
+from governors.replay.beginning import read_beginning
 from governors.replay.findings import MISMATCHES_MAX
 from governors.replay.fold import Replay, StoredReceipt
 from governors.replay.folder import PartitionReport, replay_folder
+from governors.runtime import PARTITION
 from governors.settings import LedgerSettings, Settings, TenantSettings
-from governors.tenants.policy import RUNTIME_TENANT
-from governors.tenants.records import machine_key
+from governors.snapshotter import make_snapshot
+from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT
+from governors.tenants.records import machine_key, state_key
 from ledger import fsck
 from ledger.appender import Draft
 from ledger.errors import NotALedgerError, SegmentCorruptError
+from ledger.format import retention, snapshot
 from ledger.format.chain import LEDGER_TENANT
 from ledger.format.receipt import Receipt
+from ledger.format.retention import NamedSnapshot, Retention, RetentionStatement
+from ledger.identity import partition_folder
+from ledger.own_receipts import own_draft
 
 NAMES = ["acme", "other", "ghost", RUNTIME_TENANT]
 
@@ -379,3 +387,87 @@ class TestCommand:
         code, said = self.run(forged)
         assert (code, "incomplete" in said, "not replayed: tenant" in said) == (2, True, True)
         assert self.run(tmp_path / "nothing")[0] == 2
+
+
+async def forgetful_life(folder: Path) -> NamedSnapshot:
+    """A life whose first receipts were dropped, as retention does it, and that went on then."""
+    async with running(folder, World()) as runtime:
+        await send(runtime, World().spend("1.00", signal_id="early"))
+    await short_life(folder)
+    path = make_snapshot(folder, PARTITION)
+    assert path is not None
+    data = path.read_bytes()
+    made = snapshot.decode(data)
+    sha256, last = hashlib.sha256(data).hexdigest(), made.segments[-1]
+    world = World()
+    world.now_us += 3 * 10**9
+    async with running(folder, world) as runtime:
+        evidence = retention.evidence(RetentionStatement(0, last.first_index, sha256))
+        index = runtime.ledger.append(own_draft("r", retention.FSM, retention.RULE, evidence, world.now_us))
+        await send(runtime, world.spend("960.00", signal_id="t1"), world.queue(5, tenant="new", signal_id="t2"))
+        await quiet(runtime)
+    named = NamedSnapshot(made.epoch, last.first_index, index, sha256, made.size)
+    (folder / "store/0/snap").mkdir(parents=True)
+    (folder / "store/0" / named.key()).write_bytes(data)
+    say(folder, named)
+    min(partition_folder(folder, PARTITION).glob("*.seg")).unlink()
+    return named
+
+
+def say(folder: Path, named: NamedSnapshot) -> None:
+    said = Retention(0, named.first_index, (named,))
+    (folder / "store/0/retention").write_bytes(retention.encode(said))
+
+
+async def test_where_the_beginning_was_dropped_a_replay_begins_with_the_snapshot_that_the_log_names(
+    tmp_path: Path,
+) -> None:
+    named = await forgetful_life(tmp_path)
+    found = replayed(tmp_path)
+    assert found.notes[0].endswith(f"began with the snapshot that receipt {named.receipt} names")
+    assert (found.mismatches, found.unknown) == ([], [])
+    assert found.replayed > 2
+    with changed_valve(lambda row, state, event, policy, now_us: 1 // 0):
+        assert replayed(tmp_path).mismatched
+
+
+async def test_without_a_snapshot_that_the_log_names_old_tenants_are_not_replayed(tmp_path: Path) -> None:
+    named = await forgetful_life(tmp_path)
+    path = tmp_path / "store/0" / named.key()
+    data = path.read_bytes()
+    forged = snapshot.encode(msgspec.structs.replace(snapshot.decode(data), states={}))
+    other = replace(named, sha256=hashlib.sha256(forged).hexdigest())
+    (tmp_path / "store/0" / other.key()).write_bytes(forged)
+    for said, content, why in (
+        (named, None, f"{named.key()} is missing"),
+        (named, data[:-1], f"{named.key()} was changed"),
+        (other, data, f"receipt {named.receipt} does not name {other.key()}"),
+        (replace(named, receipt=named.receipt + 1), data, "not a retention receipt"),
+        (replace(named, receipt=9_999), data, "there is no receipt 9999"),
+    ):
+        say(tmp_path, said)
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        found = replayed(tmp_path)
+        assert why in found.notes[0]
+        assert found.mismatches == []
+        assert all("receipts are gone" in lost.reason or "policy" in lost.reason for lost in found.unknown)
+        assert found.unknown
+
+
+async def test_records_that_do_not_name_their_chain_are_not_replayed_from(tmp_path: Path) -> None:
+    """Of a log that was begun by an older program."""
+    await forgetful_life(tmp_path)
+    (path,) = (tmp_path / "store/0/snap").iterdir()
+    made = snapshot.decode(path.read_bytes())
+    for key in [POLICY_KEY, state_key("acme"), state_key("other")]:
+        record = msgspec.msgpack.decode(made.states[key])
+        record.pop("pseudonym")
+        made.states[key] = msgspec.msgpack.encode(record)
+    beginning = read_beginning(made)
+    assert beginning.tenants == {}
+    replay = Replay(made.size, beginning)
+    replay.take([StoredReceipt(one.leaf, one.frame) for one in written(tmp_path) if one.index >= made.size])
+    assert replay.found.mismatches == []
+    assert {lost.reason.partition(" receipts ")[2] for lost in replay.found.unknown} == {"is not in the snapshot"}

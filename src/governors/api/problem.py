@@ -115,7 +115,7 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError("invalid-field", str(error), field=error.field)
         case BodyRejectedError():
             name = _BODY_REASONS.get(error.reason) or _BODY_STATUSES.get(error.status, "unreadable-body")
-            return ProblemError(name, error.message, members={"reason": error.reason})
+            return ProblemError(name, error.message, field=error.field or None, members={"reason": error.reason})
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():

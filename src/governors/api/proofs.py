@@ -80,7 +80,7 @@ def proofs_router(proofs: Proofs) -> APIRouter:
 
     @router.post(
         "/v1/verify",
-        responses=answers(VerifyAnswer, 400, 413),
+        responses=answers(VerifyAnswer, 400, 413, 415, 503),
         response_class=Response,
         openapi_extra={
             "requestBody": {

@@ -20,7 +20,7 @@ from governors.api.problem import ProblemError
 from governors.api.rates import RateLimits
 from governors.api.respond import json_response
 from governors.api.service import NotAcceptingError, Service, SignalError, SignalResult, UnreadableResult
-from governors.api.signals import check_encoding, reason_of, unicode_of
+from governors.api.signals import reason_of, unicode_of
 from governors.auth.principal import Principal
 from governors.telemetry.metrics import Metrics
 from ingest.dead_letter import DeadLetterSink
@@ -164,7 +164,6 @@ def alertmanager_endpoint(
 
 async def _body(request: Request, source: str, metrics: Metrics) -> bytes:
     try:
-        check_encoding(request)
         return await request.body()
     except ProblemError as refused:
         metrics.rejected(source, reason_of(refused))

@@ -36,7 +36,6 @@ def signals_endpoint(
         try:
             rates.before_body(principal)
             wait = _wait(request)
-            check_encoding(request)
             body = await request.body()
             # Received means in hand: a slow sender's time is not ours.
             entries = _in_scope(_read(request, body, clock_us(), limits), principal)
@@ -72,18 +71,6 @@ def _wait(request: Request) -> Wait:
     if wait is None:
         raise ProblemError("invalid-field", "expected local or committed", field="wait")
     return wait
-
-
-def check_encoding(request: Request) -> None:
-    """Raise ProblemError for a body that would have to be unpacked: a small one could become any size."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise ProblemError(
-            "unsupported-media-type",
-            "expected a body without Content-Encoding",
-            field="Content-Encoding",
-            members={"reason": Reason.UNSUPPORTED_MEDIA_TYPE},
-        )
 
 
 def reason_of(refused: ProblemError | BodyRejectedError) -> str:

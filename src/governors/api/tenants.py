@@ -23,6 +23,7 @@ from governors.api.service import (
     TenantsPage,
     TenantView,
 )
+from governors.api.strict_json import StrictRoute
 from governors.auth.principal import LOCAL, Principal
 from ingest.signals import DEFAULT_SUBJECT, parse_micros
 
@@ -127,7 +128,7 @@ def _amount(text: str) -> int:
 
 def tenants_router(service: Service) -> APIRouter:
     """The routes of operators."""
-    router = APIRouter(tags=["tenants"])
+    router = APIRouter(tags=["tenants"], route_class=StrictRoute)
 
     @router.get("/v1/tenants", responses=answers(TenantsPage, 422), response_class=Response)
     async def list_tenants(
@@ -146,7 +147,7 @@ def tenants_router(service: Service) -> APIRouter:
             raise NotFoundError(f"tenant {tenant} is not known")
         return json_response(view)
 
-    @router.put("/v1/tenants/{tenant}", responses=answers(TenantView, 400, 422, 503), response_class=Response)
+    @router.put("/v1/tenants/{tenant}", responses=answers(TenantView, 400, 413, 415, 422, 503), response_class=Response)
     async def put_tenant(request: Request, tenant: TenantPath, body: TenantBody) -> Any:
         """Make a tenant known, or change its entitlement or profile. The change leaves a receipt."""
         change = TenantChange(body.entitlement, body.profile)
@@ -155,7 +156,7 @@ def tenants_router(service: Service) -> APIRouter:
     @router.post(
         "/v1/tenants/{tenant}/overrides",
         status_code=201,
-        responses=answers(OverrideResult, 400, 404, 422, 503, status=201),
+        responses=answers(OverrideResult, 400, 404, 413, 415, 422, 503, status=201),
         response_class=Response,
     )
     async def grant_override(request: Request, tenant: TenantPath, body: OverrideBody) -> Any:

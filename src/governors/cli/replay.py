@@ -21,6 +21,14 @@ def replay(
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many processes share the work. Default: one for each processor.")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the log is published, with what stands for segments that were dropped. Default: the folder "
+            "store in the data folder.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take every decision of a log again, from its payload, and compare the receipts byte for byte.
@@ -35,7 +43,7 @@ def replay(
     settle_memory()
     progress = _progress if sys.stderr.isatty() and not as_json else None
     try:
-        report = replay_folder(folder, progress, processes=processes or len(os.sched_getaffinity(0)))
+        report = replay_folder(folder, progress, processes=processes or len(os.sched_getaffinity(0)), store=store)
     except (LedgerError, OSError) as error:
         fail(f"could not replay: {error}")
     if as_json:

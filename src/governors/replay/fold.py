@@ -22,6 +22,7 @@ from governors.machines.events import Event, RuntimeEvent
 from governors.machines.governor import Governor
 from governors.machines.overlays import MachineState
 from governors.machines.profiles import Profile
+from governors.replay.beginning import Beginning
 from governors.replay.findings import Difference, Findings, Named, Unknown, differences
 from governors.tenants.decide import (
     ENTITLEMENT_KEY,
@@ -173,12 +174,16 @@ class _Again(Struct, frozen=True, gc=False):
 
 
 class Replay:
-    """The fold over one partition, whose first receipt to be taken has the index `first_index`.
+    """The fold over one partition, whose first receipt to be taken has the index `first_index`; what was before that
+    is in `beginning`, or unknown.
 
-    Several may share a log: each reads all of it and takes again what share number `share` of `shares` decided.
+    Several may share a log: each reads all of it and takes again what share number `share` of `shares` decided. Each
+    needs a `beginning` of its own.
     """
 
-    def __init__(self, first_index: int = 0, *, share: int = 0, shares: int = 1) -> None:
+    def __init__(
+        self, first_index: int = 0, beginning: Beginning | None = None, *, share: int = 0, shares: int = 1
+    ) -> None:
         self.found: Final = Findings()
         self._share = share
         self._shares = shares
@@ -190,6 +195,11 @@ class Replay:
         self._window = DedupWindow(1)
         self._others = TenantWindow()
         self._tenants: dict[str, _Tenant] = {}
+        self._beginning = beginning
+        if beginning is not None:
+            self._policy, self._no_policy = beginning.policy, beginning.no_policy
+            self._runtime = beginning.runtime
+            self._window = beginning.window
 
     def take(self, receipts: Sequence[StoredReceipt]) -> None:
         """The next receipts of the log, in order."""
@@ -245,11 +255,33 @@ class Replay:
         pseudonym = given.tenant
         head = chain.genesis(given.log, pseudonym).hex()
         tenant = self._tenants[pseudonym] = _Tenant(pseudonym, self._window.tenant(pseudonym), head)
-        if given.tseq and self._first_index:
+        if self._beginning is not None:
+            self._go_on(tenant, self._beginning)
+        elif given.tseq and self._first_index:
             tenant.head, tenant.count = given.prev, given.tseq
             if given.fsm.machine != RUNTIME and pseudonym != LEDGER_TENANT:
                 self._lose(tenant, f"its first {given.tseq} receipts are gone")
         return tenant
+
+    def _go_on(self, tenant: _Tenant, beginning: Beginning) -> None:
+        """Make a tenant what it was."""
+        tenant.count, tenant.head = beginning.chains.get(tenant.pseudonym, (0, tenant.head))
+        known = beginning.tenants.get(tenant.pseudonym)
+        if known is not None:
+            tenant.header = known.header
+            tenant.machines = {
+                machine_key(one.governor, one.subject): _Machine(
+                    BY_NAME[one.governor], one.subject, one.state, one.deadline_us
+                )
+                for one in known.machines
+            }
+            self._name(tenant, known.header.tenant)
+            if self._policy is not None:
+                tenant.profile = self._policy.profiles.get(known.header.profile)
+                if tenant.profile is None:
+                    self._lose(tenant, f"its profile {known.header.profile!r} is not in the policy")
+        elif tenant.count and tenant.pseudonym not in {self._runtime, LEDGER_TENANT}:
+            self._lose(tenant, f"what it was after its first {tenant.count} receipts is not in the snapshot")
 
     def _repeat(
         self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, commitment: str, policy: Policy

@@ -1,5 +1,6 @@
 """Reads the segments of a data folder for a replay: read-only, without lock or key, of a service that runs or not."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,16 +10,28 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from governors.replay.beginning import read_beginning
 from governors.replay.findings import Findings, Mismatch, Unknown, join
 from governors.replay.fold import Replay, StoredReceipt
-from ledger.errors import NotALedgerError, SegmentCorruptError, SegmentFormatError
-from ledger.format import segment
+from ledger.errors import (
+    NotALedgerError,
+    NotCanonicalError,
+    ProofInvalidError,
+    RetentionInvalidError,
+    SegmentCorruptError,
+    SegmentFormatError,
+    SnapshotInvalidError,
+)
+from ledger.format import canonical, retention, segment, snapshot
+from ledger.format.retention import RETENTION_KEY
 from ledger.format.segment import Batch, Corrupt, Kind, Torn
-from ledger.identity import LEDGER_FOLDER
+from ledger.format.snapshot import Snapshot
+from ledger.identity import LEDGER_FOLDER, STORE_FOLDER
 from ledger.index import SegmentKey
 from ledger.layout import list_segments
 from ledger.reader import read_segment
 from ledger.verify.parallel import in_order
+from ledger.verify.published import Published
 
 Progress = Callable[[int, int, int], None]
 """`progress(partition, receipts, segments_left)`, after each segment."""
@@ -94,10 +107,21 @@ class Report:
         }
 
 
-def replay_folder(folder: Path, progress: Progress | None = None, *, processes: int = 1) -> Report:
+class _Anchor(NamedTuple):
+    """A snapshot that stands for dropped segments, and the index of the log's own receipt that says so."""
+
+    made: Snapshot
+    receipt: int
+
+
+def replay_folder(
+    folder: Path, progress: Progress | None = None, *, processes: int = 1, store: Path | None = None
+) -> Report:
     """Replay every partition of a data folder (or of the ledger folder in it).
 
-    With more than one process the tenants are shared out among forks of this one, which must not have threads then.
+    Where retention has dropped the first segments it begins with the snapshot that stands for them, which is in
+    `store`, the folder in which the log is published (default: `store` in the data folder). With more than one process
+    the tenants are shared out among forks of this one, which must not have threads then.
 
     Raises NotALedgerError, SegmentCorruptError (`governors verify log` says more), OSError: then nothing is known.
     """
@@ -106,19 +130,76 @@ def replay_folder(folder: Path, progress: Progress | None = None, *, processes: 
     found = sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and path.is_dir())
     if not found:
         raise NotALedgerError(f"{folder} holds no ledger: name a data folder or its {LEDGER_FOLDER!r} folder")
-    reports = [_replay_partition(number, root / str(number), progress, processes) for number in found]
+    published = store or root.parent / STORE_FOLDER
+    reports = [
+        _replay_partition(number, root / str(number), Published(published / str(number)), progress, processes)
+        for number in found
+    ]
     return Report(reports, time.monotonic() - started)
 
 
-def _replay_partition(number: int, folder: Path, progress: Progress | None, processes: int) -> PartitionReport:
-    parts = _list_parts(folder)
-    work = partial(_replay_share, number, folder, parts, progress, processes)
+def _replay_partition(
+    number: int, folder: Path, published: Published, progress: Progress | None, processes: int
+) -> PartitionReport:
+    parts, notes, made = _list_parts(folder), [], None
+    if parts and parts[0].key.first_index:
+        anchor = _find_anchor(folder, published, parts)
+        if isinstance(anchor, str):
+            notes.append(
+                f"receipts below {parts[0].key.first_index} were dropped, and no snapshot stands for them: {anchor}"
+            )
+        else:
+            made = anchor.made
+            parts = [one for one in parts if one.key.first_index >= made.size]
+            notes.append(
+                f"receipts below {made.size} were not replayed, for retention has dropped payloads of theirs; the "
+                f"replay began with the snapshot that receipt {anchor.receipt} names"
+            )
+    work = partial(_replay_share, number, folder, parts, made, progress, processes)
     shares = list(in_order(work, range(processes), processes))
     found = join([findings for findings, _ in shares])
     return PartitionReport(
         number, found.receipts, found.replayed, found.mismatched, found.mismatches, found.unknown,
-        shares[0][1] + _notes(found),
+        notes + shares[0][1] + _notes(found),
     )  # fmt: skip
+
+
+def _find_anchor(folder: Path, published: Published, parts: list[_Part]) -> _Anchor | str:
+    """The oldest snapshot that the log itself says to stand for what was dropped; or why there is none."""
+    doubts = []
+    try:
+        named = published.retention().snapshots
+    except RetentionInvalidError as error:
+        return str(error)
+    for one in named:
+        data = published.snapshot(one)
+        if data is None:
+            doubts.append(f"{one.key()} is missing")
+        elif hashlib.sha256(data).hexdigest() != one.sha256:
+            doubts.append(f"{one.key()} was changed")
+        else:
+            try:
+                made = snapshot.decode(data)
+                if _stated(folder, parts, one.receipt) == one.sha256 and made.size == one.size:
+                    return _Anchor(made, one.receipt)
+                doubts.append(f"receipt {one.receipt} does not name {one.key()}")
+            except (SnapshotInvalidError, ProofInvalidError, NotCanonicalError) as error:
+                doubts.append(f"{one.key()}: {error}")
+    return "; ".join(doubts) or f"{published.folder / RETENTION_KEY} names none"
+
+
+def _stated(folder: Path, parts: list[_Part], index: int) -> str:
+    """The snapshot that a receipt names. Raises ProofInvalidError, NotCanonicalError, SegmentCorruptError."""
+    part = next((one for one in reversed(parts) if one.key.first_index <= index), None)
+    if part is not None:
+        path, data = read_segment(folder, part.key, 0, part.length)
+        try:
+            leaf = segment.find_leaf(data, segment.scan(data), index)
+        except SegmentFormatError as error:
+            raise SegmentCorruptError(path, error.offset, part.key.first_index, error.message) from error
+        if leaf is not None:
+            return retention.read_statement(canonical.decode(leaf)).snapshot
+    raise ProofInvalidError(f"there is no receipt {index}")
 
 
 def _list_parts(folder: Path) -> list[_Part]:
@@ -131,11 +212,20 @@ def _list_parts(folder: Path) -> list[_Part]:
 
 
 def _replay_share(
-    number: int, folder: Path, parts: list[_Part], progress: Progress | None, shares: int, share: int
+    number: int,
+    folder: Path,
+    parts: list[_Part],
+    made: Snapshot | None,
+    progress: Progress | None,
+    shares: int,
+    share: int,
 ) -> tuple[Findings, list[str]]:
-    """All of the log, and again what one share of its tenants decided; with what there is to note of the files."""
-    expected = parts[0].key.first_index if parts else 0
-    replay = Replay(expected, share=share, shares=shares)
+    """All of the log behind the snapshot, if there is one, and again what one share of its tenants decided; with what
+    there is to note of the files.
+    """
+    beginning = None if made is None else read_beginning(made)
+    expected = made.size if made is not None else parts[0].key.first_index if parts else 0
+    replay = Replay(expected, beginning, share=share, shares=shares)
     notes: list[str] = []
     for place, part in enumerate(parts, 1):
         path, data = read_segment(folder, part.key, 0, part.length)

@@ -247,6 +247,7 @@ def _decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decid
         since_us=header.since_us if data.status == header.entitlement else moment.now_us,
         observed_us=signal.observed_us,
         quarantined=header.quarantined,
+        pseudonym=header.pseudonym,
     )
     return _entitled(signal, header, moved, "decided", "tenant.entitlement", evidence)
 

@@ -15,7 +15,9 @@ Entitlement = Literal["active", "suspended", "cancelled", "unknown"]
 
 
 class Header(Struct, frozen=True):
-    """The tenant itself. `observed_us` is the sender's time of the newest entitlement that was applied."""
+    """The tenant itself. `observed_us` is the sender's time of the newest entitlement that was applied; `pseudonym`
+    names its chain of receipts (empty where it was written before that was kept).
+    """
 
     tenant: str
     entitlement: Entitlement
@@ -23,12 +25,17 @@ class Header(Struct, frozen=True):
     since_us: int
     observed_us: int = 0
     quarantined: bool = False
+    pseudonym: str = ""
 
 
 class PolicyRecord(Struct, frozen=True):
-    """What a start has to know of the last policy document in the log: its digest."""
+    """The last policy document in the log, its digest (SHA-256, hex), and the pseudonym of the chain that has it. The
+    last two are empty where the record was written before they were kept.
+    """
 
     digest: str
+    document: bytes = b""
+    pseudonym: str = ""
 
 
 class MachineRecord(Struct, Generic[S], frozen=True, gc=False):

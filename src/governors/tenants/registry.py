@@ -212,7 +212,10 @@ class Registry:
         return self._activate(Tenant(self._shared, header, machines, header_kept=True))
 
     def _create(self, name: str, entitlement: Entitlement) -> Tenant:
-        header = Header(name, entitlement, self._default_profile, self._shared.clock_us())
+        shared = self._shared
+        header = Header(
+            name, entitlement, self._default_profile, shared.clock_us(), pseudonym=shared.ledger.pseudonym(name)
+        )
         return self._activate(Tenant(self._shared, header, {}, header_kept=False))
 
     def _activate(self, tenant: Tenant) -> Tenant:

@@ -118,6 +118,8 @@ def _take_whole(text: bytes, limits: DecodeLimits) -> list[bytes]:
 
 def _split_lines(text: bytes, limits: DecodeLimits) -> list[bytes]:
     """One value a line; blank lines are skipped, and CRLF ends a line as LF does."""
+    if text.count(b"\n") > limits.body_tokens_max:
+        raise BodyRejectedError(Reason.TOO_LARGE, 413, f"at most {limits.body_tokens_max} lines in one body")
     stripped = (line.strip(_WHITESPACE) for line in BytesIO(text))
     lines = list(islice(filter(None, stripped), limits.batch_max + 1))
     if len(lines) > limits.batch_max:

@@ -15,7 +15,7 @@ class DecodeLimits:
     """Signals in one HTTP body."""
 
     body_tokens_max: int = 640_000
-    """Commas, brackets and strings in one HTTP body: what splitting it may cost. A signal has about 40."""
+    """Commas, brackets and strings, or lines, in one HTTP body: what splitting it may cost. A signal has about 40."""
 
     signal_bytes_max: int = 65_536
     """One signal in its wire form. The ledger keeps these bytes, so that its receipt can be run again."""

@@ -6,7 +6,7 @@ from typing import Any, Final, get_args
 
 from msgspec import DecodeError, ValidationError, structs
 
-from ingest.decode.strict import field_path, find_flaw
+from ingest.decode.strict import field_path, find_flaw, too_deep
 from ingest.errors import BodyRejectedError, Reason, SignalRejectedError
 from ingest.signals import CURRENCY_PATTERN, CURRENCY_RULE, KINDS, NAME_PATTERN, NAME_RULE, TIME_RULE
 
@@ -29,7 +29,7 @@ def rejection(error: Exception, payload: bytes, prefix: str = "", kind: str = ""
         case ValidationError():
             return _of_validation(str(error), prefix, kind)
         case RecursionError():
-            return SignalRejectedError(Reason.TOO_DEEP, prefix, "nested too deeply")
+            return SignalRejectedError(Reason.TOO_DEEP, prefix, "nested too deeply") if prefix else too_deep(payload)
         case _:
             flaw = find_flaw(payload)
             return flaw or SignalRejectedError(Reason.BAD_JSON, prefix, f"not JSON: {error}")
@@ -37,11 +37,11 @@ def rejection(error: Exception, payload: bytes, prefix: str = "", kind: str = ""
 
 def body_rejection(error: Exception, body: bytes, slow_bytes_max: int) -> BodyRejectedError:
     """The same for a body as a whole. One over `slow_bytes_max` is not looked at a second time for what is wrong."""
-    if len(body) > slow_bytes_max and not isinstance(error, ValidationError):
+    if len(body) > slow_bytes_max and not isinstance(error, ValidationError | RecursionError):
         return BodyRejectedError(Reason.BAD_JSON, 400, f"not JSON: {error}"[:MESSAGE_LENGTH_MAX])
     found = rejection(error, body)
     message = f"{found.field}: {found.message}" if found.field else found.message
-    return BodyRejectedError(found.reason, 400, message)
+    return BodyRejectedError(found.reason, 400, message, found.field)
 
 
 def too_large(size_bytes: int, bytes_max: int, field: str = "") -> SignalRejectedError:

@@ -37,6 +37,10 @@ class JsonObject(list[tuple[str, Any]]):
 
 
 _lenient = json.JSONDecoder(object_pairs_hook=JsonObject, parse_int=lambda _digits: 0)
+# How deep a value lies for which the parsers gave up, at the least: they have some 1,000 calls, less those before them.
+_DEEP: Final = 256
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
+
 _attentive = json.JSONDecoder(object_pairs_hook=_require_unique_names)
 
 
@@ -67,8 +71,28 @@ def find_flaw(payload: bytes) -> SignalRejectedError | None:
     except ValueError as error:
         return SignalRejectedError(Reason.BAD_JSON, "", f"not JSON: {error}")
     except RecursionError:
-        return SignalRejectedError(Reason.TOO_DEEP, "", "nested too deeply")
+        return too_deep(payload)
     return next(_flaws(document), None)
+
+
+def too_deep(payload: bytes) -> SignalRejectedError:
+    """The rejection of a payload that a parser gave up on. It names the outermost field in which the depth is."""
+    field, text, depth = b"", b"", 0
+    for token in _TOKEN.finditer(payload):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth > _DEEP:
+                    break
+            case b"]" | b"}":
+                depth -= 1
+            case b":" if depth == 1:
+                field = text[1:-1]
+            case found:
+                text = found
+    else:
+        field = b""
+    return SignalRejectedError(Reason.TOO_DEEP, field_path(field.decode(errors="replace")), "nested too deeply")
 
 
 def _flaws(document: Any) -> Iterator[SignalRejectedError]:

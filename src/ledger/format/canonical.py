@@ -89,7 +89,7 @@ def decode(leaf: bytes) -> Receipt:
     """The receipt in a leaf, its types checked but not its form. Raises NotCanonicalError."""
     try:
         return _decode(leaf)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotCanonicalError(f"not a receipt: {error}") from error
 
 

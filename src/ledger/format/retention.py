@@ -76,7 +76,7 @@ def decode(data: bytes) -> Retention:
     """Raises RetentionInvalidError."""
     try:
         found = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RetentionInvalidError(f"the object {RETENTION_KEY} cannot be read: {error}") from error
     _check_bounds(found.entries_from, found.segments_from, RetentionInvalidError)
     sizes = [one.size for one in found.snapshots]

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import islice
 from typing import Final, NamedTuple
 
 import google_crc32c
@@ -261,6 +262,15 @@ def frames(data: bytes, batch: Batch) -> Iterator[tuple[int, int, int]]:
         if at > end:
             raise SegmentFormatError(start - FRAME_HEAD_BYTES, "a frame runs over its batch")
         yield kind, start, at
+
+
+def find_leaf(data: bytes, scan: Scan, index: int) -> bytes | None:
+    """The leaf of a receipt, None if it is in none of the valid batches. Raises SegmentFormatError as `frames`."""
+    for batch in scan.batches:
+        if batch.first_index <= index < batch.first_index + batch.count:
+            leaves = (data[start:end] for kind, start, end in frames(data, batch) if kind == Kind.RECEIPT)
+            return next(islice(leaves, index - batch.first_index, None))
+    return None
 
 
 def batch_bytes(body_bytes: int) -> int:

@@ -81,7 +81,7 @@ def decode_head(data: bytes) -> Head:
     """
     try:
         head = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HeadInvalidError(f"it cannot be read: {error}") from error
     _check(head, data)
     if _encode(head) != data:

@@ -114,7 +114,7 @@ def read_document(data: bytes) -> Document:
         return proof.decode(data)
     try:
         document: Consistency | TenantBundle = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProofInvalidError(f"neither a proof file nor a consistency proof nor a bundle: {error}") from error
     return document
 

@@ -11,7 +11,7 @@ from typing import Final
 from ledger.errors import HeadInvalidError, TileInvalidError
 from ledger.format import retention
 from ledger.format.merkle import HASH_BYTES
-from ledger.format.retention import RETENTION_KEY, Retention
+from ledger.format.retention import RETENTION_KEY, NamedSnapshot, Retention
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, tile_path
 from ledger.protocol.head import decode_head
 
@@ -43,6 +43,10 @@ class Published:
         """What the log says that it has dropped. Raises RetentionInvalidError, OSError."""
         data = self._read(RETENTION_KEY)
         return Retention() if data is None else retention.decode(data)
+
+    def snapshot(self, named: NamedSnapshot) -> bytes | None:
+        """The bytes of a snapshot that stands for what was dropped. Raises OSError."""
+        return self._read(named.key())
 
     def tile(self, tile: TileId) -> bytes | None:
         """As many hashes as its width says, from the tile itself or, where that was deleted, from a fuller one.

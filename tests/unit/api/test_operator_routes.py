@@ -118,7 +118,7 @@ async def test_an_override_that_cannot_be_names_its_field(api: Any, body: dict[s
         (b"[]", "application/json"),
         (b"null", "application/json"),
         (b"\xff", "application/json"),
-        (b"[" * 100_000, "application/json"),
+        (b"[" * 60_000, "application/json"),
         (b'{"\\ud800": 1}', "application/json"),
         (b'{"profile": "premium"}', "text/plain"),
     ],
@@ -135,6 +135,31 @@ async def test_a_change_of_a_tenant_that_cannot_be_is_refused(api: Any, body: di
     response = await api.client.put("/v1/tenants/acme", json=body)
     assert response.status_code == 422
     assert api.service.asked == []
+
+
+@pytest.mark.parametrize("depth", [300, 20_000])
+async def test_a_body_that_is_nested_too_deeply_names_the_field(api: Any, depth: int) -> None:
+    content = json.dumps(override(reason="_")).encode().replace(b'"_"', b"[" * depth + b"1" + b"]" * depth)
+    headers = {"content-type": "application/json"}
+    response = await api.client.post("/v1/tenants/acme/overrides", content=content, headers=headers)
+    assert response.status_code in (400, 422)
+    assert response.json()["field"] == "reason"
+    assert api.service.asked == []
+
+
+async def test_a_name_given_twice_is_refused_before_one_of_them_holds(api: Any) -> None:
+    content = json.dumps(override())[:-1] + ', "mode": "hold"}'
+    headers = {"content-type": "application/json"}
+    response = await api.client.post("/v1/tenants/acme/overrides", content=content, headers=headers)
+    assert (response.status_code, response.json()["field"]) == (422, "mode")
+    assert response.json()["reason"] == "duplicate_field"
+    assert api.service.asked == []
+
+
+async def test_an_operators_body_has_a_largest_size(api: Any) -> None:
+    response = await api.client.post("/v1/tenants/acme/overrides", json=override(reason="x" * 65_536))
+    assert response.status_code == 413
+    assert response.json()["type"] == "urn:governors:problem:body-too-large"
 
 
 async def test_withdrawing_names_the_machine_also_where_its_subject_has_slashes(api: Any) -> None:

@@ -156,6 +156,13 @@ def test_a_body_that_is_no_notification_is_refused_as_a_whole(body: bytes, statu
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize("depth", [3_000, 100_000])
+def test_a_notification_that_is_nested_too_deeply_names_the_field(depth: int) -> None:
+    with pytest.raises(BodyRejectedError) as caught:
+        read(b'{"version": "4", "groupKey": "k", "commonLabels": ' + b"[" * depth)
+    assert (caught.value.status, caught.value.reason, caught.value.field) == (400, "too_deep", "commonLabels")
+
+
 def test_an_alert_that_is_no_i_json_is_refused_alone() -> None:
     body = group(ALERT, ALERT).replace(
         b'"status": "firing", "labels"', b'"status": "?", "status": "firing", "labels"', 1

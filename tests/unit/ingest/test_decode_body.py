@@ -201,6 +201,12 @@ def test_an_array_may_be_as_long_as_the_limit_says(bad: bytes) -> None:
     assert refused(JSON, b"[" + three + b"," + signal(4) + b"]", limits) == ("batch_too_large", 413)
 
 
+def test_blank_lines_have_a_largest_number() -> None:
+    body = signal(1) + b"\n" * 101 + signal(2)
+    assert refused(LINES, body, DecodeLimits(body_tokens_max=100)) == ("too_large", 413)
+    assert len(outcomes(LINES, body, DecodeLimits(body_tokens_max=101))) == 2
+
+
 def test_as_many_lines_are_taken_as_the_limit_says() -> None:
     limits = DecodeLimits(batch_max=2)
     assert len(outcomes(LINES, signal(1) + b"\n\n" + signal(2) + b"\n\n", limits)) == 2

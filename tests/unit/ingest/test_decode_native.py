@@ -377,6 +377,14 @@ def test_depth_bombs_are_too_deep(opening: bytes) -> None:
         assert error.reason == "too_deep"
 
 
+@pytest.mark.parametrize("field", ["data", "extra"])
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a b\\"]":'])
+def test_a_depth_bomb_is_named_by_its_field(opening: bytes, field: str) -> None:
+    payload = wire(id='[{"\\').removesuffix(b"}") + b', "%s": %s' % (field.encode(), opening * 3_000)
+    error = rejected(payload, DecodeLimits(signal_bytes_max=2**20))
+    assert (error.reason, error.field) == ("too_deep", field)
+
+
 def test_an_unclosed_depth_bomb_is_rejected() -> None:
     limits = DecodeLimits(signal_bytes_max=2**20)
     for place in (b'"910.25"', b'"_"'):

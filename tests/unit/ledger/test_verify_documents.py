@@ -176,7 +176,20 @@ def test_nobody_else_signs_for_the_log(log: Log) -> None:
         Memory("ledger.test/log/1", VERIFIER).open(log.note())
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"type":"governors-consistency@v1"}', b'{"type":"x"}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"type":"governors-consistency@v1"}',
+        b'{"type":"x"}',
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+        b'{"type":"governors-consistency@v1","other":' + b"[" * 10_000,
+    ],
+)
 def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(ProofInvalidError):
         read_document(data)
