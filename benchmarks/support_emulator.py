@@ -53,6 +53,12 @@ class PubSubEmulator:
     def host(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Returns when it answers, which takes a second or two."""
         self._process = subprocess.Popen(

@@ -57,7 +57,7 @@ _COUNTERS: Final = {
     "backoff_s": "Seconds spent waiting after failures.",
 }
 # A short outage is what backoff is for; nobody need look.
-_AWAY_S: Final = 10.0
+_AWAY_S: Final = 5.0
 
 
 class _PullCounts(Collector):
@@ -75,7 +75,7 @@ class _PullCounts(Collector):
             ("held_messages", "Messages pulled and not yet settled.", counts.held_messages),
             ("held_bytes", "Bytes of their payloads.", counts.held_bytes),
             ("pulls_wanted", "Pulls that are worth having in flight.", counts.pulls_wanted),
-            ("connected", "1 while the latest pull was answered.", int(counts.connected)),
+            ("connected", "1 while the latest request was answered.", int(counts.connected)),
         ):
             yield GaugeMetricFamily(f"governors_pull_{gauge}", documentation, value)
 

@@ -169,27 +169,24 @@ class PullLoop:
 
     def _note_answered_pull(self, messages: int, waited_s: float) -> None:
         metrics = self.metrics
-        self._has_answered = True
-        metrics.connected = True
-        if metrics.away_since_s is not None:
-            metrics.away_since_s = None
-            _LOGGER.warning("%s answers again", self._subscriber.name)
         metrics.pulls += 1
         if messages:
             metrics.pull_wait_s += waited_s
         else:
             metrics.empty_pulls += 1
+        # A pull that brought nothing until our own deadline may as well have gone to a broker that is frozen.
+        if messages or waited_s < 0.9 * self._settings.pull_timeout_s:
+            self._has_answered = True
+            if metrics.answered():
+                _LOGGER.warning("%s answers again", self._subscriber.name)
         self._in_flight.note(messages, waited_s)
         metrics.pulls_wanted = self._in_flight.wanted
 
     def _note_failed_pull(self, error: SourceUnavailableError | SourceRefusedError) -> None:
         """Count a failure that a retry may heal; raise the other ones."""
         self.metrics.pull_errors += 1
-        self.metrics.connected = False
-        self.metrics.last_error = str(error)
-        if self.metrics.away_since_s is None:  # once for each outage: the metrics count the rest
-            self.metrics.away_since_s = asyncio.get_running_loop().time()
-            _LOGGER.warning("pull failed: %s", error)
+        if self.metrics.failed(asyncio.get_running_loop().time(), str(error)):
+            _LOGGER.warning("pull failed: %s", error)  # once for each outage: the metrics count the rest
         if isinstance(error, SourceRefusedError) and not self._has_answered:
             raise error
 

@@ -50,7 +50,23 @@ class PullMetrics:
     pulls_wanted: int = 0
     """How many pulls are worth having in flight now."""
     connected: bool = False
-    """Whether the latest pull was answered."""
+    """Whether the latest request was answered."""
     away_since_s: float | None = None
-    """Since when pulls fail, on the event loop's clock; None while they are answered."""
+    """Since when requests fail, on the event loop's clock; None while they are answered."""
     last_error: str = ""
+
+    def answered(self) -> bool:
+        """The broker answered a request; whether that ends an outage."""
+        was_away = self.away_since_s is not None
+        self.connected = True
+        self.away_since_s = None
+        return was_away
+
+    def failed(self, now_s: float, error: str) -> bool:
+        """The broker did not answer a request, or refused a pull; whether that begins an outage."""
+        begins = self.away_since_s is None
+        self.connected = False
+        self.last_error = error
+        if begins:
+            self.away_since_s = now_s
+        return begins

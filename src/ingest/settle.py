@@ -119,14 +119,19 @@ class Settler:
             try:
                 result = await send(chunk)
             except SourceUnavailableError as error:
-                self._note_error(error)
+                self._metrics.ack_errors += 1
+                if self._metrics.failed(asyncio.get_running_loop().time(), str(error)):
+                    _LOGGER.warning("settling with the broker failed: %s", error)
                 is_reached = False
                 left.update(chunk)
             except SourceRefusedError as error:
                 # The same request will be refused again. Whether the subscription is of any use, the pulls find out.
-                self._note_error(error)
+                self._metrics.ack_errors += 1
+                self._metrics.last_error = str(error)
                 self._metrics.acks_given_up += len(chunk)
             else:
+                if self._metrics.answered():
+                    _LOGGER.warning("%s answers again", self._subscriber.name)
                 self._metrics.acks_lost += len(result.lost)
                 self._metrics.acks_retried += len(result.failed)
                 left |= result.failed
@@ -185,12 +190,6 @@ class Settler:
         if errand.gives_back or held is None:
             return now_s >= errand.until_s
         return now_s >= min(held.leased_s + settings.ack_deadline_s, held.received_s + settings.held_s_max)
-
-    def _note_error(self, error: Exception) -> None:
-        self._metrics.ack_errors += 1
-        self._metrics.last_error = str(error)
-        if self._metrics.away_since_s is None:  # else the pulls have said so
-            _LOGGER.warning("settling with the broker failed: %s", error)
 
     def _backoff_s(self, failures: int) -> float:
         return flow.backoff_s(failures, self._settings.backoff_base_s, self._settings.backoff_cap_s, self._rng)

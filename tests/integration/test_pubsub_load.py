@@ -18,7 +18,7 @@ import grpc
 import httpx
 import pytest
 from support.pubsub import PROJECT, Bench, clock_us
-from support.service import ServiceProcess
+from support.service import ServiceProcess, decided_ids
 
 from benchmarks.pubsub import count_receipts, make_load
 from benchmarks.support_pubsub import publish_at_rate
@@ -101,27 +101,13 @@ async def reached(process: ServiceProcess, metric: str, value: float) -> None:
             await asyncio.sleep(0.05)
 
 
-async def decided_ids(process: ServiceProcess) -> set[str]:
-    """The id of every signal that has a receipt, as the service tells it."""
-    found: set[str] = set()
-    async with httpx.AsyncClient(base_url=process.url, timeout=60.0) as client:
-        tenants = (await client.get("/v1/tenants", params={"limit": 1_000})).json()["tenants"]
-        for tenant in tenants:
-            after: int | None = -1
-            while after is not None:
-                params = {"after": after, "limit": 1_000}
-                page = (await client.get(f"/v1/tenants/{tenant['tenant']}/receipts", params=params)).json()
-                found.update(entry["receipt"]["event_id"] for entry in page["receipts"])
-                after = page["next"]
-    return found
-
-
 async def all_decided(process: ServiceProcess, ids: set[str]) -> None:
     """Wait until every one of these signals has a receipt, and nothing is left to acknowledge."""
     async with asyncio.timeout(6 * LEASE_S):
         await reached(process, "governors_ledger_durable_size", len(ids))
-        while not ids <= await decided_ids(process):  # noqa: ASYNC110 - it cannot call us
-            await asyncio.sleep(0.5)
+        async with httpx.AsyncClient(base_url=process.url, timeout=60.0) as client:
+            while not ids <= await decided_ids(client):  # noqa: ASYNC110 - it cannot call us
+                await asyncio.sleep(0.5)
         while (await scrape(process)).total("governors_pull_held_messages"):  # noqa: ASYNC110 - it cannot call us
             await asyncio.sleep(0.1)
 

@@ -53,6 +53,15 @@ class Bench:
     async def set_up(self, **changes: Any) -> list[Step]:
         return await setup(self.channel, self.plan(**changes))
 
+    async def set_up_when_back(self, **changes: Any) -> list[Step]:
+        """As `set_up`, for as long as it takes until the server answers."""
+        async with asyncio.timeout(30.0):
+            while True:
+                try:
+                    return await self.set_up(**changes)
+                except SourceUnavailableError:
+                    await asyncio.sleep(0.05)
+
     async def publish(self, count: int, *, keys: Sequence[str] = ("",)) -> list[bytes]:
         """Messages whose payloads number them through; returns the payloads."""
         payloads = [str(self.published + index).encode() for index in range(count)]

@@ -112,3 +112,17 @@ def receipts_by_event(client: httpx.Client, tenant: str) -> dict[str, str]:
         found.update({one["receipt"]["event_id"]: one["id"] for one in page["receipts"]})
         after = page["next"]
     return found
+
+
+async def decided_ids(client: httpx.AsyncClient) -> set[str]:
+    """The id of every signal of the first 1,000 tenants that has a receipt, as the service tells it."""
+    found: set[str] = set()
+    tenants = (await client.get("/v1/tenants", params={"limit": 1_000})).json()["tenants"]
+    for tenant in tenants:
+        after: int | None = -1
+        while after is not None:
+            params = {"after": after, "limit": 1_000}
+            page = (await client.get(f"/v1/tenants/{tenant['tenant']}/receipts", params=params)).json()
+            found.update(entry["receipt"]["event_id"] for entry in page["receipts"])
+            after = page["next"]
+    return found
