@@ -19,6 +19,10 @@ from governors.supervision.child import Started
 SHUTDOWN_S: Final = 5
 # Files that the rest of the process may need: segments, sources, the object store.
 FILES_OF_OURS: Final = 256
+# On every answer, also on those that are given before a request is read.
+NOSNIFF: Final = [("x-content-type-options", "nosniff")]
+# A browser that was here once never asks in the clear again (RFC 6797).
+HSTS: Final = [("strict-transport-security", "max-age=31536000")]
 
 
 class HttpServer:
@@ -62,6 +66,7 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            headers=[*NOSNIFF, *(HSTS if self._context is not None else [])],
             proxy_headers=False,  # nothing here asks who is connected, so nobody's word on it is needed
             timeout_keep_alive=self._keep_alive_s,
             timeout_graceful_shutdown=SHUTDOWN_S,

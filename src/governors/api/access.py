@@ -43,7 +43,6 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     # What they describe is public: it stands in the repository.
     ("GET", "/openapi.json"): _OPEN,
     ("GET", "/docs"): _OPEN,
-    ("GET", "/docs/oauth2-redirect"): _OPEN,
     ("GET", "/metrics"): Access("read", Reach.EVERY),
     ("GET", "/v1/tree"): Access("read", Reach.EVERY),
     ("POST", "/v1/signals"): Access("ingest", Reach.OWN),

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from governors.admission import CLASSES, Admitted
 from governors.api.access import ACCESS, AccessTable, Door, Reach
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
+from governors.api.docs_page import docs_route
 from governors.api.documents import (
     ANSWER_EXAMPLE,
     REF,
@@ -68,6 +69,7 @@ def build_api(
         title="Governors",
         version=version("governors"),
         description=DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         # Our own metrics say the same; FastAPI's cost a span for every request.
@@ -103,6 +105,7 @@ def build_api(
         0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us, rates), methods=["POST"])
     )
     app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
+    app.router.routes.append(docs_route(app.title))
     if pushes is not None:
         alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us, rates)
         app.router.routes.append(Route("/v1/push/alertmanager", alerts, methods=["POST"]))

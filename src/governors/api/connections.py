@@ -18,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from governors.api.edge import NO_STORE
 from governors.api.problem import ProblemError, render
 
 # Requests of one connection that may wait behind the one that is being answered.
@@ -308,7 +309,8 @@ class Connection(HttpToolsProtocol):
     def _answer(self, problem: ProblemError) -> None:
         response = render(problem, self._connections.rng)
         head = [STATUS_LINE[response.status_code]]
-        for name, value in [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]:
+        own = [*response.raw_headers, NO_STORE, (b"connection", b"close")]
+        for name, value in [*self.server_state.default_headers, *own]:
             head += [name, b": ", value, b"\r\n"]
         self._wire.write(b"".join([*head, b"\r\n", response.body]))
 

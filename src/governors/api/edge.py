@@ -16,6 +16,8 @@ ENDLESS: Final = frozenset({"/v1/stream"})
 RETRY_S: Final = 1.0
 # Full bodies of which the bytes may be in memory at once, over all connections.
 FULL_BODIES_MAX: Final = 16
+# What is said here is true for a moment, and often of one tenant: what may be kept says so itself.
+NO_STORE: Final = (b"cache-control", b"no-store")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 
 
@@ -48,6 +50,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = message["headers"]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    message = {**message, "headers": [*headers, NO_STORE]}
             await send(message)
 
         try:

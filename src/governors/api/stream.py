@@ -47,7 +47,7 @@ def stream_router(service: Service) -> APIRouter:
         await asyncio.sleep(0)
         if first.done() and (error := first.exception()) is not None:
             raise error
-        return StreamingResponse(_events(results, first), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+        return StreamingResponse(_events(results, first), media_type=MEDIA_TYPE)
 
     return router
 

@@ -99,6 +99,15 @@ async def test_a_request_is_answered(place: Place) -> None:
     streams[1].close()
 
 
+async def test_a_browser_that_was_here_never_asks_in_the_clear_again(place: Place) -> None:
+    streams = await place.connect()
+    answer = await ask(streams)
+    assert b"\r\nstrict-transport-security: max-age=31536000\r\n" in answer
+    assert b"\r\nx-content-type-options: nosniff\r\n" in answer
+    assert b"\r\nserver:" not in answer.lower()
+    streams[1].close()
+
+
 async def test_each_connection_gets_the_newest_certificate_and_open_ones_stay(place: Place) -> None:
     first = await place.connect()
     await ask(first)
