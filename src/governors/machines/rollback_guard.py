@@ -242,7 +242,7 @@ _SEVERITY: Final[Mapping[Status, int]] = MappingProxyType(
 
 ROLLBACK_GUARD: Final = Governor(
     name="rollback_guard",
-    version=1,
+    version=2,
     status=Status,
     state=RollbackState,
     policy=RollbackPolicy,

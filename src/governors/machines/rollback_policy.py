@@ -30,11 +30,11 @@ class RollbackPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerated_ratio_milli: Ratio = 1_250
     """A canary this much worse than the baseline is still good: 1.25, as Kayenta tolerates 25 %."""
 
-    ratio_low_milli: Ratio = 1_500
-    """Mildest degradation that is bet on, 1.5 times the baseline."""
+    ratio_low_milli: Ratio = 2_200
+    """Mildest degradation that is bet on, 2.2 times the baseline: milder ones show slowly, whatever is bet on them."""
 
-    ratio_high_milli: Ratio = 20_000
-    """Worst degradation that is bet on, 20 times; a worse one is found just as fast."""
+    ratio_high_milli: Ratio = 10_000
+    """Worst degradation that is bet on, 10 times; a worse one is found just as fast."""
 
     proven_ratio_milli: Ratio = 1_500
     """A deploy is proven when a ratio of 1.5 or more has become unbelievable."""

@@ -8,6 +8,7 @@ reference ratio rho_0 each alternative rho collects the logarithm of its likelih
         = x_a ln(rho / rho_0) - X ln((rho n_a + n_b) / (rho_0 n_a + n_b)),
 
 and E is the mean of the likelihood ratios over the alternatives (a mixture, so no alternative must be guessed right).
+The mean is weighted: an alternative that gets a share w of the stakes costs ln(1/w) nats when it is the true one.
 
 Why it holds at any peeking schedule: for independent events with p_a <= rho_0 p_b on average over each arm's requests
 of an interval, ln(1 + x) <= x bounds the interval's expected factor by exp(0) = 1, for Poisson and for Bernoulli
@@ -33,20 +34,35 @@ LogRatios = tuple[float, ...]
 
 
 class Mixture(NamedTuple):
-    """The reference ratio, the alternatives, and ln(alternative / reference) of each."""
+    """The reference ratio, the alternatives, ln(alternative / reference) of each, and the sums before any evidence:
+    ln(weight / mean weight), so that the plain mean of the likelihood ratios is the weighted one.
+    """
 
     reference: float
     alternatives: tuple[float, ...]
     log_ratios: LogRatios
+    start: LogRatios
 
 
-def mixture(reference: float, alternatives: Sequence[float]) -> Mixture:
-    """Bet on `alternatives` against `reference`. Raises ValueError unless all lie on one side of it, above 0."""
+def mixture(reference: float, alternatives: Sequence[float], weights: Sequence[float] = ()) -> Mixture:
+    """Bet on `alternatives` against `reference`, with stakes like `weights` (alike without any).
+
+    Raises ValueError unless all lie on one side of it, above 0, and each has a weight above 0.
+    """
+    weights = weights or [1.0] * len(alternatives)
     if not alternatives or reference <= 0 or min(alternatives) <= 0:
         raise ValueError("ratios must be positive, and there must be an alternative")
     if not (min(alternatives) > reference or max(alternatives) < reference):
         raise ValueError("all alternatives must lie on one side of the reference")
-    return Mixture(reference, tuple(alternatives), tuple(math.log(ratio / reference) for ratio in alternatives))
+    if len(weights) != len(alternatives) or min(weights) <= 0:
+        raise ValueError("each alternative needs a weight above 0")
+    mean = sum(weights) / len(weights)
+    return Mixture(
+        reference,
+        tuple(alternatives),
+        tuple(math.log(ratio / reference) for ratio in alternatives),
+        tuple(math.log(weight / mean) for weight in weights),
+    )
 
 
 def log_spaced(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -74,11 +90,8 @@ def accumulate(
     if not events:
         return sums
     gained = x_a / dispersion
-    if not sums:
-        return tuple([gained * ratio - events * cost for ratio, cost in zip(mix.log_ratios, costs, strict=True)])
-    return tuple(
-        [total + gained * ratio - events * cost for total, ratio, cost in zip(sums, mix.log_ratios, costs, strict=True)]
-    )
+    rows = zip(sums or mix.start, mix.log_ratios, costs, strict=True)
+    return tuple([total + gained * ratio - events * cost for total, ratio, cost in rows])
 
 
 def log_e(sums: LogRatios) -> float:

@@ -11,6 +11,7 @@ from governors.numerics.e_process import Mixture, accumulate, exposure, log_e, l
 
 TOLERATED = 1.25
 AGAINST = mixture(TOLERATED, log_spaced(1.5, 20.0, 12))
+WEIGHTED = mixture(TOLERATED, (2.0, 5.0, 10.0), (1.0, 8.0, 1.0))
 
 
 def weigh(mix: Mixture, sums: tuple[float, ...], n_a: int, n_b: int, x_a: int, x_b: int) -> tuple[float, ...]:
@@ -46,13 +47,14 @@ def test_alternatives_lie_on_one_side_of_the_reference(alternatives: tuple[float
 @pytest.mark.parametrize(("n_a", "n_b"), [(5, 5), (3, 12), (12, 3)])
 @pytest.mark.parametrize("p_b", [0.01, 0.2, 0.7])
 @pytest.mark.parametrize("ratio", [0.3, 1.0, TOLERATED])
+@pytest.mark.parametrize("mix", [AGAINST, WEIGHTED])
 def test_an_interval_is_expected_to_gain_nothing_while_the_ratio_is_tolerated(
-    n_a: int, n_b: int, p_b: float, ratio: float
+    n_a: int, n_b: int, p_b: float, ratio: float, mix: Mixture
 ) -> None:
     expected = 0.0
     for x_a, likely_a in enumerate(binomial(n_a, ratio * p_b)):
         for x_b, likely_b in enumerate(binomial(n_b, p_b)):
-            expected += likely_a * likely_b * math.exp(log_e(weigh(AGAINST, (), n_a, n_b, x_a, x_b)))
+            expected += likely_a * likely_b * math.exp(log_e(weigh(mix, (), n_a, n_b, x_a, x_b)))
     assert expected <= 1.0 + 1e-12
 
 
@@ -75,6 +77,21 @@ def test_the_sums_are_the_likelihood_ratios_of_the_conditional_binomial(n_a: int
     assert sums == pytest.approx(ratios, abs=1e-8)
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, 1.0, 1.0)])
+def test_each_alternative_has_a_weight_above_0(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        mixture(TOLERATED, (2.0, 5.0, 10.0), weights)
+
+
+@given(x_a=st.integers(0, 50), x_b=st.integers(1, 50), scale=st.floats(0.1, 10.0))
+def test_e_is_the_weighted_mean_of_what_each_alternative_alone_comes_to(x_a: int, x_b: int, scale: float) -> None:
+    weights = (0.1, 0.8, 0.1)
+    each = [math.exp(log_e(weigh(mixture(TOLERATED, [ratio]), (), 75, 675, x_a, x_b))) for ratio in (2.0, 5.0, 10.0)]
+    together = mixture(TOLERATED, (2.0, 5.0, 10.0), [scale * weight for weight in weights])
+    expected = sum(weight * one for weight, one in zip(weights, each, strict=True))
+    assert math.exp(log_e(weigh(together, (), 75, 675, x_a, x_b))) == pytest.approx(expected)
+
+
 def test_e_is_the_mean_of_the_likelihood_ratios() -> None:
     assert log_e((math.log(3.0), math.log(5.0))) == pytest.approx(math.log(4.0))
     assert log_e(()) == 0.0
@@ -95,7 +112,8 @@ def test_an_interval_without_events_changes_nothing() -> None:
     assert weigh(AGAINST, (0.5,) * 12, 1000, 1000, 0, 0) == (0.5,) * 12
 
 
-def test_the_probability_of_ever_passing_the_limit_is_kept_however_often_one_looks() -> None:
+@pytest.mark.parametrize("mix", [AGAINST, WEIGHTED])
+def test_the_probability_of_ever_passing_the_limit_is_kept_however_often_one_looks(mix: Mixture) -> None:
     rng = random.Random(20261122)
     alpha, runs = 0.05, 1500
     passed = 0
@@ -104,7 +122,7 @@ def test_the_probability_of_ever_passing_the_limit_is_kept_however_often_one_loo
         base = rng.choice((0.2, 1.0, 4.0))
         for _interval in range(40):
             x_a, x_b = poisson(rng, TOLERATED * base), poisson(rng, 3 * base)
-            sums = weigh(AGAINST, sums, 1000, 3000, x_a, x_b)
+            sums = weigh(mix, sums, 1000, 3000, x_a, x_b)
             if log_e(sums) >= math.log(1 / alpha):
                 passed += 1
                 break
