@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 PYTEST_FLAGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench fuzz simulate setup setup-dev pin clean
+.PHONY: help run test lint docs format bench fuzz simulate setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/dev.stamp ## what is generated from the code in docs/
+	$(BIN)/governors machines > docs/machines.md
+
 format: $(VENV)/dev.stamp ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -35,6 +38,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.isolation
+	$(BIN)/python -m benchmarks.rollback_power
 	$(BIN)/python -m benchmarks.pubsub
 
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
