@@ -4,7 +4,21 @@ import importlib.metadata
 
 import typer
 
-from governors.cli import client, config, demo, ingest, ledger, pubsub, replay, restore, serve, snapshot, token, verify
+from governors.cli import (
+    client,
+    config,
+    demo,
+    ingest,
+    ledger,
+    machines,
+    pubsub,
+    replay,
+    restore,
+    serve,
+    snapshot,
+    token,
+    verify,
+)
 
 app = typer.Typer(
     name="governors",
@@ -38,6 +52,7 @@ app.command()(client.receipts)
 app.command()(replay.replay)
 app.command()(restore.restore)
 app.command()(token.token)
+app.command()(machines.machines)
 app.add_typer(verify.app, name="verify")
 ledger.app.command()(snapshot.snapshot)
 app.add_typer(ledger.app, name="ledger")
