@@ -67,7 +67,7 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             headers=[*NOSNIFF, *(HSTS if self._context is not None else [])],
-            proxy_headers=False,  # nothing here asks who is connected, so nobody's word on it is needed
+            proxy_headers=False,  # receipts of operators name who is connected: nobody's word is taken for it
             timeout_keep_alive=self._keep_alive_s,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )

@@ -22,6 +22,7 @@ from governors.supervision.report import OnEvent, SupervisionEvent
 from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.fold import WindowFold
+from governors.tenants.operations import OPERATORS_TENANT, Operation, decide_operation, encode_operation
 from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT, Policy, load_policy, make_policy
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
@@ -173,6 +174,12 @@ class Runtime:
             ],
         )
 
+    def operation_draft(self, operation: Operation) -> Draft:
+        """The receipt of what an operator asked for, as the ledger takes it."""
+        now_us = self.clock_us()
+        decided, payload = decide_operation(operation), encode_operation(operation)
+        return _draft(OPERATORS_TENANT, decided, self.policy, now_us, payload)
+
     def _missing_profiles(self) -> list[Problem]:
         """Profiles that tenants in the log have and the configuration does not. To govern them by another one would be
         nobody's decision.
@@ -190,7 +197,8 @@ class Runtime:
         record = PolicyRecord(policy.digest, policy.encoded, self.ledger.pseudonym(RUNTIME_TENANT))
         if policy.digest != recorded.digest:
             now_us = self.clock_us()
-            self.ledger.append(_policy_draft(load_policy(recorded.digest, policy, now_us), policy, now_us))
+            decided = load_policy(recorded.digest, policy, now_us)
+            self.ledger.append(_draft(RUNTIME_TENANT, decided, policy, now_us, policy.encoded))
             self.window.resize(policy.document.window_ids, now_us)
         if record != recorded:
             self.ledger.put_state(POLICY_KEY, record)
@@ -210,9 +218,10 @@ class Runtime:
         self.registry.given_up(child, error)
 
 
-def _policy_draft(decided: Decided, policy: Policy, now_us: int) -> Draft:
+def _draft(tenant: str, decided: Decided, policy: Policy, now_us: int, payload: bytes) -> Draft:
+    """The draft of a receipt that is no tenant's."""
     return Draft(
-        tenant=RUNTIME_TENANT,
+        tenant=tenant,
         event_id=decided.event_id,
         source="",
         observed_us=now_us,
@@ -226,7 +235,7 @@ def _policy_draft(decided: Decided, policy: Policy, now_us: int) -> Draft:
         ),
         policy_digest=policy.digest,
         actions=(),
-        payload=policy.encoded,
+        payload=payload,
     )
 
 

@@ -1,12 +1,14 @@
 """The service behind the HTTP edge: what a runtime does, in the shapes that the edge answers with."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from governors.admission import Admitted, Refused
 from governors.api.service import (
@@ -16,6 +18,8 @@ from governors.api.service import (
     NotAcceptingError,
     NotFoundError,
     OpenActionView,
+    OperationsPage,
+    OperationView,
     OverrideGrant,
     OverrideResult,
     OverrideView,
@@ -36,12 +40,13 @@ from governors.runtime import PARTITION, Runtime
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
+from governors.tenants.operations import OPERATORS_TENANT, Operation, OperationInvalidError, decode_operation
 from governors.tenants.outcome import Outcome
 from governors.tenants.records import Header, MachineRecord, machine_key
 from ingest.decode.native import decode_native, encode_native
 from ingest.signals import Signal, TenantEntitlement, format_time
 from ledger.appender import StoredReceipt
-from ledger.errors import StoreUnavailableError
+from ledger.errors import PushbackError, ReceiptNotFoundError, StoreUnavailableError
 from ledger.format import canonical
 
 OPERATOR: Final = "operator"
@@ -204,11 +209,11 @@ class GovernorService:
         # In the form that senders use, so that whoever has the payload can run this decision again like any other.
         source = f"{OPERATOR}/{by}"
         payload = encode_native(data, signal_id=f"put-{now_us}", source=source, tenant=tenant, observed_us=now_us)
-        await self.submit([decode_native(payload, now_us)], "local")
+        (result,) = await self.submit([decode_native(payload, now_us)], "local")
         view = self.tenant(tenant)
         if view is None:
             raise NotFoundError(f"tenant {tenant} is not known")
-        return view
+        return replace(view, receipt=result.receipt or UNSET)
 
     async def grant_override(self, tenant: str, grant: OverrideGrant) -> OverrideResult:
         """Take a decision out of a machine's hands until the override's time is over."""
@@ -281,6 +286,37 @@ class GovernorService:
             ),
             blind=state.blind,
         )
+
+    # What operators asked for
+
+    async def record_operation(self, operation: Operation) -> None:
+        """Leave its receipt, in a chain of its own; returns once it is durable on this machine."""
+        runtime = self._runtime
+        draft = runtime.operation_draft(operation)
+        while True:
+            try:
+                index = runtime.ledger.append(draft)
+                break
+            except PushbackError:
+                await runtime.ledger.wait_local(runtime.ledger.size - 1)
+        await runtime.ledger.wait_local(index)
+
+    async def operations(self, after: int, limit: int) -> OperationsPage:
+        """A page of what operators asked for, oldest first."""
+        ledger = self._runtime.ledger
+        found = await ledger.tenant_receipts(OPERATORS_TENANT, after, limit + 1)
+        page = [await self._operation_view(stored) for stored in found[:limit]]
+        return OperationsPage(page, found[limit - 1].index if len(found) > limit else None)
+
+    async def _operation_view(self, stored: StoredReceipt) -> OperationView:
+        operation = None
+        # The receipt stays where its payload was dropped.
+        with contextlib.suppress(ReceiptNotFoundError, OperationInvalidError):
+            _, payload = await self._runtime.ledger.payload(stored.index)
+            operation = decode_operation(payload)
+        at = format_time(canonical.decode(stored.leaf).ts_us)
+        receipt_id = _receipt_id(stored.index)
+        return OperationView(receipt_id, at, operation, Raw(stored.leaf), stored.leaf, stored.committed)
 
     # Receipts
 

@@ -56,6 +56,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("DELETE", "/v1/tenants/{tenant}/overrides/{governor}/{subject:path}"): Access("operate", Reach.NAMED),
     ("GET", "/v1/tenants/{tenant}/receipts"): Access("read", Reach.NAMED),
     ("GET", "/v1/receipts/{receipt_id}"): Access("read", Reach.OWN),
+    ("GET", "/v1/operations"): Access("admin", Reach.EVERY),
     ("GET", "/v1/stream"): Access("read", Reach.OWN),
     ("GET", "/v1/receipts/{receipt_id}/proof"): Access("read", Reach.OWN),
     ("GET", "/v1/tenants/{tenant}/bundle"): Access("read", Reach.NAMED),

@@ -28,6 +28,7 @@ from governors.api.edge import Edge
 from governors.api.guard import Authenticate, Guard
 from governors.api.health import health_router
 from governors.api.log import log_router
+from governors.api.operations import Operations, operations_router
 from governors.api.problem import problem_of, render
 from governors.api.proofs import Proofs, proofs_router
 from governors.api.push import Pushes, alertmanager_endpoint, pubsub_endpoint
@@ -77,13 +78,22 @@ def build_api(
     )
     # The last one added comes first: what takes too long is ended, and counted, also where it is refused.
     door = pushes.pubsub if pushes is not None else None
+    access = AccessTable(doors=frozenset({Door.OURS} if door is None else Door))
     app.add_middleware(
         Guard,
-        access=AccessTable(doors=frozenset({Door.OURS} if door is None else Door)),
+        access=access,
         authenticate=authenticate,
         rng=rng,
         rates=rates,
         authenticate_push=None if door is None else door.authenticate,
+    )
+    app.add_middleware(
+        Operations,
+        access=access,
+        record=service.record_operation,
+        on_left_out=metrics.operation_left_out,
+        clock_us=clock_us,
+        rng=rng,
     )
     app.add_middleware(
         Edge,
@@ -115,6 +125,7 @@ def build_api(
     app.include_router(health_router(service, metrics))
     app.include_router(tenants_router(service))
     app.include_router(receipts_router(service))
+    app.include_router(operations_router(service))
     app.include_router(stream_router(service))
     if proofs is not None:
         app.include_router(log_router(proofs))

@@ -11,6 +11,7 @@ from governors.api.problem import MEDIA_TYPE, TYPES, URN
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     Health,
+    OperationsPage,
     OverrideResult,
     ReceiptsPage,
     ReceiptView,
@@ -75,6 +76,26 @@ _RECEIPT: Final = {
     "leaf": "eyJkZWNpc2lvbiI6InRocm90dGxlIn0=",
     "committed": True,
 }
+_OPERATION: Final = {
+    "id": "0:1241",
+    "at": "2026-11-22T10:00:00Z",
+    "operation": {
+        "at_us": 1_795_341_600_000_000,
+        "by": "alice@example.com",
+        "action": "POST /v1/tenants/{tenant}/overrides",
+        "path": "/v1/tenants/acme/overrides",
+        "status": 201,
+        "address": "10.4.0.17",
+        "tenant": "acme",
+        "reason": "launch day",
+        "asked": '{"governor": "cost_guard", "subject": "prod-budget", "mode": "release", "reason": "launch day"}',
+        "asked_bytes": 92,
+        "receipt": "0:1240",
+    },
+    "receipt": {"decision": "operate", "event_id": "operation-1795341600000000", "tseq": 7},
+    "leaf": "eyJkZWNpc2lvbiI6Im9wZXJhdGUifQ==",
+    "committed": True,
+}
 _HASH: Final = "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I="
 _NOTE: Final = (
     f"governors.local/3f9a2c1b7e5d4086/0\n20852\n{_HASH}\n\n\N{EM DASH} governors.local/3f9a2c1b7e5d4086/0 …\n"
@@ -129,6 +150,7 @@ EXAMPLES: Final[dict[type, Any]] = {
     TenantView: _TENANT,
     TenantsPage: {"tenants": [_TENANT], "next": None},
     ReceiptView: _RECEIPT,
+    OperationsPage: {"operations": [_OPERATION], "next": 1241},
     ReceiptsPage: {"receipts": [_RECEIPT], "next": 1234, "dropped_before": 0},
     OverrideResult: {
         "tenant": "acme",

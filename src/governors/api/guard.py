@@ -64,31 +64,32 @@ class Guard:
         if scope["type"] == "http":
             try:
                 scope.setdefault("state", {})
-                scope["state"]["principal"] = await self._admit(scope)
+                await self._admit(scope)
             except ProblemError as refused:
                 await render(refused, self._rng)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Scope) -> Principal | None:
+    async def _admit(self, scope: Scope) -> None:
+        """Say in the scope who asks, once that is known. Raises ProblemError for those who may not go on."""
         place = self._access.find(scope["path"])
         scope["state"]["route"] = place.route if place is not None else UNKNOWN_ROUTE
         # Starlette answers HEAD where it answers GET.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         access = place.access.get(method) if place is not None else None
         if access is not None and access.reach is Reach.NOBODY:
-            return None
+            return
         if access is not None and access.door is Door.PUSH and self._authenticate_push is not None:
             principal = await self._identify(scope, self._authenticate_push)
         else:
             principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
+        scope["state"]["principal"] = principal
         if access is None or access.role not in PACED_ELSEWHERE or not principal.may(access.role):
             # Before it is said what they may not have: a token can be refused no faster than it can be answered.
             self._rates.request(principal)
         if place is None or access is None:
             raise _nowhere(place)
         _check(principal, access, place.tenant)
-        return principal
 
     async def _identify(self, scope: Scope, authenticate: Authenticate) -> Principal:
         given = [value for name, value in scope["headers"] if name == b"authorization"]

@@ -7,11 +7,12 @@ All views become JSON as they are: their field names are public. Times in them a
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from governors.admission import Admitted, Refused
 from governors.auth.principal import Scope
 from governors.supervision.report import TreeNode
+from governors.tenants.operations import Operation
 from ingest.signals import Signal
 
 Wait = Literal["local", "committed"]
@@ -125,13 +126,14 @@ class MachineView(Struct, frozen=True):
 
 
 class TenantView(Struct, frozen=True):
-    """A tenant; its `state` is its worst machine's."""
+    """A tenant; its `state` is its worst machine's. The answer to a change has that change's `receipt`."""
 
     tenant: str
     entitlement: str
     profile: str
     state: str
     machines: list[MachineView]
+    receipt: str | UnsetType = UNSET
 
 
 class TenantsPage(Struct, frozen=True):
@@ -159,6 +161,24 @@ class ReceiptsPage(Struct, frozen=True):
     receipts: list[ReceiptView]
     next: int | None
     dropped_before: int
+
+
+class OperationView(Struct, frozen=True):
+    """What an operator asked for. `operation` is null where its payload is gone; `receipt` stays."""
+
+    id: str
+    at: str
+    operation: Operation | None
+    receipt: Raw
+    leaf: bytes
+    committed: bool
+
+
+class OperationsPage(Struct, frozen=True):
+    """What operators asked for, oldest first. `next` is the next page's `after`, null at the end."""
+
+    operations: list[OperationView]
+    next: int | None
 
 
 class TenantChange(Struct, frozen=True):
@@ -225,6 +245,14 @@ class Service(Protocol):
 
     async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
         """Raises NotFoundError where no override is in force."""
+        ...
+
+    async def record_operation(self, operation: Operation) -> None:
+        """Leave a receipt of what an operator asked for; returns once it is durable on this machine."""
+        ...
+
+    async def operations(self, after: int, limit: int) -> OperationsPage:
+        """Those whose receipts have an index above `after` (-1 for the first page)."""
         ...
 
     async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:

@@ -52,6 +52,7 @@ class TenantBody(BaseModel):
 
     entitlement: EntitlementStatus | None = None
     profile: ProfileName | None = None
+    reason: Annotated[Text | None, Field(description="Why; it is kept with the receipt of what was asked for.")] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -178,6 +179,9 @@ def tenants_router(service: Service) -> APIRouter:
         by: Annotated[
             str | None,
             Query(min_length=1, max_length=256, pattern=PLAIN_PATTERN, description="Who withdraws it; see `by` there."),
+        ] = None,
+        reason: Annotated[  # noqa: ARG001 - for the receipt of what was asked for
+            str | None, Query(min_length=1, max_length=256, pattern=PLAIN_PATTERN, description="Why; it is kept.")
         ] = None,
     ) -> Any:
         """End a machine's override before its time."""

@@ -34,9 +34,16 @@ RUNTIME_RULES: Final = {
     "runtime.policy_loaded": "decisions are taken under the policy {digest} from here on",
 }
 
+# And what operators ask for the sixth: their receipts have a chain of their own.
+OPERATOR: Final = "operator"
+OPERATOR_RULES: Final = {
+    "operator.asked": "{by} asked for {action}, and was answered with {status}",
+}
+
 RULES: Final[Mapping[str, str]] = {
     **OVERLAY_RULES,
     **TENANT_RULES,
     **RUNTIME_RULES,
+    **OPERATOR_RULES,
     **{rule: text for governor in GOVERNORS for rule, text in governor.rules.items()},
 }

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 from msgspec import Struct, field
 
-from governors.machines.catalog import BY_NAME, BY_SIGNAL, RUNTIME, TENANT
+from governors.machines.catalog import BY_NAME, BY_SIGNAL, OPERATOR, RUNTIME, TENANT
 from governors.machines.events import Event, RuntimeEvent
 from governors.machines.governor import Governor
 from governors.machines.overlays import MachineState
@@ -37,6 +37,7 @@ from governors.tenants.decide import (
     quarantine,
 )
 from governors.tenants.dedup import REMEMBERED, DedupWindow, TenantWindow, recall
+from governors.tenants.operations import OperationInvalidError, decide_operation, decode_operation
 from governors.tenants.policy import Policy, PolicyUnknownError, load_policy, read_policy
 from governors.tenants.records import SEPARATOR, Header, machine_key
 from ingest.decode.limits import DecodeLimits
@@ -192,6 +193,8 @@ class Replay:
         self._no_policy = "the policy it was decided under is not in the log"
         self._runtime = ""
         """The pseudonym of the runtime's own chain."""
+        self._operators = ""
+        """That of the operators' chain."""
         self._window = DedupWindow(1)
         self._others = TenantWindow()
         self._tenants: dict[str, _Tenant] = {}
@@ -243,6 +246,8 @@ class Replay:
             self.found.of_ledger += 1
         elif given.fsm.machine == RUNTIME:
             self._load_policy(tenant, given, leaf, payload, commitment)
+        elif given.fsm.machine == OPERATOR and not given.source:
+            self._operate(tenant, given, leaf, payload, commitment)
         elif tenant.unknown or payload is None or self._policy is None:
             self._pass_over(tenant, given, leaf, "its payload is gone" if payload is None else self._no_policy)
         else:
@@ -259,7 +264,7 @@ class Replay:
             self._go_on(tenant, self._beginning)
         elif given.tseq and self._first_index:
             tenant.head, tenant.count = given.prev, given.tseq
-            if given.fsm.machine != RUNTIME and pseudonym != LEDGER_TENANT:
+            if given.fsm.machine not in {RUNTIME, OPERATOR} and pseudonym != LEDGER_TENANT:
                 self._lose(tenant, f"its first {given.tseq} receipts are gone")
         return tenant
 
@@ -388,6 +393,24 @@ class Replay:
             self.found.replayed += 1
             again = _Again(load_policy(before, policy, given.ts_us), "", given.ts_us, policy.digest)
             self._compare(tenant, given, leaf, commitment, again)
+
+    def _operate(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+        """What an operator asked for decides nothing; its receipt says what its payload says."""
+        if self._operators not in {"", given.tenant}:
+            self._differs(given.tenant, Difference("tenant", given.tenant, self._operators))
+            return
+        self._operators = given.tenant
+        if payload is None or self._policy is None:
+            self._lose(tenant, "its payload is gone" if payload is None else self._no_policy)
+            return
+        self.found.replayed += 1
+        try:
+            operation = decode_operation(payload)
+        except OperationInvalidError as error:
+            self._differs(given.tenant, Difference("payload", None, f"no operation: {error}"))
+            return
+        again = _Again(decide_operation(operation), "", given.ts_us, self._policy.digest)
+        self._compare(tenant, given, leaf, commitment, again)
 
     def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
         try:

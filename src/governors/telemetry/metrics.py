@@ -48,6 +48,11 @@ class Metrics:
         self._rate_limited = Tally(
             registry, "governors_rate_limited", "Signals and requests that came too soon, by limit.", ("limit",)
         )
+        self._operations_left_out = Tally(
+            registry,
+            "governors_operations_left_out",
+            "Refused requests of operators without a receipt, for their number.",
+        )
         self._unheard = Tally(
             registry, "governors_unheard_messages", "Messages that tell of nothing governed.", ("source", "form")
         )
@@ -169,6 +174,10 @@ class Metrics:
     def rate_limited(self, limit: str, count: int) -> None:
         """Signals, or a request, came faster than a limit allows; those of a batch count among the rejected too."""
         self._rate_limited.add(limit, count=count)
+
+    def operation_left_out(self) -> None:
+        """A refusal came too fast after others to have a receipt of its own."""
+        self._operations_left_out.add()
 
     def unheard(self, source: str, form: str) -> None:
         """A message was understood, and is no signal; `form` is the decoder's name for its format."""

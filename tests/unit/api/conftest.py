@@ -17,6 +17,7 @@ from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     Health,
     NotFoundError,
+    OperationsPage,
     OverrideGrant,
     OverrideResult,
     ReceiptsPage,
@@ -32,6 +33,7 @@ from governors.auth.principal import Scope
 from governors.settings import HttpSettings, Settings
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
+from governors.tenants.operations import Operation
 from ingest.signals import Signal
 from ledger.verify.documents import Consistency, TenantBundle, Tree
 
@@ -52,6 +54,8 @@ class FakeService:
     known: dict[str, TenantView] = field(default_factory=dict)
     missing_parts: list[str] = field(default_factory=list)
     down: list[str] = field(default_factory=list)
+    operated: list[Operation] = field(default_factory=list)
+    unrecordable: Exception | None = None
     block: asyncio.Event | None = None
 
     async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
@@ -116,6 +120,14 @@ class FakeService:
         self.asked.append((tenant, governor, subject, by))
         self._maybe_raise()
         return OverrideResult(tenant, governor, subject, "override", "STOP", "WARN", "withdrawn", "0:10", None)
+
+    async def record_operation(self, operation: Operation) -> None:
+        self.operated.append(operation)
+        if self.unrecordable is not None:
+            raise self.unrecordable
+
+    async def operations(self, after: int, limit: int) -> OperationsPage:
+        return OperationsPage([], None)
 
     async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:
         self.asked.append((tenant, after, limit))

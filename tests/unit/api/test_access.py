@@ -61,6 +61,7 @@ OPEN = [Ask("GET", "/healthz"), Ask("GET", "/readyz"), Ask("GET", "/openapi.json
 EVERYBODYS = [
     (Ask("GET", "/metrics"), READERS),
     (Ask("GET", "/v1/tree"), READERS),
+    (Ask("GET", "/v1/operations"), ("admin",)),
     (Ask("GET", "/v1/logs/0/tile/entries/x001/234"), READERS),
 ]
 NAMING = [
