@@ -148,7 +148,7 @@ def test_the_ledger_that_was_kept_verifies_and_has_every_receipt_of_the_story(pl
     report = fsck.verify_log(plays.kept)
     assert report.ok
     assert report.receipts == plays.first.summary["receipts"]
-    assert report.tenants == len(TENANTS) + 1, "the runtime's own chain says under which policy"
+    assert report.tenants == len(TENANTS) + 2, "chains of the runtime (under which policy) and of operators (who asked)"
     assert report.partitions[0].root == plays.first.summary["ledger"]["partitions"][0]["root"]
     receipts = Counter(one["receipt"] for one in plays.first.events if one["event"] == "decision")
     assert max(receipts.values()) == 1

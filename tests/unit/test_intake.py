@@ -8,7 +8,6 @@ import pytest
 from support import foreign
 from support.runtime import World, running
 
-from governors.api.service import NotAcceptingError
 from governors.intake import Intake
 from governors.runtime import Runtime
 from governors.service import GovernorService, Watchers
@@ -16,6 +15,7 @@ from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.tenants import Routing, Rule
+from ingest.errors import HandlerBusyError
 from ingest.signals import format_time
 from ingest.source import ACK, Batch, DeadLetter, Delivery
 
@@ -79,7 +79,7 @@ async def test_while_the_service_takes_nothing_the_loop_is_told_by_an_error(tmp_
     world = World()
     async with running(tmp_path, world) as runtime:
         intake, _ = make(runtime, world, lambda: ["stopping"])
-        with pytest.raises(NotAcceptingError):
+        with pytest.raises(HandlerBusyError):
             await intake.handle(batch(world, delivery(world, 1)))
 
 

@@ -50,7 +50,7 @@ class Play:
                 await self._pace(second)
                 await self._tick(stage, second)
             states = {tenant: await stage.state(tenant) for tenant in self._worlds}
-            receipts = stage.receipts_before + sum(tally.receipts for tally in self.tallies.values())
+            receipts = stage.receipts_untold + sum(tally.receipts for tally in self.tallies.values())
         report = await asyncio.to_thread(fsck.verify_log, folder)
         found = milestones(self.tallies)
         return Summary(

@@ -77,8 +77,8 @@ class Stage:
         self._clock = clock
         self._client = client
         self._record = record
-        self.receipts_before: Final = app.runtime.ledger.size
-        """What the start itself left: the policy that all is decided under."""
+        self.receipts_untold = app.runtime.ledger.size
+        """Those that the stream does not tell of: the policy that all is decided under, and operators' requests."""
 
     async def listen(self, listening: asyncio.Event) -> None:
         """Hear every decision from the service's own stream."""
@@ -106,6 +106,7 @@ class Stage:
     async def entitle(self, tenant: str, entitlement: str) -> None:
         """Set a tenant's entitlement, as an operator does."""
         _document(await self._client.put(f"/v1/tenants/{tenant}", json={"entitlement": entitlement}))
+        self.receipts_untold += 1  # its own, before it is answered
 
     async def state(self, tenant: str) -> str:
         """A tenant's state as the service shows it."""
@@ -143,7 +144,7 @@ class Stage:
             not runtime.timers.is_due()
             and runtime.registry.is_idle
             and runtime.outbox.depth == self._clock.sleepers
-            and runtime.ledger.size == self.receipts_before + self._record.receipts
+            and runtime.ledger.size == self.receipts_untold + self._record.receipts
         )
 
 

@@ -25,17 +25,53 @@ def document(governors: Iterable[Governor] = GOVERNORS) -> str:
     return "\n".join([_HEAD, *sections, "## Above every machine\n", _rules(OVERLAY_RULES.items())])
 
 
-def diagram(governor: Governor) -> str:
-    """Mermaid's `stateDiagram-v2` of a machine's natural statuses."""
-    arrows: dict[tuple[str, str], list[str]] = {}
+class Arrow(msgspec.Struct, frozen=True):
+    """A change of the natural status, and the events that may bring it about."""
+
+    source: str
+    target: str
+    events: list[str]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A machine as data: what its diagram shows and its rules say."""
+
+    governor: str
+    version: int
+    initial: str
+    statuses: list[str]
+    arrows: list[Arrow]
+    rules: dict[str, str]
+
+
+def describe(governor: Governor) -> Described:
+    """A machine as data, its arrows in the order of its statuses."""
+    events: dict[tuple[str, str], list[str]] = {}
     for (status, event), row in governor.table.items():
         for target in row.targets:
             if target != status:
-                arrows.setdefault((str(status), str(target)), []).append(_word(event))
-    order = [str(status) for status in governor.status]
-    lines = ["stateDiagram-v2", f"    [*] --> {governor.initial().status}"]
-    for source, target in sorted(arrows, key=lambda arrow: (order.index(arrow[0]), order.index(arrow[1]))):
-        lines.append(f"    {source} --> {target}: {', '.join(sorted(arrows[source, target]))}")
+                events.setdefault((str(status), str(target)), []).append(_word(event))
+    statuses = [str(status) for status in governor.status]
+    return Described(
+        governor=governor.name,
+        version=governor.version,
+        initial=str(governor.initial().status),
+        statuses=statuses,
+        arrows=[
+            Arrow(source, target, sorted(events[source, target]))
+            for source in statuses
+            for target in statuses
+            if (source, target) in events
+        ],
+        rules=dict(sorted(governor.rules.items())),
+    )
+
+
+def diagram(governor: Governor) -> str:
+    """Mermaid's `stateDiagram-v2` of a machine's natural statuses."""
+    described = describe(governor)
+    lines = ["stateDiagram-v2", f"    [*] --> {described.initial}"]
+    lines += [f"    {arrow.source} --> {arrow.target}: {', '.join(arrow.events)}" for arrow in described.arrows]
     return "\n".join(lines)
 
 
