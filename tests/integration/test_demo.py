@@ -51,12 +51,18 @@ class Plays:
     def __init__(self, folder: Path) -> None:
         self.kept = folder / "kept" / "ledger"
         self.temporary = [folder / name for name in ("kept", "again", "text")]
-        first = start(self.temporary[0], "--json", "--seed", "11", "--keep", str(self.kept))
-        again = start(self.temporary[1], "--json", "--seed", "11")
-        text = start(self.temporary[2], "--seed", "12")
-        self.first, self.again = Played(first), Played(again)
-        self.text, self.text_err = text.communicate(timeout=PLAYED_S)
-        self.text_code = text.returncode
+        with (
+            start(self.temporary[0], "--json", "--seed", "11", "--keep", str(self.kept)) as first,
+            start(self.temporary[1], "--json", "--seed", "11") as again,
+            start(self.temporary[2], "--seed", "12") as text,
+        ):
+            try:
+                self.first, self.again = Played(first), Played(again)
+                self.text, self.text_err = text.communicate(timeout=PLAYED_S)
+                self.text_code = text.returncode
+            finally:
+                for process in (first, again, text):
+                    process.kill()
 
 
 @pytest.fixture(scope="module")
