@@ -25,12 +25,13 @@ from ledger.fetch import Fetcher, OnProgress
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.note import Verifier
 from ledger.format.retention import RETENTION_KEY
-from ledger.identity import LEDGER_FOLDER, Identity, PartitionLock, partition_folder
+from ledger.identity import LEDGER_FOLDER, PartitionLock, partition_folder
 from ledger.identity_object import install_identity, read_identity
 from ledger.mirror import mirror
 from ledger.protocol.head import Head, decode_head
 from ledger.store.object_store import ObjectStore
 from ledger.store.prefixed import PrefixedStore
+from ledger.takeover import Place
 
 TRUSTED_FILE: Final = "trusted.vkeys"
 """In the ledger folder: verifier keys, one a line, of whoever may have signed what is committed already."""
@@ -91,50 +92,49 @@ async def restore(
         if found is None:
             break
         head = decode_head(found.data)
-        one = _Restoration(part, data_dir, identity, partition, head, rng, disk, executor, on_progress)
-        restored.append(await one.run(vkey))
+        origin = identity.origin(partition)
+        place = Place(part, disk, partition_folder(data_dir, partition), origin)
+        signed_by = _verify(head, vkey, origin)
+        lock = await loop.run_in_executor(executor, PartitionLock.acquire, place.folder)
+        try:
+            fetched = await restore_partition(place, head, rng=rng, executor=executor, on_progress=on_progress)
+        finally:
+            lock.release()
+        restored.append(RestoredPartition(partition, origin, head.size, head.root_bytes(), fetched, signed_by))
     trusted = "".join(f"{key}\n" for key in sorted({one.vkey for one in restored}))
     path = data_dir / LEDGER_FOLDER / TRUSTED_FILE
     await loop.run_in_executor(executor, durable.replace, path, trusted.encode())
     return restored
 
 
-class _Restoration:
-    """One partition's."""
+async def restore_partition(
+    place: Place,
+    head: Head,
+    *,
+    rng: random.Random,
+    executor: Executor | None = None,
+    on_progress: OnProgress | None = None,
+) -> int:
+    """Fetch what the head's log has and the folder does not; how many bytes that were.
 
-    def __init__(
-        self, store: ObjectStore, data_dir: Path, identity: Identity, partition: int, head: Head, rng: random.Random,
-        disk: Disk, executor: Executor | None, on_progress: OnProgress | None,
-    ) -> None:  # fmt: skip
-        self._folder = partition_folder(data_dir, partition)
-        self._partition = partition
-        self._origin = identity.origin(partition)
-        self._head = head
-        self._disk = disk
-        self._executor = executor
-        self._fetcher = Fetcher(
-            store, disk, self._folder, self._origin, lambda: Backoff(rng), executor=executor, on_progress=on_progress
-        )
+    Raises RestoreError, StoreUnavailableError, StoreRefusedError, OSError.
+    """
 
-    async def run(self, vkey: str | None) -> RestoredPartition:
-        signed_by = _verify(self._head, vkey, self._origin)
-        lock = await self._blocking(lambda: PartitionLock.acquire(self._folder))
-        try:
-            present = await self._blocking(lambda: local_log.find_segments(self._disk, self._folder))
-            fetched = await self._fetcher.fetch(self._head, {one.sha256 for one in present})
-            # Segments come in log order, so what an interrupted run has put in place is a beginning.
-            if present and fetched.names and present[-1].sha256 != fetched.common:
-                raise RestoreError(f"{self._folder} holds another log than the store: name an empty folder")
-            await self._blocking(lambda: self._fetcher.put_in_place(fetched))
-            await self._blocking(self._fetcher.discard)
-        finally:
-            lock.release()
-        return RestoredPartition(
-            self._partition, self._origin, self._head.size, self._head.root_bytes(), fetched.bytes, signed_by
-        )
+    async def blocking(call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
 
-    async def _blocking(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+    disk, folder = place.disk, place.folder
+    fetcher = Fetcher(
+        place.store, disk, folder, place.origin, lambda: Backoff(rng), executor=executor, on_progress=on_progress
+    )
+    present = await blocking(lambda: local_log.find_segments(disk, folder))
+    fetched = await fetcher.fetch(head, {one.sha256 for one in present})
+    # Segments come in log order, so what an interrupted run has put in place is a beginning.
+    if present and fetched.names and present[-1].sha256 != fetched.common:
+        raise RestoreError(f"{folder} holds another log than the store: name an empty folder")
+    await blocking(lambda: fetcher.put_in_place(fetched))
+    await blocking(fetcher.discard)
+    return fetched.bytes
 
 
 def _verify(head: Head, vkey: str | None, origin: str) -> str:
