@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -529,12 +528,10 @@ class Ledger:
     async def drop_below(self, first_index: int) -> int:
         """Remove the sealed segments that begin below this receipt from the disk, oldest first; how many those were.
 
-        The caller sees to it that a start finds what it needs. Raises OSError: then nobody knows how many are left.
+        The caller sees to it that a start finds what it needs. Raises OSError: then the next call removes the rest.
         """
-        dropped = self._index.drop_below(first_index)
-        remove = partial(_remove, self._disk, [one.path for one in dropped])
-        await asyncio.get_running_loop().run_in_executor(self._reading, remove)
-        return len(dropped)
+        self._index.drop_below(first_index)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._index.remove_below, first_index)
 
     def mark_committed(self, size: int) -> None:
         """The first `size` receipts are committed. Wakes those who wait for them; never goes back."""
@@ -780,12 +777,3 @@ class Ledger:
         self._segments.close()
         if self._lock is not None:
             self._lock.release()
-
-
-def _remove(disk: Disk, paths: list[Path]) -> None:
-    """One after the other, for good: were one of them to come back after a crash, and not those behind it, the log
-    would have a hole.
-    """
-    for path in paths:
-        disk.unlink(path)
-        disk.sync_names(path.parent)

@@ -80,6 +80,19 @@ def remove(disk: Disk, folder: Path, names: list[SegmentName]) -> None:
         disk.sync_names(folder)
 
 
+def remove_below(disk: Disk, folder: Path, first_index: int) -> int:
+    """Remove the sealed segments that begin below this receipt, all that are left of them; how many those were.
+
+    One after the other, for good: were one of them to come back after a crash, and not those behind it, the log would
+    have a hole.
+    """
+    names = [name for name in layout.list_segments(folder, disk) if name.sealed and name.first_index < first_index]
+    for name in names:
+        disk.unlink(folder / str(name))
+        disk.sync_names(folder)
+    return len(names)
+
+
 def root_at_end(disk: Disk, folder: Path, name: SegmentName) -> bytes | None:
     """The tree's root at the end of a segment, None if it has no whole batch to say it."""
     data = disk.read(folder / str(name))

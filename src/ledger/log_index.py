@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
 
+from ledger import local_log
 from ledger.archive import Archive, is_chain
 from ledger.disk import Disk
 from ledger.errors import SegmentCorruptError
@@ -60,16 +61,15 @@ class LogIndex:
             self._waiting.append((one, index))
         self._archive_next()
 
-    def drop_below(self, first_index: int) -> list[SealedSegment]:
-        """Forget the segments that begin below this receipt, and return them. Their files are the caller's."""
+    def drop_below(self, first_index: int) -> None:
+        """Forget the segments that begin below this receipt. Their files are the caller's."""
         dropped = [one for one in self.sealed if one.first_index < first_index]
         self.sealed = self.sealed[len(dropped) :]
         self._waiting = deque(each for each in self._waiting if each[0].first_index >= first_index)
         self._live = [one for one in self._live if one.key.first_index >= first_index]
         self._archive.keep(self.sealed)
         if self._indexing is not None:
-            self._indexing.submit(self._archive.forget, dropped)
-        return dropped
+            asyncio.get_running_loop().run_in_executor(self._indexing, self._archive.forget, dropped)
 
     async def stop(self) -> None:
         """Finish the segment under way and let go of the archive: the next start does the rest."""
@@ -81,6 +81,10 @@ class LogIndex:
         self._archive.close()
 
     # Blocking
+
+    def remove_below(self, first_index: int) -> int:
+        """Remove the files of what was dropped, also by calls that failed; how many those were. Raises OSError."""
+        return local_log.remove_below(self._disk, self._folder, first_index)
 
     def read(self, index: int) -> Stored:
         """A durable receipt. Raises ReceiptNotFoundError for one that is not here any more, SegmentCorruptError."""

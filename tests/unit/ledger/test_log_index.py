@@ -1,6 +1,7 @@
 """Receipts are found by index and by tenant, whether their places are in memory, in the archive or nowhere yet."""
 
 import asyncio
+import errno
 import gc
 import random
 import sqlite3
@@ -15,7 +16,7 @@ from support.ledger_scenes import NAME, draft, running, segments, write_log
 
 from ledger.appender import Ledger, Limits
 from ledger.archive import INDEX_FILE, Archive
-from ledger.durable import POSIX
+from ledger.durable import POSIX, PosixDisk
 from ledger.errors import ReceiptNotFoundError, SegmentCorruptError
 from ledger.format.canonical import decode
 from ledger.identity import partition_folder
@@ -176,6 +177,24 @@ async def test_a_rotten_segment_is_reported_by_whoever_needs_it_and_by_nobody_el
         assert caught.value.path == rotten.path
         with pytest.raises(SegmentCorruptError):
             await ledger.tenant_receipts("t0", -1, 100)
+
+
+async def test_a_removal_that_failed_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were they left, and those behind them removed, the log would have a hole."""
+    await write_log(tmp_path, [1] * 40, limits=SMALL)
+    async with running(tmp_path, limits=SMALL) as ledger:
+        gone = ledger._index.sealed[:3]
+
+        def fail(self: PosixDisk, folder: Path) -> None:
+            raise OSError(errno.EIO, "fails", folder)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(PosixDisk, "sync_names", fail)
+            with pytest.raises(OSError, match="fails"):
+                await ledger.drop_below(gone[1].end)
+        assert any(one.path.exists() for one in gone[:2])
+        await ledger.drop_below(gone[2].end)
+        assert not any(one.path.exists() for one in gone)
 
 
 @pytest.mark.parametrize("is_archived", [True, False])
