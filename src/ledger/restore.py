@@ -88,19 +88,15 @@ async def restore(
         if said is not None and copy is not None:
             # Before the head, which is never behind the public checkpoint.
             await mirror(part, PrefixedStore(copy, str(partition)), lambda: Backoff(rng))
-        found = await with_patience(partial(part.get, HEAD_KEY), Backoff(rng), PATIENCE_S)
-        if found is None:
+        place = Place(part, disk, partition_folder(data_dir, partition), identity.origin(partition))
+        if await _read_head(place, rng) is None:
             break
-        head = decode_head(found.data)
-        origin = identity.origin(partition)
-        place = Place(part, disk, partition_folder(data_dir, partition), origin)
-        signed_by = _verify(head, vkey, origin)
         lock = await loop.run_in_executor(executor, PartitionLock.acquire, place.folder)
         try:
-            fetched = await restore_partition(place, head, rng=rng, executor=executor, on_progress=on_progress)
+            one = await restore_partition(place, partition, vkey, rng=rng, executor=executor, on_progress=on_progress)
         finally:
             lock.release()
-        restored.append(RestoredPartition(partition, origin, head.size, head.root_bytes(), fetched, signed_by))
+        restored.append(one)
     trusted = "".join(f"{key}\n" for key in sorted({one.vkey for one in restored}))
     path = data_dir / LEDGER_FOLDER / TRUSTED_FILE
     await loop.run_in_executor(executor, durable.replace, path, trusted.encode())
@@ -109,16 +105,36 @@ async def restore(
 
 async def restore_partition(
     place: Place,
-    head: Head,
+    partition: int,
+    vkey: str | None,
     *,
     rng: random.Random,
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
-) -> int:
-    """Fetch what the head's log has and the folder does not; how many bytes that were.
+) -> RestoredPartition:
+    """Fetch what the log has and the folder, which the caller has locked, does not.
 
-    Raises RestoreError, StoreUnavailableError, StoreRefusedError, OSError.
+    Raises RestoreError, NoteInvalidError, HeadInvalidError, KeyInvalidError, StoreUnavailableError, StoreRefusedError,
+    OSError.
     """
+    while True:
+        head = await _read_head(place, rng)
+        if head is None:
+            raise RestoreError("the store holds no log")
+        signed_by = _verify(head, vkey, place.origin)
+        try:
+            fetched = await _fetch(place, head, rng, executor, on_progress)
+        except RestoreError:
+            if await _read_head(place, rng) == head:
+                raise
+            continue  # the log goes on, and retention has dropped some of what this head leads to
+        return RestoredPartition(partition, place.origin, head.size, head.root_bytes(), fetched, signed_by)
+
+
+async def _fetch(
+    place: Place, head: Head, rng: random.Random, executor: Executor | None, on_progress: OnProgress | None
+) -> int:
+    """How many bytes that were. Raises RestoreError, having put nothing in place."""
 
     async def blocking(call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, call)
@@ -135,6 +151,11 @@ async def restore_partition(
     await blocking(lambda: fetcher.put_in_place(fetched))
     await blocking(fetcher.discard)
     return fetched.bytes
+
+
+async def _read_head(place: Place, rng: random.Random) -> Head | None:
+    found = await with_patience(partial(place.store.get, HEAD_KEY), Backoff(rng), PATIENCE_S)
+    return None if found is None else decode_head(found.data)
 
 
 def _verify(head: Head, vkey: str | None, origin: str) -> str:

@@ -20,7 +20,7 @@ from ledger import local_log
 from ledger.authority import HEAD_KEY, Authority, HeadTerms
 from ledger.backoff import PATIENCE_S, Backoff, with_patience
 from ledger.disk import Disk
-from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, WriterFencedError
+from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, RestoreError, WriterFencedError
 from ledger.fetch import Fetcher, OnProgress
 from ledger.format import checkpoint as checkpoints
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
@@ -132,7 +132,12 @@ class _Takeover:
             else:
                 self._check_signature(head)
                 # The disk agrees with the head after this, whoever gets it: a crash leaves a part of it done.
-                local, adopted = await self._bring_in_line(head)
+                try:
+                    local, adopted = await self._bring_in_line(head)
+                except RestoreError:
+                    if (await self._read_head())[1] == generation:
+                        raise
+                    continue  # it is the log of a while ago, and retention has dropped some of it since
                 await self._wait(head, seen_s)
             epoch = max(head.epoch, local[-1].name.epoch if local else 0) + 1
             authority = Authority(

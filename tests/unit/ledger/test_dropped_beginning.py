@@ -3,6 +3,7 @@
 import hashlib
 import random
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,44 @@ def test_another_log_is_not_taken_for_an_old_copy(tmp_path: Path) -> None:
 
     run_simulated(run())
     assert len(list(tmp_path.glob("b/ledger/0/*.seg"))) > 0
+
+
+class Overtaken(MemoryStore):
+    """`meanwhile` happens once, before somebody gets the list of the segments."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def list(self, prefix: str, after: str = "") -> list[str]:
+        if prefix.endswith("seg/") and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return await super().list(prefix, after)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_who_holds_an_old_head_looks_again_once_what_it_leads_to_is_dropped(tmp_path: Path, by_hand: bool) -> None:
+    async def run() -> None:
+        store = Overtaken()
+        one = await pruned(tmp_path / "a", store)
+        old = await stored_head(store)
+
+        async def go_on() -> None:
+            for _ in range(4):
+                await one.age(300)
+                await one.prune()
+            await one.kill()
+            assert said_in(store).segments_from >= old.size
+
+        store.meanwhile = go_on
+        if by_hand:
+            (restored,) = await restore(store, tmp_path / "b", rng=random.Random(1), executor=InlineExecutor())
+            assert restored.size == (await stored_head(store)).size
+        else:
+            two = await take_over(one, "b", tmp_path / "b", store)
+            assert [index for index, _ in two.app.seen] == [*range(one.ledger.local_size)]
+            await two.stop()
+
+    run_simulated(run())
 
 
 @pytest.mark.parametrize("is_stale", [False, True])
