@@ -1,15 +1,18 @@
 """Runs schedules on all cores until one violates something: `make simulate SEED=7 SCHEDULES=1000000`.
 
-Schedule number n of a run has the seed SEED + n; so `SEED=<that> SCHEDULES=1` plays the same one again.
+Schedule number n of a run has the seed SEED + n; so `SEED=<that> SCHEDULES=1` plays the same one again, and a long run
+can be made in slices: the next one begins at SEED + SCHEDULES.
 """
 
 import argparse
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -20,6 +23,18 @@ from simulation.shrink import shrink
 CHUNK: Final = 50
 TOLD: Final = 20
 _REPORT_S: Final = 10.0
+MARKS: Final[dict[str, str | re.Pattern[str]]] = {
+    "a process killed or a power failure": " ended: killed",
+    "a takeover by another": "took over: epoch 2",
+    "a writer fenced": "WriterFencedError",
+    "a lease lost": "LeaseLostError",
+    "a tail adopted": re.compile(r" [1-9]\d* adopted"),
+    "a tail put into quarantine": re.compile(r" [1-9]\d* lost"),
+    "a start from a snapshot": "began at a snapshot",
+    "segments dropped by retention": re.compile(r"segments below [1-9]"),
+    "receipts dropped by retention": re.compile(r"drops receipts below [1-9]"),
+}
+"""What must have happened in many schedules, or they show nothing, and how the trace says it."""
 
 
 class Chunk(NamedTuple):
@@ -29,6 +44,7 @@ class Chunk(NamedTuple):
     steps: int
     answered: int
     committed: int
+    seen: Counter[str]
     violated: int | None
 
 
@@ -40,6 +56,7 @@ def main() -> int:
     given = parser.parse_args()
     begun_s = told_s = time.monotonic()
     done = steps = answered = committed = 0
+    seen = Counter[str]()
     chunks = [
         (seed, min(CHUNK, given.seed + given.schedules - seed))
         for seed in range(given.seed, given.seed + given.schedules, CHUNK)
@@ -50,6 +67,7 @@ def main() -> int:
             steps += chunk.steps
             answered += chunk.answered
             committed += chunk.committed
+            seen += chunk.seen
             now_s = time.monotonic()
             if chunk.violated is not None:
                 pool.terminate()
@@ -57,12 +75,15 @@ def main() -> int:
                 return 1
             if now_s - told_s > _REPORT_S:
                 told_s = now_s
-                say(f"{done} of {given.schedules} schedules, {done / (now_s - begun_s):.0f}/s")
+                per_s = done / (now_s - begun_s)
+                left_min = (given.schedules - done) / per_s / 60
+                say(f"{done} of {given.schedules} schedules, {per_s:.0f}/s, {left_min:.0f} min left")
     took_s = time.monotonic() - begun_s
     say(
         f"{done} schedules from seed {given.seed} on without a violation: {steps} steps, {answered} callers answered, "
         f"{committed} receipts told committed; {done / took_s:.0f} schedules/s in {given.processes} processes"
     )
+    say("of these had " + ", ".join(f"{mark}: {seen[mark]}" for mark in MARKS))
     return 0
 
 
@@ -76,15 +97,22 @@ def run_chunk(seeds: tuple[int, int]) -> Chunk:
     """Run some schedules in a row, up to the first violation."""
     first, count = seeds
     steps = answered = committed = 0
+    seen = Counter[str]()
     for seed in range(first, first + count):
         outcome = run_schedule(make_schedule(seed))
         steps += outcome.steps
         answered += outcome.answered
         committed += outcome.committed
+        seen.update(marks_in("\n".join(outcome.trace)))
         if outcome.violation is not None:
-            return Chunk(seed - first + 1, steps, answered, committed, seed)
+            return Chunk(seed - first + 1, steps, answered, committed, seen, seed)
     gc.collect()  # worlds are full of cycles; automatic collections would take a third of the time
-    return Chunk(count, steps, answered, committed, None)
+    return Chunk(count, steps, answered, committed, seen, None)
+
+
+def marks_in(trace: str) -> list[str]:
+    """What a trace tells of."""
+    return [mark for mark, said in MARKS.items() if (said in trace if isinstance(said, str) else said.search(trace))]
 
 
 def tell(seed: int) -> None:

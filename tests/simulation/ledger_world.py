@@ -18,21 +18,23 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from simulation.faults import DiskFault, KillAtStep, MachineFate, MachineFault, StoreFault
-from simulation.observer import Observer, ViolationError
+from simulation.observer import Keeping, Observer, ViolationError
 from simulation.processes import Cluster, Process
 from simulation.schedule import Mode, Request, Schedule
 from simulation.sim_disk import SimDisk
 from simulation.sim_store import Link, SimStore
-from simulation.worker import ORIGIN, SIGNER, Worker
+from simulation.worker import ORIGIN, POLICY, SIGNER, Worker
 
-from ledger import orphans, recovery
+from ledger import orphans, pruner, recovery
 from ledger.appender import Ledger
 from ledger.errors import LedgerClosedError, LedgerError, LedgerFailedError, StoreUnavailableError, WriterFencedError
 
 ORPHAN_GRACE_S: Final = 5.0
 ORPHAN_SWEEP_S: Final = 3.0
 """Instead of a day and six hours: what makes collecting safe is not how long it waits."""
+PRUNE_ROUND_S: Final = 4.0
 SNAPSHOT_EVERY_S: Final = 3.0
+CLOCKS_OFF_S: Final = 20 * 3600.0
 RECOVERY_S: Final = 300.0
 """How long after the last fault somebody must make progress: leases, backoffs and patience with the store included."""
 
@@ -109,7 +111,12 @@ class World:
         self.trace: list[str] = []
         seed = schedule.seed * 1000
         self.cluster = Cluster(random.Random(seed))
-        self.observer = Observer(ORIGIN, SIGNER.verifier.public_key, self.log, lambda: self.cluster.now_s)
+        clocks_were_set = any(
+            isinstance(one, MachineFault) and one.fate is MachineFate.CLOCK for one in schedule.faults
+        )
+        age_s = -CLOCKS_OFF_S if clocks_were_set else POLICY.payloads_days * 86_400
+        keeping = Keeping(age_s, POLICY.receipts_min) if schedule.forgets else None
+        self.observer = Observer(ORIGIN, SIGNER.verifier.public_key, self.log, lambda: self.cluster.now_s, keeping)
         self.store = SimStore(self.observer.landed, self.observer.gone)
         self.machines = [
             Machine(
@@ -146,6 +153,7 @@ class World:
             self._end_faults()
             self._demand_progress()
             self._stop_in_order()
+            self._restore()
         except ViolationError as error:
             self.violated(str(error))
         finally:
@@ -276,6 +284,22 @@ class World:
         found = self.store.objects.get("ctl/head")
         self.observer.check_end(files, json.loads(found.data)["checkpoint"] if found is not None else None)
 
+    def _restore(self) -> None:
+        """A new machine gets the log from the store alone."""
+        if "ctl/head" not in self.store.objects:
+            return
+        rng = random.Random(self.schedule.seed)
+        machine = Machine(
+            len(self.machines), SimDisk(rng, self.log), Link(self.cluster, self.store, rng, self.log), rng
+        )
+        self.machines.append(machine)
+        process = machine.process = self._new_process(machine, f"{machine.number}.1")
+        restored = process.start(self._new_worker(machine, process).restore())
+        if not self.cluster.run(self.cluster.now_s + RECOVERY_S, restored.done):
+            raise ViolationError("a restore did not end")
+        if (error := restored.exception()) is not None:
+            raise ViolationError(f"a restore ended with {error!r}")
+
     @property
     def _has_store(self) -> bool:
         return self.mode is not Mode.LOCAL
@@ -324,8 +348,8 @@ class World:
     def _new_worker(self, machine: Machine, process: Process) -> Worker:
         files = machine.disk.open(process)
         return Worker(
-            self.mode, machine.number, process, files, machine.link.open(process, files), self.observer,
-            random.Random(machine.rng.getrandbits(64)), partial(self._clock_us, machine), self.log,
+            self.mode, self.schedule.forgets, machine.number, process, files, machine.link.open(process, files),
+            self.observer, random.Random(machine.rng.getrandbits(64)), partial(self._clock_us, machine), self.log,
             partial(self._serves, machine),
         )  # fmt: skip
 
@@ -426,6 +450,15 @@ class World:
         worker.process.start(ask(), "caller")
 
 
+def _keeping(schedule: Schedule) -> Keeping | None:
+    if not schedule.forgets:
+        return None
+    clocks_are_true = not any(
+        isinstance(one, MachineFault) and one.fate is MachineFate.CLOCK for one in schedule.faults
+    )
+    return Keeping(POLICY.payloads_days * 86_400 if clocks_are_true else -CLOCKS_OFF_S, POLICY.receipts_min)
+
+
 @contextmanager
 def _in_short() -> Iterator[None]:
     """No threads, and what takes days takes seconds."""
@@ -433,6 +466,7 @@ def _in_short() -> Iterator[None]:
         stack.enter_context(patch.object(recovery, "ThreadPoolExecutor", Inline))
         stack.enter_context(patch.object(orphans, "GRACE_S", ORPHAN_GRACE_S))
         stack.enter_context(patch.object(orphans, "SWEEP_S", ORPHAN_SWEEP_S))
+        stack.enter_context(patch.object(pruner, "ROUND_S", PRUNE_ROUND_S))
         yield
 
 

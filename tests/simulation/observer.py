@@ -12,8 +12,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
+import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from simulation.sim_store import Landed
@@ -22,6 +23,8 @@ _HEADER: Final = struct.Struct("<7sB8sIQ32sI")
 _BATCH: Final = struct.Struct("<4sIQIIII")
 _FRAME: Final = struct.Struct("<IB")
 _TRAILER_BYTES: Final = 36
+TILE_WIDTH: Final = 256
+_BASE_US: Final = 1_700_000_000_000_000
 _TILE = re.compile(r"tile/(entries|\d+)/((?:x\d{3}/)*\d{3})(?:\.p/(\d+))?")
 
 
@@ -108,6 +111,34 @@ class Tree:
         return self._hash(number << level, (number + 1) << level)
 
 
+class OnDisk(NamedTuple):
+    """What a folder's segments hold, from this receipt on."""
+
+    first_index: int
+    leaves: list[bytes]
+
+
+class Said(NamedTuple):
+    """What the object `retention` says: bundles and segments from here on are kept, of snapshots those from this size
+    on.
+    """
+
+    entries_from: int
+    segments_from: int
+    snapshots_from: int
+
+
+_NOTHING_DROPPED: Final = Said(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What must be kept: receipts that are not so old, in true time, and the newest so many."""
+
+    age_s: float
+    receipts_min: int
+
+
 @dataclass(frozen=True, slots=True)
 class Ack:
     """Somebody was told that a receipt is there."""
@@ -121,12 +152,15 @@ class Ack:
 
 @dataclass
 class Observer:
-    """`log` writes the trace; `now` is the true time. Raises ViolationError from wherever a promise is broken."""
+    """`log` writes the trace; `now` is the true time. Nothing but what `keeping` lets go may be dropped; without it
+    nothing may. Raises ViolationError from wherever a promise is broken.
+    """
 
     origin: str
     public_key: bytes
     log: Callable[[str], None]
     now_s: Callable[[], float]
+    keeping: Keeping | None = None
     leaves: list[bytes] = field(default_factory=list)
     """What is committed, in truth."""
     event_ids: list[str] = field(default_factory=list)
@@ -138,9 +172,16 @@ class Observer:
     notes: set[str] = field(default_factory=set)
     public_size: int = 0
     """What the public checkpoint covers."""
+    said: Said = _NOTHING_DROPPED
+    _ending: dict[int, list[bytes]] = field(default_factory=dict)
+    """SHA-256 of committed segments by where they end: some hold states and no receipt."""
+    _states: list[tuple[int, tuple[tuple[str, bytes], ...]]] = field(default_factory=list)
+    """By the index of its first receipt: what is in a committed segment."""
     _objects: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     """Segments in the store, by SHA-256 and key."""
     _digests: dict[str, bytes] = field(default_factory=dict)
+    _snapshots: dict[str, bytes] = field(default_factory=dict)
+    """In the store, by key."""
     _named: set[bytes] = field(default_factory=set)
     """Segments that are committed."""
     _last_segment: bytes = bytes(32)
@@ -166,22 +207,34 @@ class Observer:
             self.public_size = size
         elif key.startswith("heads/"):
             self._check_heads(int(key.removeprefix("heads/")), landed.data)
+        elif key == "retention":
+            self._retention_landed(landed)
+        elif key.startswith("snap/"):
+            if not key.endswith(hashlib.sha256(landed.data).hexdigest()):
+                raise ViolationError(f"{key} holds something else")
+            self._snapshots[key] = landed.data
         elif (tile := _TILE.fullmatch(key)) is not None:
             self._check_tile(key, tile, landed.data)
 
     def gone(self, process: str, key: str) -> None:
         """An object was removed."""
         self.log(f"{key} is removed, by {process}")
+        said = self.said
         if (digest := self._digests.pop(key, None)) is not None:
             copies = self._objects[digest]
-            del copies[key]
-            if digest in self._named and not copies:
+            is_said = read_segment(copies.pop(key)).first_index < said.segments_from
+            if digest in self._named and not copies and not is_said:
                 raise ViolationError(f"{process} removed {key}, which is committed, and there is no other copy")
+        elif self._snapshots.pop(key, None) is not None:
+            if int(key[5:25]) >= said.snapshots_from:
+                raise ViolationError(f"{process} removed {key}, which stands for what was dropped")
         elif ".p/" not in key:
-            raise ViolationError(f"{process} removed {key}")
+            tile = _TILE.fullmatch(key)
+            if tile is None or tile[1] != "entries" or (_tile_number(tile) + 1) * TILE_WIDTH > said.entries_from:
+                raise ViolationError(f"{process} removed {key}")
 
     def _head_landed(self, landed: Landed) -> None:
-        head = json.loads(landed.data)
+        head = orjson.loads(landed.data)
         size, epoch, process = head["size"], head["epoch"], landed.process
         self.log(f"head {landed.generation}: epoch {epoch}, {size} receipts, lease {head['lease_us']} µs, by {process}")
         if epoch < self._epoch or (epoch == self._epoch and process != self._epoch_owner):
@@ -201,23 +254,25 @@ class Observer:
 
     def _commit(self, digest: bytes, size: int) -> None:
         """The head names a segment: take in all from there back to the one that was named last."""
-        segments: list[Segment] = []
+        segments: list[tuple[bytes, Segment]] = []
         wanted = digest
         while wanted != self._last_segment:
             if not self._objects.get(wanted):
                 raise ViolationError(f"the head leads to a segment that the store does not have: {wanted.hex()[:16]}")
             self._named.add(wanted)
-            segments.append(read_segment(next(iter(self._objects[wanted].values()))))
-            wanted = segments[-1].previous
-        for segment in reversed(segments):
+            segments.append((wanted, read_segment(next(iter(self._objects[wanted].values())))))
+            wanted = segments[-1][1].previous
+        for sha256, segment in reversed(segments):
             if segment.first_index != len(self.leaves):
                 raise ViolationError(f"a segment from {segment.first_index} after {len(self.leaves)} receipts")
             for leaf in segment.leaves:
                 self._add_leaf(leaf)
+            self._states.append((segment.first_index, segment.states))
+            self._ending.setdefault(len(self.leaves), []).append(sha256)
         self._last_segment = digest
 
     def _add_leaf(self, leaf: bytes) -> None:
-        receipt = json.loads(leaf)
+        receipt = orjson.loads(leaf)
         tenant, index = receipt["tenant"], len(self.leaves)
         count, last = self._chains.get(tenant, (0, b""))
         if receipt["tseq"] != count or (count and receipt["prev"] != last.hex()):
@@ -226,6 +281,45 @@ class Observer:
         self.event_ids.append(receipt["event_id"])
         self.tree.add(leaf)
         self._chains[tenant] = (count + 1, self.tree.hashes[-1])
+
+    def _retention_landed(self, landed: Landed) -> None:
+        """Something is about to be dropped: may it be, is it said in public, and does something stand for it?"""
+        document = orjson.loads(landed.data)
+        entries_from, segments_from = document["entries_from"], document["segments_from"]
+        named, process = document["snapshots"], landed.process
+        self.log(f"{process} drops receipts below {entries_from} and segments below {segments_from}")
+        said = Said(entries_from, segments_from, named[0]["size"])
+        if any(now < before for now, before in zip(said, self.said, strict=True)):
+            raise ViolationError(f"{process} says that less is dropped than before: {said} after {self.said}")
+        keeping, end = self.keeping, max(entries_from, segments_from)
+        if keeping is None or end > max(0, len(self.leaves) - keeping.receipts_min):
+            raise ViolationError(f"{process} drops receipts below {end} of {len(self.leaves)}")
+        if end and orjson.loads(self.leaves[end - 1])["ts_us"] > _BASE_US + (self.now_s() - keeping.age_s) * 1e6:
+            raise ViolationError(f"{process} drops receipts below {end}, which are too new")
+        if any(one["receipt"] >= self.public_size for one in named):
+            raise ViolationError(f"{process} drops what no public receipt says")
+        statements = [
+            receipt["evidence"]
+            for receipt in map(orjson.loads, self.leaves[: self.public_size])
+            if receipt["rule"] == "ledger.retention"
+        ]
+        newest = {"entries_from": entries_from, "segments_from": segments_from, "snapshot": named[-1]["sha256"]}
+        if newest not in statements:
+            raise ViolationError(f"{process} drops what no public receipt says")
+        for one in named:
+            self._check_named_snapshot(process, one)
+            if one["first_index"] < segments_from:
+                raise ViolationError(f"{process} drops the last segment of a snapshot of {one['size']} receipts")
+        self.said = said
+
+    def _check_named_snapshot(self, process: str, one: dict[str, Any]) -> None:
+        size, sha256 = one["size"], one["sha256"]
+        data = self._snapshots.get(f"snap/{size:020d}-{one['epoch']:010d}-{sha256}", b"")
+        expected = (self.tree.root(size), json.dumps(self.event_ids[:size]).encode())
+        stands = all(part in data for part in expected) and any(last in data for last in self._ending.get(size, ()))
+        receipt = orjson.loads(self.leaves[one["receipt"]])
+        if receipt["evidence"]["snapshot"] != sha256 or not stands:
+            raise ViolationError(f"{process} names a snapshot of {size} receipts that does not stand for them")
 
     def _check_note(self, note: str) -> int:
         """Its size, if it is a checkpoint of what is committed by now."""
@@ -245,10 +339,10 @@ class Observer:
         """The list that heads receipt `index` speaks of: where each chain ended when the log had so many receipts."""
         if index >= len(self.leaves):
             raise ViolationError(f"heads of receipt {index} are out before it is committed")
-        evidence = json.loads(self.leaves[index])["evidence"]
+        evidence = orjson.loads(self.leaves[index])["evidence"]
         ends: dict[str, tuple[int, bytes]] = {}
         for at in range(evidence["size"]):
-            receipt = json.loads(self.leaves[at])
+            receipt = orjson.loads(self.leaves[at])
             ends[receipt["tenant"]] = (receipt["tseq"] + 1, self.tree.hashes[at])
         entries = [tenant.encode() + count.to_bytes(8, "big") + last for tenant, (count, last) in sorted(ends.items())]
         tree = Tree()
@@ -259,10 +353,10 @@ class Observer:
             raise ViolationError(f"heads receipt {index} does not say where the chains ended")
 
     def _check_tile(self, key: str, match: re.Match[str], data: bytes) -> None:
-        kind, path, width_text = match.groups()
-        number, width = int(path.replace("x", "").replace("/", "")), int(width_text or 256)
+        kind, _, width_text = match.groups()
+        number, width = _tile_number(match), int(width_text or TILE_WIDTH)
         level = 0 if kind == "entries" else int(kind)
-        first = number * 256
+        first = number * TILE_WIDTH
         if ((first + width) << (8 * level)) > len(self.leaves):
             raise ViolationError(f"{key} is out before what it holds is committed")
         if kind == "entries":
@@ -302,12 +396,41 @@ class Observer:
 
     def told_leaf(self, process: str, index: int, event_id: str, leaf: bytes, *, committed: bool) -> None:
         """A caller has read a receipt."""
-        if json.loads(leaf)["event_id"] != event_id:
+        if orjson.loads(leaf)["event_id"] != event_id:
             raise ViolationError(f"{process} gave another receipt for {index}")
         if committed and (index >= len(self.leaves) or self.leaves[index] != leaf):
             raise ViolationError(f"{process} gave receipt {index} as committed, and it is not")
 
+    def told_old_leaf(self, process: str, index: int, leaf: bytes) -> None:
+        """A caller has read one that was there before, perhaps committed."""
+        if index < len(self.leaves) and self.leaves[index] != leaf:
+            raise ViolationError(f"{process} gave another receipt for {index}")
+
+    def told_dropped(self, process: str, index: int) -> None:
+        """A caller asked for a receipt, and was told that it was dropped."""
+        self.log(f"dropped: {index}, by {process}")
+        if index >= self.said.entries_from:
+            raise ViolationError(f"{process} said that receipt {index} was dropped, and it was not")
+
     # What is on a disk
+
+    def read_log(self, files: dict[str, bytes]) -> OnDisk:
+        """A folder's segments, all of them whole, from the first on or from where everything before may be dropped."""
+        paths = sorted(path for path in files if path.endswith((".seg", ".open")))
+        segments = [read_segment(files[path]) for path in paths]
+        first_index = segments[0].first_index if segments else 0
+        leaves: list[bytes] = []
+        before = [] if first_index else [bytes(32)]
+        if self.said.segments_from:
+            before += self._ending.get(first_index, ())
+        if first_index > self.said.segments_from:
+            raise ViolationError(f"a disk has nothing before receipt {first_index}")
+        for path, segment in zip(paths, segments, strict=True):
+            if segment.first_index != first_index + len(leaves) or segment.previous not in before:
+                raise ViolationError(f"{path} does not continue the one before it")
+            leaves += segment.leaves
+            before = [hashlib.sha256(files[path]).digest()]
+        return OnDisk(first_index, leaves)
 
     def disk_wiped(self, machine: int) -> None:
         """What only this machine had is lost, and nobody promised otherwise."""
@@ -315,20 +438,22 @@ class Observer:
 
     def check_recovered(self, files: dict[str, bytes], event_ids: list[str], states: dict[str, bytes]) -> None:
         """A process has read its log, from a snapshot on perhaps: this is what an application made of it."""
-        if event_ids != [json.loads(leaf)["event_id"] for leaf in read_log(files)]:
+        first_index, leaves = self.read_log(files)
+        if event_ids != self.event_ids[:first_index] + [orjson.loads(leaf)["event_id"] for leaf in leaves]:
             raise ViolationError("an application was not told of the receipts that are on the disk")
-        if states != read_states(files):
+        dropped = {key: value for first, said in self._states if first < first_index for key, value in said}
+        if states != dropped | read_states(files):
             raise ViolationError("an application did not get the states that are on the disk")
 
     def check_serving(self, process: str, files: dict[str, bytes], *, with_store: bool) -> None:
         """A process begins to serve: its log must have all that is committed, unless it has lost the log already."""
-        leaves = read_log(files)
-        if with_store and self._epoch_owner == process and leaves[: len(self.leaves)] != self.leaves:
+        if with_store and self._epoch_owner == process and not self._has_all(files):
             raise ViolationError(f"{process} serves a log that is not the committed one")
 
     def check_disk(self, machine: int, files: dict[str, bytes], *, with_store: bool) -> None:
         """After recovery: what the machine answered for is there still, unless another one took over since."""
-        leaves = read_log(files)
+        first_index, leaves = self.read_log(files)
+        leaves = self.leaves[:first_index] + leaves
         for index, ack in self._local_by_machine.get(machine, {}).items():
             if index < len(leaves) and f'"event_id":"{ack.event_id}"'.encode() in leaves[index]:
                 continue
@@ -348,8 +473,18 @@ class Observer:
                 raise ViolationError(f"receipt {ack.index} was told committed, and is gone")
         if signature_of is not None:
             verify_note(signature_of, self.public_key)
-        if files is not None and read_log(files)[: len(self.leaves)] != self.leaves:
+        if files is not None and not self._has_all(files):
             raise ViolationError("the last owner's disk holds another log than the store")
+
+    def check_restored(self, files: dict[str, bytes], event_ids: list[str]) -> None:
+        """A disk that was empty was restored from the store: a start there finds all that is committed, and no more."""
+        if event_ids != self.event_ids or not self._has_all(files):
+            raise ViolationError("what was restored is not what is committed")
+
+    def _has_all(self, files: dict[str, bytes]) -> bool:
+        """All that is committed and not dropped."""
+        first_index, leaves = self.read_log(files)
+        return leaves[: len(self.leaves) - first_index] == self.leaves[first_index:]
 
 
 def machine_of(process: str) -> int:
@@ -357,17 +492,8 @@ def machine_of(process: str) -> int:
     return int(process.partition(".")[0])
 
 
-def read_log(files: dict[str, bytes]) -> list[bytes]:
-    """The leaves of a folder's segments in order; all of them whole."""
-    leaves: list[bytes] = []
-    previous = bytes(32)
-    for path in sorted(path for path in files if path.endswith((".seg", ".open"))):
-        segment = read_segment(files[path])
-        if segment.first_index != len(leaves) or segment.previous != previous:
-            raise ViolationError(f"{path} does not continue the one before it")
-        leaves += segment.leaves
-        previous = hashlib.sha256(files[path]).digest()
-    return leaves
+def _tile_number(match: re.Match[str]) -> int:
+    return int(match[2].replace("x", "").replace("/", ""))
 
 
 def read_states(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -165,7 +165,7 @@ class Process(AbstractEventLoop):
                 return
             events._set_running_loop(self)
             handle._run()
-        if self.ready:
+        if self.ready and not self.queued:
             self.queued = True
             self.cluster.enqueue(self)
 

@@ -34,10 +34,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What shall happen. `seed` fixes everything else: delays, and which parts of what was lost are lost."""
+    """What shall happen. `seed` fixes everything else: delays, and which parts of what was lost are lost.
+
+    `forgets`: what is some seconds old may be dropped.
+    """
 
     seed: int
     mode: Mode
+    forgets: bool
     machines: int
     until_s: float
     requests: tuple[Request, ...]
@@ -46,13 +50,18 @@ class Schedule:
     def lines(self) -> list[str]:
         timed: list[tuple[float, str]] = [(one.at_s, str(one)) for one in self.requests]
         timed += [(one.at_s if isinstance(one, MachineFault) else 0.0, str(one)) for one in self.faults]
-        return [f"{self.mode.value}; faults end at {self.until_s:.1f} s", *(line for _, line in sorted(timed))]
+        forgets = "; what is old is dropped" if self.forgets else ""
+        return [f"{self.mode.value}{forgets}; faults end at {self.until_s:.1f} s", *(line for _, line in sorted(timed))]
 
 
 # Where faults may hit, by count. Rough: what lies behind the last call of a short schedule never happens.
 _DISK_CALLS: Final = {Mode.LOCAL: 150, Mode.EMBEDDED: 300, Mode.SHARED: 300}
 _STEPS: Final = {Mode.LOCAL: 400, Mode.EMBEDDED: 1000, Mode.SHARED: 1500}
 _STORE_CALLS: Final = 60
+_FORGETTING: Final = 0.04
+"""How many of the schedules with a store drop what is old. They take several times as long as others."""
+_FORGETTING_S: Final = 22.0
+_CALLS_FORGETTING: Final = 5
 _ALONE: Final = [fate for fate in MachineFate if fate not in {MachineFate.CUT_OFF, MachineFate.WIPE}]
 _ZOMBIES: Final = [MachineFate.FREEZE, MachineFate.CUT_OFF]
 """After these a machine does not know yet that another one has the log."""
@@ -65,18 +74,25 @@ _FEW: Final = (DiskFate.ROT, MachineFate.FLIP, MachineFate.WIPE)
 """These end a machine, so that nothing else can be seen there."""
 
 
-def make_schedule(seed: int, mode: Mode | None = None, fates: Sequence[Fate] = ()) -> Schedule:
+def make_schedule(
+    seed: int, mode: Mode | None = None, fates: Sequence[Fate] = (), *, forgets: bool | None = None
+) -> Schedule:
     """The schedule of a seed; `fates` are the only ones then."""
     rng = random.Random(seed)
     mode = mode or rng.choice((Mode.LOCAL, Mode.EMBEDDED, Mode.SHARED, Mode.SHARED))
     machines = rng.choice((2, 2, 3)) if mode is Mode.SHARED else 1
+    forgets = mode is not Mode.LOCAL and (rng.random() < _FORGETTING if forgets is None else forgets)
     until_s = rng.uniform(3.0, 12.0) if mode is Mode.LOCAL else rng.uniform(8.0, 30.0)
+    if forgets:
+        until_s += _FORGETTING_S
     requests = [
         Request(rng.uniform(0.0, until_s), rng.randrange(machines), rng.randrange(3), rng.choice((1, 1, 2, 5)))
         for _ in range(rng.randrange(4, 30))
     ]
     if mode is Mode.SHARED and rng.random() < 0.05:  # enough to fill a tile
         requests += [Request(rng.uniform(0.0, until_s), rng.randrange(machines), 0, 40) for _ in range(10)]
+    if forgets:  # bundles have to be full before anything goes
+        requests += [Request(rng.uniform(0.0, 10.0), rng.randrange(machines), rng.randrange(3), 60) for _ in range(12)]
     # Most schedules have few kinds of faults: where everything fails, nothing gets far.
     kinds = [fates] if fates else rng.sample(_KINDS[mode], k=rng.choice((1, 1, 2, 2, 3)))
     faults: list[Fault] = []
@@ -85,7 +101,7 @@ def make_schedule(seed: int, mode: Mode | None = None, fates: Sequence[Fate] = (
         if fate in _FEW and not fates and rng.random() < 0.7:
             continue
         machine = rng.choice((0, *range(machines)))  # the first is the owner, mostly
-        fault = _make_fault(rng, fate, mode, machine, until_s)
+        fault = _make_fault(rng, fate, mode, machine, until_s, _CALLS_FORGETTING if forgets else 1)
         faults.append(fault)
         if isinstance(fault, MachineFault) and rng.random() < 0.7:
             # Somebody asks just before, just then, or when others have noticed.
@@ -93,16 +109,16 @@ def make_schedule(seed: int, mode: Mode | None = None, fates: Sequence[Fate] = (
             requests.append(
                 Request(max(0.0, fault.at_s + after_s), fault.machine, rng.randrange(3), rng.choice((1, 2)))
             )
-    return Schedule(seed, mode, machines, until_s, tuple(requests), tuple(faults))
+    return Schedule(seed, mode, forgets, machines, until_s, tuple(requests), tuple(faults))
 
 
-def _make_fault(rng: random.Random, fate: Fate, mode: Mode, machine: int, until_s: float) -> Fault:
+def _make_fault(rng: random.Random, fate: Fate, mode: Mode, machine: int, until_s: float, calls: int) -> Fault:
     match fate:
         case DiskFate():
-            return DiskFault(machine, int(_DISK_CALLS[mode] ** rng.random()), fate)
+            return DiskFault(machine, int((_DISK_CALLS[mode] * calls) ** rng.random()), fate)
         case StoreFate():
             late_s = rng.choice((0.5, 5.0, 20.0)) * rng.uniform(0.5, 1.5) if fate is StoreFate.LATE else 0.0
-            return StoreFault(machine, rng.randrange(1, _STORE_CALLS), fate, late_s)
+            return StoreFault(machine, rng.randrange(1, _STORE_CALLS * calls), fate, late_s)
         case MachineFate():
             for_s = by_s = 0.0
             if fate is MachineFate.CLOCK:
@@ -111,4 +127,4 @@ def _make_fault(rng: random.Random, fate: Fate, mode: Mode, machine: int, until_
                 for_s = rng.choice((0.3, 3.0, 12.0, 12.0)) * rng.uniform(0.5, 1.5)
             return MachineFault(machine, rng.uniform(0.0, until_s), fate, for_s, by_s)
         case _:
-            return KillAtStep(machine, rng.randrange(1, _STEPS[mode]))
+            return KillAtStep(machine, rng.randrange(1, _STEPS[mode] * calls))

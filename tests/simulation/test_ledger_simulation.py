@@ -14,15 +14,22 @@ from simulation.schedule import Fate, Mode, make_schedule
 from simulation.shrink import shrink
 from simulation.sim_disk import SimFile, SimFiles
 
-from ledger import committer, recovery, snapshots, takeover
+from ledger import committer, pruner, recovery, snapshots, takeover
+from ledger.appender import Ledger, StoredReceipt
 from ledger.authority import HEAD_KEY, Authority
-from ledger.format import segment
+from ledger.errors import ReceiptDroppedError
+from ledger.format import retention, segment
+from ledger.format.retention import RETENTION_KEY, Retention
 from ledger.format.segment import Corrupt, Scan, Torn
+from ledger.kept import KeptReceipts
 from ledger.orphans import OrphanCollector
+from ledger.protocol import pruning
 from ledger.protocol.commit import Committed, Fenced, HeadWrite, LookAgain, PutAgain
 from ledger.protocol.head import Head, decode_head
 from ledger.protocol.takeover import Adopt
-from ledger.store.object_store import CREATE, Object, PutOutcome
+from ledger.pruner import Pruner
+from ledger.store import settled
+from ledger.store.object_store import CREATE, Object, ObjectStore, PutOutcome
 
 SLICE = 200
 SEEDS_MAX = 400
@@ -40,6 +47,16 @@ def test_one_seed_gives_one_course_of_events(mode: Mode) -> None:
     for seed in range(8):
         schedule = make_schedule(seed, mode)
         assert run_schedule(schedule) == run_schedule(schedule)
+
+
+def test_what_is_old_is_dropped() -> None:
+    """Else nothing would be shown of it."""
+    schedules = [make_schedule(seed, Mode.EMBEDDED, [MachineFate.KILL], forgets=True) for seed in range(12)]
+    traces = "\n".join(line for schedule in schedules for line in run_schedule(schedule).trace)
+    assert re.search(r"drops receipts below [1-9]\d+ and segments below [1-9]", traces)
+    assert re.search(r"seg/\S+ is removed", traces)
+    assert re.search(r"tile/entries/\S+ is removed", traces)
+    assert "dropped: " in traces
 
 
 def test_schedules_get_somewhere() -> None:
@@ -63,14 +80,16 @@ def test_schedules_get_somewhere() -> None:
 # Bugs, each planted into the code under test. Who adds one here names what it breaks.
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-BUGS: dict[str, tuple[Plant, Mode, str, tuple[Fate, ...]]] = {}
+BUGS: dict[str, tuple[Plant, Mode, str, tuple[Fate, ...], bool]] = {}
 
 
-def breaks(mode: Mode, found: str, *fates: Fate) -> Callable[[Plant], Plant]:
-    """Register a bug: where it shows, what is found then (a regular expression), and the faults that it takes."""
+def breaks(mode: Mode, found: str, *fates: Fate, forgets: bool = False) -> Callable[[Plant], Plant]:
+    """Register a bug: where it shows, what is found then (a regular expression), and the faults that it takes.
+    `forgets`: it shows where what is old is dropped.
+    """
 
     def register(plant: Plant) -> Plant:
-        BUGS[plant.__name__] = (plant, mode, found, fates)
+        BUGS[plant.__name__] = (plant, mode, found, fates, forgets)
         return plant
 
     return register
@@ -204,12 +223,65 @@ def a_snapshot_of_another_history_is_taken_for_a_loss(planting: pytest.MonkeyPat
     planting.setattr(snapshots, "QUARANTINE", "nothing is called so")
 
 
+@breaks(Mode.EMBEDDED, "drops what no public receipt says", forgets=True)
+def what_goes_is_said_before_it_is_public(planting: pytest.MonkeyPatch) -> None:
+    async def wait_public(self: Pruner, index: int) -> None:
+        pass
+
+    planting.setattr(Pruner, "_wait_public", wait_public)
+
+
+@breaks(Mode.EMBEDDED, "which is committed, and there is no other copy", forgets=True)
+def segments_go_before_that_is_said(planting: pytest.MonkeyPatch) -> None:
+    sound = settled.put_settled
+
+    async def put_settled(store: ObjectStore, key: str, data: bytes, **terms: Any) -> bool:
+        if key == RETENTION_KEY and retention.decode(data).segments_from:
+            return True
+        return await sound(store, key, data, **terms)
+
+    planting.setattr(pruner, "put_settled", put_settled)
+
+
+@breaks(Mode.EMBEDDED, "drops receipts below|drops the last segment", forgets=True)
+def segments_go_that_a_snapshot_needs(planting: pytest.MonkeyPatch) -> None:
+    sound = pruning.plan
+
+    def plan(said: Retention, wanted: pruning.Wanted, **known: Any) -> pruning.Plan | None:
+        found = sound(said, wanted, **known)
+        if found is None or not said.snapshots:
+            return found
+        return found._replace(segments_from=max(found.segments_from, known["segments"][-1]))
+
+    planting.setattr(pruner, "plan", plan)
+
+
+@breaks(Mode.EMBEDDED, "drops receipts below|ended with|is gone", forgets=True)
+def the_disk_forgets_what_a_start_needs(planting: pytest.MonkeyPatch) -> None:
+    sound = Ledger.drop_below
+
+    async def drop_below(self: Ledger, first_index: int) -> int:
+        return await sound(self, first_index + 40)
+
+    planting.setattr(Ledger, "drop_below", drop_below)
+
+
+@breaks(Mode.SHARED, "said that receipt", forgets=True)
+def what_is_only_dropped_here_counts_as_dropped(planting: pytest.MonkeyPatch) -> None:
+    async def read(self: KeptReceipts, index: int) -> StoredReceipt:
+        if index < self._log.kept_from:
+            raise ReceiptDroppedError(index, self._log.kept_from)
+        return await self._log.read(index)
+
+    planting.setattr(KeptReceipts, "read", read)
+
+
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant, mode, found, fates = BUGS[bug]
+    plant, mode, found, fates, forgets = BUGS[bug]
     plant(monkeypatch)
     for seed in range(SEEDS_MAX):
-        outcome = run_schedule(make_schedule(seed, mode, fates))
+        outcome = run_schedule(make_schedule(seed, mode, fates, forgets=forgets))
         if outcome.violation is not None:
             assert re.search(found, outcome.violation)
             return

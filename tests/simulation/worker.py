@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simulation.observer import Observer, ViolationError, read_log
+from simulation.observer import Observer, ViolationError
 from simulation.processes import Process, Thread
 from simulation.schedule import Mode
 from simulation.sim_disk import SimFiles
@@ -19,12 +19,16 @@ from ledger.appender import Draft, Ledger, Limits
 from ledger.archive import Archive
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence, Committer
+from ledger.errors import ReceiptDroppedError
 from ledger.format.note import Signer
 from ledger.format.receipt import Fsm, Receipt
 from ledger.identity import Identity
+from ledger.kept import KeptReceipts
 from ledger.orphans import OrphanCollector
+from ledger.pruner import Pruner, RetentionPolicy
 from ledger.publisher import PublishCadence, Publisher
 from ledger.recovery import Recovered
+from ledger.restore import restore_partition
 from ledger.takeover import Claimant, Place, TakenOver, take_over
 
 IDENTITY: Final = Identity("sim.test/log", bytes(range(32)))
@@ -38,6 +42,8 @@ PUBLISH_CADENCE: Final = PublishCadence(interval_s=4.0, heads_every=2)
 LEASE: Final = HeadTerms(lease_s=5.0, margin_s=1.0, spacing_s=1.1)
 LOCK: Final = HeadTerms(spacing_s=1.1)
 SNAPSHOT_PAUSE_S: Final = 2.0
+POLICY: Final = RetentionPolicy(payloads_days=12.0 / 86_400, receipts_days=16.0 / 86_400, receipts_min=20)
+"""Seconds instead of months."""
 ARCHIVES: Final = 0.1
 """How often an index of segments is kept."""
 
@@ -71,9 +77,10 @@ class NoRows(Archive):
 
 @dataclass
 class Worker:
-    """`on_serving` hears of the ledger once callers may come."""
+    """`on_serving` hears of the ledger once callers may come. `forgets`: what is old may be dropped."""
 
     mode: Mode
+    forgets: bool
     machine: int
     process: Process
     files: SimFiles
@@ -84,6 +91,7 @@ class Worker:
     log: Callable[[str], None]
     on_serving: Callable[[Ledger | None], None]
     committer: Committer | None = None
+    kept: KeptReceipts | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -118,6 +126,8 @@ class Worker:
                 self.store, taken.authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)]
             )
             parts["orphans"] = collector.run
+        if self.forgets:
+            parts["pruner"] = self._pruner(ledger, committer, publisher, thread).run
         tasks = [asyncio.create_task(run(), name=name) for name, run in parts.items()]
         self._serve(ledger)
         try:
@@ -131,6 +141,18 @@ class Worker:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
+    def _pruner(self, ledger: Ledger, committer: Committer, publisher: Publisher, thread: Thread) -> Pruner:
+        kept = self.kept = KeptReceipts(ledger, self.store)
+
+        async def read_leaf(index: int) -> bytes:
+            return (await kept.read(index)).leaf
+
+        return Pruner(
+            ledger, self.store, committer, self.files, FOLDER, POLICY,
+            read_leaf=read_leaf, published=lambda: publisher.published_size, clock_us=self.clock_us, rng=self.rng,
+            executor=thread, on_failed=lambda error: self.log(f"{self.process.name}: nothing dropped: {error}"),
+        )  # fmt: skip
+
     async def make_snapshot(self) -> None:
         """What a process of its own does, which may outlive the one that began it."""
         made = await self.process.run_in_executor(None, recovery.fold, FOLDER, ORIGIN, Seen(), self.files)
@@ -138,6 +160,14 @@ class Worker:
             await asyncio.sleep(SNAPSHOT_PAUSE_S * self.rng.random() ** 2)
             await self.process.run_in_executor(None, snapshots.write_snapshot, FOLDER, made, self.files)
             self.log(f"{self.process.name}: a snapshot of {made.size} receipts")
+
+    async def restore(self) -> None:
+        """What a person does on an empty disk."""
+        place = Place(self.store, self.files, FOLDER, ORIGIN)
+        await restore_partition(place, 0, SIGNER.verifier.vkey, rng=self.rng, executor=Thread())
+        app = Seen()
+        recovery.recover(FOLDER, ORIGIN, app=app, on_state=lambda _key, _value: None, disk=self.files)
+        self.observer.check_restored(self.files.disk.contents(), app.event_ids)
 
     async def ask(self, ledger: Ledger, tenant: int, event_ids: list[str]) -> None:
         """What a caller does: hand receipts over, wait, and look. Raises ViolationError, LedgerError."""
@@ -158,6 +188,17 @@ class Worker:
         if self.is_shared:
             for index, event_id in asked:
                 told.told_committed(name, index, event_id)
+        if self.kept is not None:
+            await self._read_an_old_one(self.kept, index)
+
+    async def _read_an_old_one(self, kept: KeptReceipts, below: int) -> None:
+        index = int(below * self.rng.random() ** 2)
+        try:
+            leaf = (await kept.read(index)).leaf
+        except ReceiptDroppedError:
+            self.observer.told_dropped(self.process.name, index)
+        else:
+            self.observer.told_old_leaf(self.process.name, index, leaf)
 
     def _open(self, taken: TakenOver | None = None) -> Ledger:
         """Recover the log and hold what came back against what is on the disk."""
@@ -192,7 +233,7 @@ class Worker:
         """A snapshot may stand for segments that the disk has spoilt since. That is found when they are read."""
         if self.files.disk.is_spoilt:
             try:
-                read_log(self.files.disk.contents())
+                self.observer.read_log(self.files.disk.contents())
             except ViolationError:
                 return False
         return True
