@@ -3,6 +3,7 @@
 No edges here: HTTP and Pub/Sub stand on top of this (`app.py`), and so do the benchmarks and the demo.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from governors.machines.profiles import Profile, build_profiles
 from governors.memory import without_collector
 from governors.outbox.executors import Executor
 from governors.outbox.outbox import Outbox
+from governors.policies import NO_POLICIES, Policies
 from governors.settings import Settings, SettingsError
 from governors.settings_layers import Problem
 from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, Child, Start, Started
@@ -23,13 +25,24 @@ from governors.supervision.supervisor import Supervisor
 from governors.tenants.decide import Decided
 from governors.tenants.fold import WindowFold
 from governors.tenants.operations import OPERATORS_TENANT, Operation, decide_operation, encode_operation
-from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT, Policy, load_policy, make_policy
+from governors.tenants.policy import (
+    POLICY_KEY,
+    RUNTIME_TENANT,
+    InForce,
+    Policy,
+    Stop,
+    encode_stop,
+    load_policy,
+    make_policy,
+    stop_everybody,
+)
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
 from governors.tenants.tenant import Shared
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ledger.appender import Draft, Ledger, Limits
+from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 from ledger.identity import PartitionLock
 
@@ -69,18 +82,18 @@ class Runtime:
     nothing is committed elsewhere.
     """
 
-    def __init__(self, settings: Settings, data_dir: Path, edges: Edges, tenure: Tenure | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        data_dir: Path,
+        edges: Edges,
+        tenure: Tenure | None = None,
+        policies: Policies = NO_POLICIES,
+    ) -> None:
         self.settings = settings
         self.clock_us = edges.clock_us
-        self.policy = make_policy(
-            build_profiles(settings.profiles),
-            auto_create=settings.tenants.auto_create,
-            dead_letter_after=settings.tenants.dead_letter_after,
-            default_profile=settings.default_profile,
-            machines_max=settings.tenants.machines_max,
-            window_ids=settings.dedup.window_ids,
-        )
-        self.profiles: dict[str, Profile] = self.policy.profiles
+        self._changing = asyncio.Lock()
+        self.in_force = InForce(policy_of(settings, policies), stopped=False)
         fold = WindowFold()
         self.window = fold.window
         self.admission = Admission()
@@ -121,7 +134,7 @@ class Runtime:
             timers=self.timers,
             admission=self.admission,
             dead_letters=edges.dead_letters,
-            profiles=self.profiles,
+            in_force=self.in_force,
             clock_us=edges.clock_us,
             on_action=self.outbox.submit,
             on_decided=edges.on_decided,
@@ -140,10 +153,12 @@ class Runtime:
         recorded = states.pop(POLICY_KEY, None)
         for key, value in states.items():
             self.registry.load(key, value)
-        if problems := self._missing_profiles():
+        if problems := self._missing_profiles(self.policy):
             self.ledger.close()
             raise SettingsError(problems)
-        self._record_policy(PolicyRecord("") if recorded is None else decode_policy(recorded))
+        before = PolicyRecord("") if recorded is None else decode_policy(recorded)
+        self.in_force.stopped = before.stopped
+        self._record_policy(before)
         for work in self.registry.restore():
             self.outbox.submit(work)
 
@@ -180,28 +195,91 @@ class Runtime:
         decided, payload = decide_operation(operation), encode_operation(operation)
         return _draft(OPERATORS_TENANT, decided, self.policy, now_us, payload)
 
-    def _missing_profiles(self) -> list[Problem]:
+    async def reload(self, policies: Policies) -> bool:
+        """Govern by these from now on: all of them or none; false where they are those in force. Returns once that is
+        durable.
+
+        Raises SettingsError where they do not fit the tenants there are, LedgerError.
+        """
+        policy = policy_of(self.settings, policies)
+        async with self._changing:
+            if problems := self._missing_profiles(policy):
+                raise SettingsError(problems)
+            before = self.in_force.policy.digest
+            if policy.digest == before:
+                return False
+            index = await self._append(
+                lambda now_us: _draft(
+                    RUNTIME_TENANT, load_policy(before, policy, now_us), policy, now_us, policy.encoded
+                )
+            )
+            self.in_force.policy = policy
+            await self._govern_anew(index)
+        return True
+
+    async def stop_everybody(self, change: Stop) -> int | None:
+        """Stop all governors from acting, or let them act; the receipt's index once it is durable, None where nothing
+        had to change.
+        """
+        async with self._changing:
+            if change.stopped == self.in_force.stopped:
+                return None
+            payload = encode_stop(change)
+            index = await self._append(
+                lambda now_us: _draft(RUNTIME_TENANT, stop_everybody(change, now_us), self.policy, now_us, payload)
+            )
+            self.in_force.stopped = change.stopped
+            await self._govern_anew(index)
+        return index
+
+    async def _govern_anew(self, index: int) -> None:
+        self.ledger.put_state(POLICY_KEY, self._policy_record())
+        await self.registry.look_at_terms()
+        await self.ledger.wait_local(index)
+
+    async def _append(self, draft: Callable[[int], Draft]) -> int:
+        """Append when there is room. Nothing else happens between its receipt and what the caller does then."""
+        while True:
+            try:
+                return self.ledger.append(draft(self.clock_us()))
+            except PushbackError:
+                await self.ledger.wait_local(self.ledger.size - 1)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.in_force.policy
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        """The profiles in force."""
+        return self.in_force.policy.profiles
+
+    def _missing_profiles(self, policy: Policy) -> list[Problem]:
         """Profiles that tenants in the log have and the configuration does not. To govern them by another one would be
         nobody's decision.
         """
         problems = []
         for profile, tenants in self.registry.by_profile().items():
-            if profile not in self.profiles:
+            if profile not in policy.profiles:
                 named = ", ".join(tenants[:3]) + (", …" if len(tenants) > 3 else "")
                 problems.append(Problem(f"profiles.{profile}", "", "not set", f"needed by tenants in the log: {named}"))
         return problems
 
     def _record_policy(self, recorded: PolicyRecord) -> None:
         """Write into the log what decisions are taken under from now on, unless it is what `recorded` says."""
-        policy = self.policy
-        record = PolicyRecord(policy.digest, policy.encoded, self.ledger.pseudonym(RUNTIME_TENANT))
-        if policy.digest != recorded.digest:
-            now_us = self.clock_us()
+        record = self._policy_record()
+        if record.digest != recorded.digest:
+            now_us, policy = self.clock_us(), self.policy
             decided = load_policy(recorded.digest, policy, now_us)
             self.ledger.append(_draft(RUNTIME_TENANT, decided, policy, now_us, policy.encoded))
             self.window.resize(policy.document.window_ids, now_us)
         if record != recorded:
             self.ledger.put_state(POLICY_KEY, record)
+
+    def _policy_record(self) -> PolicyRecord:
+        policy, stopped = self.in_force.policy, self.in_force.stopped
+        return PolicyRecord(policy.digest, policy.encoded, self.ledger.pseudonym(RUNTIME_TENANT), stopped)
 
     # The parts know each other through these; none of them has to exist before another.
 
@@ -216,6 +294,20 @@ class Runtime:
 
     def _given_up(self, child: str, error: BaseException) -> None:
         self.registry.given_up(child, error)
+
+
+def policy_of(settings: Settings, policies: Policies) -> Policy:
+    """What a configuration comes to."""
+    return make_policy(
+        build_profiles({**settings.profiles, **policies.profiles}),
+        auto_create=settings.tenants.auto_create,
+        dead_letter_after=settings.tenants.dead_letter_after,
+        default_profile=settings.default_profile,
+        machines_max=settings.tenants.machines_max,
+        tenants=policies.tenants,
+        window_ids=settings.dedup.window_ids,
+        windows=policies.windows,
+    )
 
 
 def _draft(tenant: str, decided: Decided, policy: Policy, now_us: int, payload: bytes) -> Draft:

@@ -6,16 +6,16 @@ stops the start, all of it at once, each with its key, its value and what was ex
 
 import ipaddress
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct, field
 
+from governors.settings_file import FileUnreadableError, read_mapping
 from governors.settings_layers import (
     MASK,
     Given,
@@ -270,6 +270,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Folder of the ledger and of everything else that outlives the process; made when absent."""
     default_profile: Word = "standard"
     """Profile of a tenant for which nobody chose one."""
+    policies: Path | None = None
+    """YAML file, or folder of them, with profiles, what differs for single tenants, and windows of time. Read again on
+    SIGHUP and `POST /v1/policies/reload`: docs/policies.md."""
     http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     oidc: OidcSettings | None = None
@@ -365,33 +368,10 @@ def load(
 
 
 def _read_file(path: Path) -> Mapping[Any, Any]:
-    def unreadable(expected: str) -> SettingsError:
-        return SettingsError([Problem("--config", shown(str(path)), "option", expected)])
-
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _StrictYaml)  # noqa: S506 - a SafeLoader, made stricter
-    except OSError as error:
-        raise unreadable(f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise unreadable("is not UTF-8") from error
-    except yaml.YAMLError as error:
-        raise unreadable("is not YAML: " + " ".join(str(error).split())) from error
-    if document is None:
-        return {}
-    if not isinstance(document, Mapping):
-        raise unreadable("expected a mapping of keys")
-    return document
-
-
-class _StrictYaml(yaml.SafeLoader):
-    """YAML as it is meant: a key given twice is a mistake, not a preference for the second."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the parent's signature
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        return read_mapping(path)
+    except FileUnreadableError as error:
+        raise SettingsError([Problem("--config", shown(str(path)), "option", str(error))]) from error
 
 
 def _leaves(document: Mapping[Any, Any], policies: Mapping[str, type[Struct]]) -> dict[str, Leaf]:

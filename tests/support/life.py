@@ -19,9 +19,12 @@ from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.machines.catalog import BY_NAME
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.outbox.executors import Done
+from governors.policies import Policies
 from governors.runtime import PARTITION, Runtime
 from governors.settings import DedupSettings, LedgerSettings, Settings, TenantSettings
 from governors.snapshotter import make_snapshot
+from governors.tenants.policy import Stop
+from governors.tenants.windows import Approval, Window, read_weekly
 from ingest.decode.cloudevents import decode_cloudevent
 from ingest.decode.native import decode_native
 from ingest.signals import Signal, format_time
@@ -115,7 +118,7 @@ class Life:
 
     async def _step(self, runtime: Runtime) -> None:
         chance, world = self._chance, self.world
-        match chance.randrange(10):
+        match chance.randrange(12):
             case 0 | 1 | 2 | 3 | 4:
                 await self._send(runtime)
             case 5:
@@ -131,10 +134,45 @@ class Life:
                 for name in runtime.registry.names():
                     if (view := runtime.registry.view(name)) is not None and view[0].quarantined:
                         runtime.registry.set_quarantine(name, quarantined=False, why="ana")
+            case 9:
+                await runtime.reload(self._policies())
+            case 10:
+                await self._stop(runtime)
             case _:
                 runtime.registry.passivate_idle()
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
+
+    async def _stop(self, runtime: Runtime) -> None:
+        chance = self._chance
+        stopped, name = chance.random() < 0.5, chance.choice([*TENANTS, ""])
+        if name:
+            runtime.registry.set_emergency_stop(name, stopped=stopped, why="ana: drill")
+        else:
+            await runtime.stop_everybody(Stop(by="ana", reason="drill", stopped=stopped))
+
+    def _policies(self) -> Policies:
+        """Some windows, whose times are about now, and what differs for a tenant."""
+        chance, now_us = self._chance, self.world.now_us
+        spans = read_weekly(("Sun 12:05-13:00", "Mon-Fri 22:00-02:00"), "+01:00")
+        approval = Approval(("throttle", "restore", "close"), 300, chance.choice(["act", "drop"]))
+        windows = [
+            Window(
+                name=f"w{number}",
+                tenants=tuple(chance.sample(TENANTS, chance.randrange(3))),
+                governors=tuple(chance.sample(list(BY_NAME), chance.randrange(3))),
+                from_us=chance.choice([None, now_us - 500 * SECOND_US, now_us + 50 * SECOND_US]),
+                until_us=chance.choice([None, now_us + 4_000 * SECOND_US]),
+                weekly=chance.choice([(), ((0, 10_080),), spans]),
+                observe=chance.random() < 0.4,
+                profile=chance.choice(["", "", "tight", "premium"]),
+                approval=chance.choice([None, approval]),
+            )
+            for number in range(chance.randrange(4))
+        ]
+        changes = {"cost_guard": {"warn_ppm": chance.choice([870_000, 850_000])}}
+        tenants = {"ana": changes} if chance.random() < 0.5 else {}
+        return Policies(profiles={"tight": {}, "other": {}}, tenants=tenants, windows=tuple(windows))
 
     async def _send(self, runtime: Runtime) -> None:
         chance = self._chance

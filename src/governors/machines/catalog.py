@@ -25,12 +25,16 @@ TENANT_RULES: Final = {
     "tenant.dead_lettered": "the machine failed {attempts} times on this signal: {error}",
     "tenant.quarantined": "the tenant is quarantined: its signals are dead-lettered until an operator releases it",
     "tenant.quarantine": "the tenant failed too often and is quarantined alone: {error}",
+    "tenant.emergency_stop": "{by} stopped the tenant's governors: they decide, and act on nothing",
+    "tenant.resumed": "{by} lets the tenant's governors act again",
     "tenant.released": "{by} released the tenant from quarantine",
 }
 
 # And the runtime itself the fifth: what its decisions are taken under.
 RUNTIME: Final = "runtime"
 RUNTIME_RULES: Final = {
+    "runtime.emergency_stop": "{by} stopped all governors: they decide, and act on nothing",
+    "runtime.resumed": "{by} lets governors act again",
     "runtime.policy_loaded": "decisions are taken under the policy {digest} from here on",
 }
 

@@ -44,7 +44,13 @@ class OverrideEnded(Struct, frozen=True, tag="override.ended"):
     by: str = ""
 
 
-RuntimeEvent = Timeout | ActionResult | OverrideGranted | OverrideEnded
+class Reconsider(Struct, frozen=True, tag="reconsider"):
+    """The terms have changed on which actions are asked for: see whether what was withheld may be now."""
+
+
+CoreEvent = Timeout | ActionResult | OverrideGranted | OverrideEnded
+"""What the runtime tells the machines themselves; the rest is for what stands above them."""
+RuntimeEvent = CoreEvent | Reconsider
 EventBody = SignalData | RuntimeEvent
 
 

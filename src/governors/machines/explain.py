@@ -55,6 +55,9 @@ _SENTENCE = _Sentence()
 def explain(rules: Mapping[str, str], rule: str, evidence: Mapping[str, int | str]) -> str:
     """The sentence for `rule`; the rule's bare name where the evidence does not fill it, never an error."""
     try:
-        return _SENTENCE.vformat(rules[rule], (), evidence)
+        sentence = _SENTENCE.vformat(rules[rule], (), evidence)
     except (KeyError, IndexError, ValueError):
         return rule
+    if "withheld" in evidence:
+        sentence += f"; not asked for is {evidence['withheld']}: {evidence.get('withheld_why', '')}"
+    return sentence

@@ -5,6 +5,8 @@ shall be true outside (`Governor.effect`) follows the status in force, and is re
 out: where they differ and nothing is in flight, one action is asked for. Signals that come while an action is in
 flight are decided as ever; what they want is asked for when the result is in.
 
+What stands between wanting an action and asking for it is `conduct.py`.
+
 BLIND: after three expected periods without a signal the machine's own timeouts are withheld, so it keeps what is in
 force and escalates nothing; the next signal ends it.
 """
@@ -15,7 +17,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from governors.fsm.table import Evidence, Verdict, step
-from governors.machines.events import ActionResult, Event, EventBody, OverrideEnded, OverrideGranted, Timeout
+from governors.machines.conduct import ACTS, EXPIRED, FREE, REFUSED, Conduct, Restraint, answer, calm, due_us, permit
+from governors.machines.events import (
+    ActionResult,
+    Event,
+    EventBody,
+    OverrideEnded,
+    OverrideGranted,
+    Reconsider,
+    Timeout,
+)
 from governors.machines.governor import Effect, Governor
 
 S = TypeVar("S")
@@ -36,6 +47,10 @@ OVERLAY_RULES: Final = {
     "overlay.action_result": "action {action_id} ({kind}) ended: {result}",
     "overlay.unknown_action": "result of action {action_id}, which is not in flight",
     "overlay.retry": "action {kind} failed before and is asked for again",
+    "overlay.approval": "{by} answered {mode} where {kind} was asked about: {reason}",
+    "overlay.approval_expired": "nobody answered in time whether to {kind}: {then}",
+    "overlay.again": "{kind} may be asked for again",
+    "overlay.reconsidered": "the terms have changed on which actions are asked for",
     "overlay.stale": "observed {behind_ms:duration} before the newest applied signal of its kind",
 }
 
@@ -68,6 +83,7 @@ class MachineState(Struct, Generic[S], frozen=True):
     applied_status: str = ""
     failed: Effect | None = None
     retry_us: int | None = None
+    restraint: Restraint = FREE
 
 
 class Advance(Struct, frozen=True, gc=False):
@@ -102,13 +118,18 @@ def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int |
                 soonest_us = blind_us
     if state.override is not None and (soonest_us is None or state.override.until_us < soonest_us):
         soonest_us = state.override.until_us
+    if state.restraint is not FREE:
+        restraint_us = due_us(state.restraint)
+        if restraint_us is not None and (soonest_us is None or restraint_us < soonest_us):
+            soonest_us = restraint_us
     return soonest_us
 
 
 class Turn(Struct, frozen=True, gc=False):
     """One event at one machine: what it is decided under.
 
-    `actor` (the tenant's pseudonym) and `sequence` (of the receipt to come) name the action that may come of it.
+    `actor` (the tenant's pseudonym) and `sequence` (of the receipt to come) name the action that may come of it;
+    `conduct` says on what terms.
     """
 
     governor: Governor
@@ -117,6 +138,7 @@ class Turn(Struct, frozen=True, gc=False):
     now_us: int
     actor: str
     sequence: int
+    conduct: Conduct = ACTS
 
     @property
     def action_id(self) -> str:
@@ -136,6 +158,8 @@ def advance(turn: Turn, state: MachineState[Any]) -> Advance:
             return _on_override_end(turn, state)
         case ActionResult():
             return _on_result(turn, state, body)
+        case Reconsider():
+            return _settle(turn, state, "none", "overlay.reconsidered", {})
         case _:
             return on_signal(turn, state)
 
@@ -170,6 +194,7 @@ def on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
         applied_status=state.applied_status,
         failed=state.failed,
         retry_us=state.retry_us,
+        restraint=state.restraint,
     )
     return _settle(turn, moved, verdict.decision, verdict.rule, verdict.evidence)
 
@@ -182,6 +207,15 @@ def _on_timeout(turn: Turn, state: MachineState[Any]) -> Advance:
     if state.retry_us is not None and now_us >= state.retry_us:
         kind = state.failed.kind if state.failed is not None else ""
         return _settle(turn, replace(state, failed=None, retry_us=None), "none", "overlay.retry", {"kind": kind})
+    awaited, again_us = state.restraint.awaited, state.restraint.again_us
+    if awaited is not None and now_us >= awaited.until_us:
+        answered = answer(state.restraint, approved=awaited.then == "act", why=EXPIRED)
+        evidence: Evidence = {"kind": awaited.kind, "then": awaited.then}
+        return _settle(turn, replace(state, restraint=answered), "expire", "overlay.approval_expired", evidence)
+    if state.restraint.withheld and again_us is not None and now_us >= again_us:
+        free = replace(state.restraint, again_us=None)
+        evidence = {"kind": state.restraint.withheld}
+        return _settle(turn, replace(state, restraint=free), "none", "overlay.again", evidence)
     blind_us = None if state.blind else _blind_us(turn.governor, state, turn.policy)
     if blind_us is not None and now_us >= blind_us:
         return _go_blind(turn, state)
@@ -199,7 +233,7 @@ def _go_blind(turn: Turn, state: MachineState[Any]) -> Advance:
     }
     blind = replace(state, blind=True)
     notice = None
-    if blind.in_flight is None:
+    if blind.in_flight is None and not turn.conduct.observes:
         # A notice establishes nothing: what is true outside stays as it was.
         params: dict[str, int | str] = {"rule": "overlay.blind", "status": state.status}
         notice = OpenAction(turn.action_id, "notify", params, establishes=state.applied)
@@ -209,6 +243,8 @@ def _go_blind(turn: Turn, state: MachineState[Any]) -> Advance:
 
 
 def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted) -> Advance:
+    if granted.mode in {"approve", "veto"} and state.restraint.awaited is not None:
+        return _on_answer(turn, state, granted, state.restraint.awaited.kind)
     if granted.mode == "hold":
         granted = replace(granted, status=state.status)
     core = state.core
@@ -230,6 +266,12 @@ def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted)
     moved = replace(state, core=verdict.state, override=granted if lasts else None)
     decision = "override" if verdict.decision == "none" else verdict.decision
     return _settle(turn, moved, decision, "overlay.override", evidence)
+
+
+def _on_answer(turn: Turn, state: MachineState[Any], granted: OverrideGranted, kind: str) -> Advance:
+    evidence: Evidence = {"by": granted.by, "kind": kind, "mode": granted.mode, "reason": granted.reason}
+    answered = answer(state.restraint, approved=granted.mode == "approve", why=REFUSED)
+    return _settle(turn, replace(state, restraint=answered), granted.mode, "overlay.approval", evidence)
 
 
 def _on_override_end(turn: Turn, state: MachineState[Any]) -> Advance:
@@ -271,7 +313,7 @@ def _step(turn: Turn, core: Any) -> Verdict[Any]:
 
 def _instead(turn: Turn, body: EventBody) -> Turn:
     event = Event(turn.event.id, turn.event.observed_us, body)
-    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.actor, turn.sequence)
+    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.actor, turn.sequence, turn.conduct)
 
 
 def _unmoved(
@@ -294,8 +336,13 @@ def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evid
         desired = governor.effect(state.core, status, turn.policy)
         if desired != state.applied:
             state, action = _reconcile(turn, state, desired)
-    due_us = deadline(governor, state, turn.policy)
-    return Advance(state, "decided", decision, rule, evidence, action, due_us)
+            if state.restraint.withheld:
+                evidence = {**evidence, "withheld": state.restraint.withheld, "withheld_why": state.restraint.why}
+        elif state.restraint is not FREE:
+            calmed = calm(state.restraint, turn.now_us)
+            state = replace(state, restraint=FREE if calmed == FREE else calmed)
+    next_us = deadline(governor, state, turn.policy)
+    return Advance(state, "decided", decision, rule, evidence, action, next_us)
 
 
 def _reconcile(
@@ -308,12 +355,22 @@ def _reconcile(
         action = OpenAction(turn.action_id, undo, applied.params, establishes=None)
     elif desired is None:
         # A notice needs no taking back.
-        return replace(state, applied=None, applied_status=""), None
+        return replace(state, applied=None, applied_status="", restraint=calm(state.restraint, turn.now_us)), None
     else:
         action = OpenAction(turn.action_id, desired.kind, desired.params, establishes=desired)
     if state.retry_us is not None and action.establishes == state.failed:
         return state, None
-    return replace(state, in_flight=action, applied_status=state.status), action
+    restraint, acts, notice = permit(state.restraint, turn.conduct, Effect(action.kind, action.params), turn.now_us)
+    if acts:
+        return replace(state, in_flight=action, applied_status=state.status, restraint=restraint), action
+    if not notice:
+        return replace(state, restraint=restraint), None
+    params: dict[str, int | str] = {"action": restraint.withheld, "status": state.status, "why": restraint.why}
+    if restraint.awaited is not None:
+        params["until_us"] = restraint.awaited.until_us
+    kind = "page" if restraint.awaited is None else "ask"
+    action = OpenAction(turn.action_id, kind, params, establishes=state.applied)
+    return replace(state, in_flight=action, restraint=restraint), action
 
 
 def _in_force(governor: Governor, natural: Any, override: OverrideGranted) -> Any:

@@ -29,13 +29,14 @@ class KnownTenant(Struct):
 class Beginning(Struct):
     """After the log's first `size` receipts. `chains` has how many each tenant has and the leaf hash (hex) of its last;
     that and `tenants` are by pseudonym. `runtime` is the pseudonym of the runtime's own chain, `policy` what was in
-    force, or else `no_policy` why that is not known. The `window` changes with use.
+    force, or else `no_policy` why that is not known, `stopped` whether nobody acted. The `window` changes with use.
     """
 
     size: int
     runtime: str
     policy: Policy | None
     no_policy: str
+    stopped: bool
     window: DedupWindow
     chains: dict[str, tuple[int, str]]
     tenants: dict[str, KnownTenant]
@@ -64,6 +65,7 @@ def read_beginning(made: Snapshot) -> Beginning:
         recorded.pseudonym,
         policy,
         no_policy,
+        recorded.stopped,
         fold.window,
         {name: (count, head.hex()) for name, count, head in decode_chains(made.chains)},
         {one.header.pseudonym: one for one in records.values() if one.header.pseudonym},

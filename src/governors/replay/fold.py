@@ -27,10 +27,12 @@ from governors.replay.findings import Difference, Findings, Named, Unknown, diff
 from governors.tenants.decide import (
     ENTITLEMENT_KEY,
     Decided,
+    EmergencyStop,
     Moment,
     Quarantine,
     decide_event,
     decide_signal,
+    emergency_stop,
     give_up,
     listens,
     put_aside,
@@ -38,7 +40,16 @@ from governors.tenants.decide import (
 )
 from governors.tenants.dedup import REMEMBERED, DedupWindow, TenantWindow, recall
 from governors.tenants.operations import OperationInvalidError, decide_operation, decode_operation
-from governors.tenants.policy import Policy, PolicyUnknownError, load_policy, read_policy
+from governors.tenants.policy import (
+    EMERGENCY_STOP,
+    Policy,
+    PolicyUnknownError,
+    decode_stop,
+    load_policy,
+    read_policy,
+    stop_everybody,
+    terms_of,
+)
 from governors.tenants.records import SEPARATOR, Header, machine_key
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.message import decode_message
@@ -67,6 +78,7 @@ class StoredReceipt(Struct, frozen=True, gc=False):
 
 
 class _GivenFsm(Struct, frozen=True, gc=False):
+    event: str
     machine: str
     subject: str
     from_: str = field(name="from")
@@ -113,7 +125,7 @@ class _Told(Struct, frozen=True):
 _read_given: Final = msgspec.json.Decoder(_Given).decode
 _read_head: Final = msgspec.json.Decoder(_Head).decode
 _read_told: Final = msgspec.json.Decoder(_Told).decode
-_read_quarantine: Final = msgspec.json.Decoder(Quarantine).decode
+_read_change: Final = msgspec.json.Decoder(Quarantine | EmergencyStop).decode
 
 
 class _NotWrittenError(Exception):
@@ -190,6 +202,7 @@ class Replay:
         self._shares = shares
         self._index = self._first_index = first_index
         self._policy: Policy | None = None
+        self._stopped = False
         self._no_policy = "the policy it was decided under is not in the log"
         self._runtime = ""
         """The pseudonym of the runtime's own chain."""
@@ -201,6 +214,7 @@ class Replay:
         self._beginning = beginning
         if beginning is not None:
             self._policy, self._no_policy = beginning.policy, beginning.no_policy
+            self._stopped = beginning.stopped
             self._runtime = beginning.runtime
             self._window = beginning.window
 
@@ -244,6 +258,8 @@ class Replay:
         tenant = self._tenants.get(given.tenant) or self._meet(given)
         if given.tenant == LEDGER_TENANT:
             self.found.of_ledger += 1
+        elif given.fsm.machine == RUNTIME and given.fsm.event == EMERGENCY_STOP:
+            self._stop(tenant, given, leaf, payload, commitment)
         elif given.fsm.machine == RUNTIME:
             self._load_policy(tenant, given, leaf, payload, commitment)
         elif given.fsm.machine == OPERATOR and not given.source:
@@ -297,19 +313,23 @@ class Replay:
             document = policy.document
             tenant.header = Header("", "active" if document.auto_create else "unknown", document.default_profile, 0)
             tenant.profile = policy.profiles[document.default_profile]
-        moment = Moment(given.ts_us, tenant.profile, policy.profiles, tenant.pseudonym, policy.document.machines_max)
         try:
             if given.source:
-                again = self._decide_signal(tenant, given, leaf, payload, moment)
+                again = self._decide_signal(tenant, given, leaf, payload, policy)
             elif given.fsm.machine == TENANT:
-                again = self._quarantine(tenant, given, payload, moment)
+                again = self._change(tenant, given, payload, policy)
             else:
-                again = self._tell(tenant, given, leaf, payload, moment)
+                again = self._tell(tenant, given, leaf, payload, policy)
         except _NotWrittenError as error:
             self._differs(given.tenant, Difference("outcome", given.outcome, f"no receipt: {error}"))
             self._recall(given, leaf)
             return
         self._compare(tenant, given, leaf, commitment, again)
+
+    def _moment(self, tenant: _Tenant, name: str, given: _Given, policy: Policy) -> Moment:
+        """What a decision about the tenant of this name was taken under."""
+        terms = terms_of(policy, tenant.header, name, given.ts_us, stopped=self._stopped)
+        return Moment(given.ts_us, terms, policy.profiles, tenant.pseudonym, policy.document.machines_max)
 
     def _compare(self, tenant: _Tenant, given: _Given, leaf: bytes, commitment: str, again: _Again) -> None:
         decided = again.decided
@@ -366,12 +386,37 @@ class Replay:
 
     # Each kind of receipt
 
-    def _load_policy(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
-        if self._runtime not in {"", given.tenant}:
-            if self._is_ours(given.tenant):
-                self._differs(given.tenant, Difference("tenant", given.tenant, self._runtime))
+    def _is_runtimes(self, given: _Given) -> bool:
+        """The runtime has one chain."""
+        if self._runtime in {"", given.tenant}:
+            self._runtime = given.tenant
+            return True
+        if self._is_ours(given.tenant):
+            self._differs(given.tenant, Difference("tenant", given.tenant, self._runtime))
+        return False
+
+    def _stop(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+        """An emergency stop for everybody, or its end."""
+        if not self._is_runtimes(given):
             return
-        self._runtime = given.tenant
+        if payload is None or self._policy is None:
+            for one in (tenant, *self._tenants.values()):
+                self._lose(one, "whether governors acted is not known" if payload is None else self._no_policy)
+            return
+        try:
+            change = decode_stop(payload)
+        except msgspec.DecodeError as error:
+            self._differs(given.tenant, Difference("payload", None, f"no emergency stop: {error}"))
+            return
+        self._stopped = change.stopped
+        if self._is_ours(given.tenant):
+            self.found.replayed += 1
+            again = _Again(stop_everybody(change, given.ts_us), "", given.ts_us, self._policy.digest)
+            self._compare(tenant, given, leaf, commitment, again)
+
+    def _load_policy(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes | None, commitment: str) -> None:
+        if not self._is_runtimes(given):
+            return
         if self._policy is not None or not self._first_index:
             before = "" if self._policy is None else self._policy.digest
         else:
@@ -412,7 +457,7 @@ class Replay:
         again = _Again(decide_operation(operation), "", given.ts_us, self._policy.digest)
         self._compare(tenant, given, leaf, commitment, again)
 
-    def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
+    def _decide_signal(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, policy: Policy) -> _Again:
         try:
             # Only what has this word can be anything but native.
             if b'"specversion"' in payload:
@@ -421,6 +466,7 @@ class Replay:
                 signal = decode_native(payload, INTEGER_MAX, _ANY_SIZE)
         except SignalRejectedError as error:
             raise _NotWrittenError(f"the payload is no signal: {error.field}: {error.message}") from error
+        moment = self._moment(tenant, signal.tenant, given, policy)
         window = tenant.window
         key = signal.source + SEPARATOR + signal.id
         if (original := window.seen.get(key)) is not None:
@@ -450,7 +496,7 @@ class Replay:
         self._apply(tenant, decided, name, machine)
         if signal.tenant != tenant.name:
             self._name(tenant, signal.tenant)
-        return _Again(decided, signal.source, signal.observed_us, moment.profile.digest)
+        return _Again(decided, signal.source, signal.observed_us, moment.terms.profile.digest)
 
     def _put_aside(
         self, tenant: _Tenant, given: _Given, leaf: bytes, signal: Signal, moment: Moment, ask: Callable[[], Decided]
@@ -462,18 +508,24 @@ class Replay:
         evidence = self._failure(leaf, ask, signal.observed_us, signal.source, moment)
         return put_aside(tenant.header, signal, "tenant.dead_lettered", evidence)
 
-    def _quarantine(self, tenant: _Tenant, given: _Given, payload: bytes, moment: Moment) -> _Again:
+    def _change(self, tenant: _Tenant, given: _Given, payload: bytes, policy: Policy) -> _Again:
+        """What the runtime or an operator changes of the tenant itself."""
+        moment = self._moment(tenant, tenant.name, given, policy)
         try:
-            change = _read_quarantine(payload)
+            change = _read_change(payload)
         except msgspec.DecodeError as error:
-            raise _NotWrittenError(f"the payload is no quarantine: {error}") from error
-        decided = quarantine(tenant.header, change, given.ts_us)
-        if not change.quarantined:
-            tenant.released_us = given.ts_us
+            raise _NotWrittenError(f"the payload changes nothing of a tenant: {error}") from error
+        if isinstance(change, EmergencyStop):
+            decided = emergency_stop(tenant.header, change, given.ts_us)
+        else:
+            decided = quarantine(tenant.header, change, given.ts_us)
+            if not change.quarantined:
+                tenant.released_us = given.ts_us
         self._apply(tenant, decided, "", None)
-        return _Again(decided, "", given.ts_us, moment.profile.digest)
+        return _Again(decided, "", given.ts_us, moment.terms.profile.digest)
 
-    def _tell(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, moment: Moment) -> _Again:
+    def _tell(self, tenant: _Tenant, given: _Given, leaf: bytes, payload: bytes, policy: Policy) -> _Again:
+        moment = self._moment(tenant, tenant.name, given, policy)
         try:
             told = _read_told(payload)
         except msgspec.DecodeError as error:
@@ -496,7 +548,7 @@ class Replay:
         else:
             decided = _answer(ask)
         self._apply(tenant, decided, name, machine)
-        return _Again(decided, "", event.observed_us, moment.profile.digest)
+        return _Again(decided, "", event.observed_us, moment.terms.profile.digest)
 
     def _failure(
         self, leaf: bytes, ask: Callable[[], Decided], observed_us: int, source: str, moment: Moment

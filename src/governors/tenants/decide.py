@@ -9,11 +9,21 @@ from msgspec.structs import replace
 
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_SIGNAL, TENANT
-from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, RuntimeEvent, Timeout
+from governors.machines.conduct import ACTS
+from governors.machines.events import (
+    ActionResult,
+    Event,
+    OverrideEnded,
+    OverrideGranted,
+    Reconsider,
+    RuntimeEvent,
+    Timeout,
+)
 from governors.machines.governor import Governor
 from governors.machines.overlays import Advance, MachineState, OpenAction, Turn, advance, initial, on_signal
 from governors.machines.profiles import Profile
 from governors.tenants.records import Header, machine_key
+from governors.tenants.terms import Terms
 from ingest.signals import Signal, TenantEntitlement
 
 TENANT_VERSION: Final = 1
@@ -23,6 +33,7 @@ EVENT_NAMES: Final[Mapping[type, str]] = {
     ActionResult: "action.result",
     OverrideGranted: "override.granted",
     OverrideEnded: "override.ended",
+    Reconsider: "reconsider",
 }
 assert set(EVENT_NAMES) == set(get_args(RuntimeEvent))  # noqa: S101 - a new event must get its public name
 
@@ -59,13 +70,20 @@ class Quarantine(Struct, frozen=True, tag="quarantine"):
     why: str
 
 
+class EmergencyStop(Struct, frozen=True, tag="emergency_stop"):
+    """An operator's word (`why` says whose) that a tenant's governors decide and act on nothing, or act again."""
+
+    stopped: bool
+    why: str
+
+
 class Moment(Struct, frozen=True, gc=False):
-    """What decisions are taken under: the time, the tenant's profile and all that there are, who acts, and how many
+    """What decisions are taken under: the time, the tenant's terms, all profiles that there are, who acts, and how many
     machines a tenant may have.
     """
 
     now_us: int
-    profile: Profile
+    terms: Terms
     profiles: Mapping[str, Profile]
     actor: str
     machines_max: int
@@ -100,8 +118,7 @@ def decide_signal(
         return _refuse(governor, signal, rule, {"status": header.entitlement})
     before = initial(governor, moment.now_us) if state is None else state
     event = Event(signal.id, signal.observed_us, signal.data)
-    policy = moment.profile.policies[governor.name]
-    step = on_signal(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), before)
+    step = on_signal(_turn(governor, event, moment, sequence), before)
     return _decided(governor, signal.subject, signal.kind, signal.id, before.status, step)
 
 
@@ -109,8 +126,7 @@ def decide_event(
     governor: Governor, subject: str, state: MachineState[Any], event: Event, moment: Moment, sequence: int
 ) -> Decided:
     """Decide what the runtime itself has to tell a machine."""
-    policy = moment.profile.policies[governor.name]
-    step = advance(Turn(governor, event, policy, moment.now_us, moment.actor, sequence), state)
+    step = advance(_turn(governor, event, moment, sequence), state)
     return _decided(governor, subject, EVENT_NAMES[type(event.body)], event.id, state.status, step)
 
 
@@ -139,6 +155,25 @@ def quarantine(header: Header, change: Quarantine, now_us: int) -> Decided:
         to_status=tenant_status(after),
         header=after,
         event_id=f"quarantine-{now_us}",
+    )
+
+
+def emergency_stop(header: Header, change: EmergencyStop, now_us: int) -> Decided:
+    """Stop a tenant's governors from acting, or let them act again."""
+    status = tenant_status(header)
+    return Decided(
+        outcome="decided",
+        decision="emergency_stop" if change.stopped else "resume",
+        rule="tenant.emergency_stop" if change.stopped else "tenant.resumed",
+        evidence={"by": change.why},
+        governor=TENANT,
+        version=TENANT_VERSION,
+        subject="",
+        event="tenant.emergency_stop",
+        from_status=status,
+        to_status=status,
+        header=replace(header, stopped=change.stopped),
+        event_id=f"emergency-stop-{now_us}",
     )
 
 
@@ -190,6 +225,12 @@ def window_key(machine: str, subject: str) -> str:
     Remembered, because a recovery asks for each receipt, and keeps what it gets for each.
     """
     return ENTITLEMENT_KEY if machine == TENANT else machine_key(machine, subject)
+
+
+def _turn(governor: Governor, event: Event, moment: Moment, sequence: int) -> Turn:
+    terms, name = moment.terms, governor.name
+    conduct = terms.conducts.get(name, ACTS) if terms.conducts else ACTS
+    return Turn(governor, event, terms.profile.policies[name], moment.now_us, moment.actor, sequence, conduct)
 
 
 def _before_horizon(
@@ -248,6 +289,7 @@ def _decide_entitlement(header: Header, signal: Signal, moment: Moment) -> Decid
         observed_us=signal.observed_us,
         quarantined=header.quarantined,
         pseudonym=header.pseudonym,
+        stopped=header.stopped,
     )
     return _entitled(signal, header, moved, "decided", "tenant.entitlement", evidence)
 

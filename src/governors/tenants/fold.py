@@ -9,6 +9,7 @@ from msgspec import msgpack
 
 from governors.machines.catalog import RUNTIME
 from governors.tenants.dedup import DedupWindow, WindowState, recall
+from governors.tenants.policy import POLICY_LOADED
 from ledger.format.receipt import Receipt
 
 _encode: Final = msgpack.Encoder().encode
@@ -26,7 +27,7 @@ class WindowFold:
     def on_receipt(self, index: int, receipt: Receipt) -> None:
         """As the window was when the receipt was written."""
         recall(self.window, index, receipt)
-        if receipt.fsm.machine == RUNTIME:
+        if receipt.fsm.machine == RUNTIME and receipt.fsm.event == POLICY_LOADED:
             # At the same receipt as then: what has been forgotten depends on it.
             self.window.resize(int(receipt.evidence["window_ids"]), receipt.ts_us)
 

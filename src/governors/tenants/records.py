@@ -11,12 +11,15 @@ from governors.machines.overlays import MachineState
 
 S = TypeVar("S")
 SEPARATOR: Final = "\x1f"  # cannot stand in a tenant's, governor's or subject's name
+HEADER_KEY: Final = ""
+"""The key of the tenant's own record among those of its machines."""
 Entitlement = Literal["active", "suspended", "cancelled", "unknown"]
 
 
 class Header(Struct, frozen=True):
     """The tenant itself. `observed_us` is the sender's time of the newest entitlement that was applied; `pseudonym`
-    names its chain of receipts (empty where it was written before that was kept).
+    names its chain of receipts (empty where it was written before that was kept). `stopped`: its governors decide, and
+    act on nothing.
     """
 
     tenant: str
@@ -26,16 +29,18 @@ class Header(Struct, frozen=True):
     observed_us: int = 0
     quarantined: bool = False
     pseudonym: str = ""
+    stopped: bool = False
 
 
 class PolicyRecord(Struct, frozen=True):
     """The last policy document in the log, its digest (SHA-256, hex), and the pseudonym of the chain that has it. The
-    last two are empty where the record was written before they were kept.
+    two after it are empty where the record was written before they were kept. `stopped`: nobody's governors act.
     """
 
     digest: str
     document: bytes = b""
     pseudonym: str = ""
+    stopped: bool = False
 
 
 class MachineRecord(Struct, Generic[S], frozen=True, gc=False):

@@ -13,6 +13,7 @@ from governors.supervision.dynamic import DynamicSupervisor
 from governors.tenants.decide import Decided
 from governors.tenants.outcome import Ticket
 from governors.tenants.records import (
+    HEADER_KEY,
     SEPARATOR,
     Entitlement,
     Header,
@@ -27,8 +28,8 @@ from ingest.signals import Signal, TenantEntitlement
 
 # Receipts about tenants that do not exist need a chain; no sender can name this one.
 UNKNOWN_TENANT: Final = "_unknown"
-HEADER_KEY: Final = ""
 SWEEP_S: Final = 15.0
+PASSIVE_PER_TURN: Final = 256
 
 
 class Registry:
@@ -96,8 +97,10 @@ class Registry:
         self._passive.setdefault(tenant, {})[machine] = value
 
     def by_profile(self) -> dict[str, list[str]]:
-        """The profiles that loaded tenants have, each with those who have it."""
+        """The profiles that tenants have, each with those who have it."""
         found: dict[str, list[str]] = {}
+        for name, tenant in self._active.items():
+            found.setdefault(tenant.header.profile, []).append(name)
         for name, records in self._passive.items():
             found.setdefault(decode_header(records[HEADER_KEY]).profile, []).append(name)
         return found
@@ -155,14 +158,36 @@ class Registry:
         return done
 
     def on_due(self, name: str, key: str) -> None:
-        """A machine's deadline has passed."""
+        """A machine's deadline has passed, or the tenant's terms may be others."""
         tenant = self._active.get(name) or self._wake(name)
         if tenant is None:
+            return
+        if key == HEADER_KEY:
+            tenant.look_at_terms()
             return
         now_us = self._shared.clock_us()
         governor, _, subject = key.partition(SEPARATOR)
         event = Event(f"timeout-{governor}-{subject}-{now_us}", now_us, Timeout())
         tenant.deliver(Internal(key, event, None))
+
+    async def look_at_terms(self) -> None:
+        """Everybody's terms may be others now: govern all tenants on theirs."""
+        for tenant in list(self._active.values()):
+            tenant.look_at_terms()
+        for number, name in enumerate(list(self._passive)):
+            records = self._passive.get(name)
+            if records is not None:
+                header, machines = _decode(records)
+                Tenant(self._shared, header, machines, header_kept=True).restore()
+            if number % PASSIVE_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    def set_emergency_stop(self, name: str, *, stopped: bool, why: str) -> int | None:
+        """Stop a tenant's governors or let them act; returns the receipt's index, None when the tenant is not known."""
+        tenant = self._active.get(name) or self._wake(name)
+        if tenant is None:
+            return None
+        return tenant.set_emergency_stop(stopped=stopped, why=why, now_us=self._shared.clock_us())
 
     def set_quarantine(self, name: str, *, quarantined: bool, why: str) -> int | None:
         """Quarantine or release a tenant; returns the receipt's index, None when the tenant is not known."""

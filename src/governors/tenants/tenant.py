@@ -15,16 +15,18 @@ import msgspec
 from governors.admission import Admission
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
-from governors.machines.events import Event, Timeout
+from governors.machines.events import Event, Reconsider, Timeout
+from governors.machines.governor import ADMIT_ALL
 from governors.machines.overlays import OpenAction
-from governors.machines.profiles import Profile
 from governors.tenants.decide import (
     ENTITLEMENT_KEY,
     Decided,
+    EmergencyStop,
     Moment,
     Quarantine,
     decide_event,
     decide_signal,
+    emergency_stop,
     give_up,
     listens,
     machine_of,
@@ -35,8 +37,19 @@ from governors.tenants.decide import (
 )
 from governors.tenants.dedup import DedupWindow, TenantWindow, signal_key
 from governors.tenants.outcome import Outcome, Ticket
-from governors.tenants.records import SEPARATOR, Header, Machine, MachineRecord, machine_key, plain, state_key
+from governors.tenants.policy import InForce
+from governors.tenants.records import (
+    HEADER_KEY,
+    SEPARATOR,
+    Header,
+    Machine,
+    MachineRecord,
+    machine_key,
+    plain,
+    state_key,
+)
 from governors.tenants.timers import Timers, retry_after_us
+from governors.tenants.windows import NEVER_US
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
 from ledger.appender import Draft, Ledger
@@ -69,7 +82,7 @@ class Shared:
     timers: Timers
     admission: Admission
     dead_letters: DeadLetterSink
-    profiles: Mapping[str, Profile]
+    in_force: InForce
     clock_us: Callable[[], int]
     on_action: Callable[[OpenWork], None]
     on_decided: Callable[[str, Decided, int], None]
@@ -119,9 +132,10 @@ class Tenant:
         """`header_kept` says that the ledger has the header; else the first receipt brings it there."""
         self.shared = shared
         self.header = header
-        self.profile = shared.profiles[header.profile]
+        self._terms_us = shared.clock_us()
+        self.terms = shared.in_force.terms(header, self._terms_us)
         self.machines = {
-            key: Machine.of(header.tenant, record, self.profile.policies[record.governor])
+            key: Machine.of(header.tenant, record, self.terms.profile.policies[record.governor])
             for key, record in records.items()
         }
         self.pseudonym = shared.ledger.pseudonym(header.tenant)
@@ -207,7 +221,7 @@ class Tenant:
         for position in group.positions[group.next : group.next + EVENTS_PER_TURN]:
             if self.header.quarantined or group.attempts >= self.shared.attempts_max:
                 return
-            if moment.profile is not self.profile:  # an entitlement among these signals has changed it
+            if moment.terms is not self.terms:  # an entitlement among these signals has changed them
                 moment = self._moment()
             outcome = outcomes[position] = self._decide(signals[position], moment)
             group.last_receipt = max(group.last_receipt, outcome.receipt)
@@ -323,7 +337,10 @@ class Tenant:
 
     def _moment(self) -> Moment:
         shared = self.shared
-        return Moment(shared.clock_us(), self.profile, shared.profiles, self.pseudonym, shared.machines_max)
+        now_us = shared.clock_us()
+        if not self._terms_us <= now_us < self.terms.until_us:
+            self.look_at_terms()
+        return Moment(now_us, self.terms, shared.in_force.policy.profiles, self.pseudonym, shared.machines_max)
 
     def _append(self, decided: Decided, source: str, observed_us: int, payload: bytes, now_us: int) -> int:
         action = decided.action
@@ -346,7 +363,7 @@ class Tenant:
                     decided.to_status,
                     decided.version,
                 ),
-                self.profile.digest,
+                self.terms.profile.digest,
                 () if action is None else (action.id,),
                 payload,
             )
@@ -360,7 +377,7 @@ class Tenant:
         if decided.state is not None:
             if machine is None:
                 governor = BY_NAME[decided.governor]
-                policy = self.profile.policies[decided.governor]
+                policy = self.terms.profile.policies[decided.governor]
                 machine = self.machines[key] = Machine(tenant, governor, decided.subject, policy, decided.state)
                 machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
             elif decided.to_status != decided.from_status:
@@ -383,15 +400,30 @@ class Tenant:
     def _become(self, header: Header) -> None:
         """Take on a header: keep it in the ledger, let admission know, set the timers going again."""
         self.header = header
-        self.profile = self.shared.profiles[header.profile]
-        for machine in self.machines.values():
-            machine.policy = self.profile.policies[machine.governor.name]
         self._header_kept = True
         self.shared.ledger.put_state(state_key(header.tenant), header)
+        self.look_at_terms()
         self.restore()
+
+    def look_at_terms(self) -> None:
+        """Govern on the terms of now. Machines that were not to act and are now see what there is to be done."""
+        now_us = self._terms_us = self.shared.clock_us()
+        self.terms = self.shared.in_force.terms(self.header, now_us)
+        for key, machine in self.machines.items():
+            name = machine.governor.name
+            machine.policy = self.terms.profile.policies[name]
+            self._admit_as(key, machine)
+            restraint = machine.state.restraint
+            if restraint.withheld and restraint.again_us is None and not self.terms.conduct(name).observes:
+                event = Event(f"reconsider-{name}-{machine.subject}-{now_us}", now_us, Reconsider())
+                self.deliver(Internal(key, event, None))
+        if self.terms.until_us < NEVER_US:
+            self._arm(HEADER_KEY, self.terms.until_us)
 
     def restore(self) -> None:
         """Make timers and admission what the records say; actions still open are the outbox's to send again."""
+        if self.terms.until_us < NEVER_US or any(one.state.restraint.withheld for one in self.machines.values()):
+            self._arm(HEADER_KEY, self._terms_us)
         active = self.header.entitlement == "active"
         self.shared.admission.set_refused(self.header.tenant, None if active else self.header.entitlement)
         for key, machine in self.machines.items():
@@ -407,7 +439,8 @@ class Tenant:
         core = state.core
         # Mostly what is in force is what the core says; making the enum of a word costs more than comparing it.
         status = core.status if core.status == state.status else governor.status(state.status)
-        rule = governor.admit(core, status, machine.policy)
+        is_observer = self.terms.conducts and self.terms.conduct(governor.name).observes
+        rule = ADMIT_ALL if is_observer else governor.admit(core, status, machine.policy)
         if rule != machine.admit:
             machine.admit = rule
             self.shared.admission.update(self.header.tenant, key, rule)
@@ -446,6 +479,14 @@ class Tenant:
         """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
         change = Quarantine(quarantined=quarantined, why=why[:ERROR_CHARS_MAX])
         decided = quarantine(self.header, change, now_us)
+        index = self._append(decided, "", now_us, _encode_event(change), now_us)
+        self._apply(decided, TENANT, None, index)
+        return index
+
+    def set_emergency_stop(self, *, stopped: bool, why: str, now_us: int) -> int:
+        """Stop the tenant's governors from acting, or let them act, with a receipt; returns the receipt's index."""
+        change = EmergencyStop(stopped=stopped, why=why[:ERROR_CHARS_MAX])
+        decided = emergency_stop(self.header, change, now_us)
         index = self._append(decided, "", now_us, _encode_event(change), now_us)
         self._apply(decided, TENANT, None, index)
         return index

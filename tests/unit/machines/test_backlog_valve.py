@@ -9,7 +9,7 @@ from support.valve import SECOND_US, START_US, Valve, transitions
 
 from governors.fsm.table import step
 from governors.machines.backlog_valve import BACKLOG_VALVE, TABLE
-from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, RuntimeEvent, Timeout
+from governors.machines.events import ActionResult, CoreEvent, Event, OverrideEnded, OverrideGranted, Timeout
 from governors.machines.explain import explain
 from governors.machines.governor import ADMIT_ALL, AdmitRule, Effect
 from governors.machines.valve_policy import ValvePolicy
@@ -18,7 +18,7 @@ from governors.machines.valve_state import ValveStatus
 from ingest.signals import QueueSample, WorkDone
 
 OPEN, SHEDDING, DRAINING, PROBING = ValveStatus
-EVENTS = {QueueSample, WorkDone, *RuntimeEvent.__args__}
+EVENTS = {QueueSample, WorkDone, *CoreEvent.__args__}
 
 
 def shedding(**policy: object) -> Valve:
@@ -78,7 +78,7 @@ def test_only_samples_and_finished_work_move_the_valve() -> None:
         ActionResult(action_id="a", kind="shed", ok=False),
     ],
 )
-def test_overrides_and_results_leave_the_state_as_it_was(body: RuntimeEvent) -> None:
+def test_overrides_and_results_leave_the_state_as_it_was(body: CoreEvent) -> None:
     for valve in (Valve(), shedding(), closed(), probing()):
         before = valve.state
         assert valve.tell(body).decision == "none"
