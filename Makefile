@@ -25,6 +25,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, import contracts
 
 docs: $(VENV)/dev.stamp ## what is generated from the code in docs/
 	$(BIN)/governors machines > docs/machines.md
+	$(BIN)/governors config schema > docs/schema/policies.json
 
 format: $(VENV)/dev.stamp ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

@@ -24,6 +24,7 @@ import structlog
 from governors.api.app import build_api
 from governors.api.connections import ConnectionLimits, Connections
 from governors.api.push import PUBSUB, PubSubDoor, Pushes
+from governors.api.service import ServiceError
 from governors.auth.authenticator import Authenticator
 from governors.auth.issuer import Fetch, Issuer, fetch_file, fetch_url
 from governors.auth.jwt import Trust
@@ -35,6 +36,7 @@ from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
 from governors.memory import settle_memory
 from governors.outbox.executors import Executor, LogExecutor
+from governors.policies import Policies, read_policies
 from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
@@ -75,11 +77,17 @@ class App:
     """One worker. Making it recovers the log, which blocks; `run` serves until cancelled.
 
     `clock_us` is the time that everything in it goes by, `executor` carries its actions out. Without `custody` the log
-    is kept on this disk alone and nothing is published.
+    is kept on this disk alone and nothing is published. Who sets `policies_asked` wants the policy files read again.
     """
 
     def __init__(
-        self, settings: Settings, *, clock_us: Callable[[], int], executor: Executor, custody: Custody | None = None
+        self,
+        settings: Settings,
+        *,
+        clock_us: Callable[[], int],
+        executor: Executor,
+        custody: Custody | None = None,
+        policies_asked: asyncio.Event | None = None,
     ) -> None:
         self._settings = settings
         self._custody = custody
@@ -109,6 +117,7 @@ class App:
                 writer=socket.gethostname(),
             ),
             custody.tenure if custody is not None else None,
+            self._read_policies(),
         )
         keepers = (
             custody.entrust(self.runtime.ledger, self.metrics.committed_elsewhere, self.metrics.published)
@@ -123,7 +132,9 @@ class App:
             missing=self.missing,
             warnings=self.warnings,
             receipts=custody.prover.receipts if custody is not None and custody.prover is not None else None,
+            policies=self._read_policies,
         )
+        self._policies_asked = policies_asked or asyncio.Event()
         tokens, issuer = self._token_file(settings.auth), self._issuer(settings.oidc)
         is_asked = tokens is not None or issuer is not None
         authenticate = Authenticator(tokens, issuer).principal_of if is_asked else None
@@ -145,6 +156,7 @@ class App:
             *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
             Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
             *([self._pull.child()] if self._pull is not None else []),
+            Child("policies", ready_at_once(self._reload_policies)),
             Child("snapshots", ready_at_once(self._snapshotter().run)),
             keepers=keepers,
             on_event=self._on_supervision,
@@ -201,6 +213,29 @@ class App:
 
     def _read_tree(self) -> TreeNode:
         return self.tree.tree()
+
+    # Policies
+
+    def _read_policies(self) -> Policies:
+        return read_policies(self._settings.policies, self._settings.profiles)
+
+    async def _reload_policies(self) -> None:
+        """Whenever it is asked for from outside (SIGHUP)."""
+        while True:
+            await self._policies_asked.wait()
+            self._policies_asked.clear()
+            try:
+                reloaded = await self.service.reload_policies()
+            except (ServiceError, LedgerError) as error:
+                self._on_policies(str(error), changed=False)
+            else:
+                self._on_policies("", changed=reloaded.changed)
+
+    def _on_policies(self, problem: str, *, changed: bool) -> None:
+        if problem:
+            self.log.error("the policies cannot be used: those of before still hold", problem=problem)
+        else:
+            self.log.info("the policies were read again", changed=changed)
 
     # Edges
 
@@ -383,6 +418,8 @@ async def serve(effective: Effective) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main.cancel)
+    policies_asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
     with contextlib.suppress(asyncio.CancelledError):
         custody = await Custody.take(
             settings,
@@ -394,7 +431,12 @@ async def serve(effective: Effective) -> None:
         try:
             async with custody.kept():
                 app = await asyncio.to_thread(
-                    App, settings, clock_us=wall_clock_us, executor=LogExecutor(), custody=custody
+                    App,
+                    settings,
+                    clock_us=wall_clock_us,
+                    executor=LogExecutor(),
+                    custody=custody,
+                    policies_asked=policies_asked,
                 )
             await app.run(app.say_ready)
         finally:

@@ -121,7 +121,7 @@ def _joined(
         for name, changes in values.items():
             if name in joined:
                 problems.append(Problem(f"{section}.{name}", "", f"file {path}", "is in another file too"))
-            joined[name] = changes
+            joined.setdefault(name, changes)
     return joined
 
 

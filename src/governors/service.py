@@ -23,26 +23,36 @@ from governors.api.service import (
     OverrideGrant,
     OverrideResult,
     OverrideView,
+    PoliciesView,
     ReceiptsPage,
     ReceiptView,
+    Reloaded,
     SignalError,
     SignalResult,
+    StopResult,
     TenantChange,
     TenantsPage,
     TenantView,
     Wait,
+    WindowView,
+    WithheldView,
 )
 from governors.auth.principal import Scope
 from governors.machines.catalog import BY_NAME, RULES
+from governors.machines.conduct import Restraint
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.machines.explain import explain
+from governors.policies import NO_POLICIES, Policies
 from governors.runtime import PARTITION, Runtime
+from governors.settings import SettingsError
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from governors.tenants.operations import OPERATORS_TENANT, Operation, OperationInvalidError, decode_operation
 from governors.tenants.outcome import Outcome
+from governors.tenants.policy import Stop
 from governors.tenants.records import Header, MachineRecord, machine_key
+from governors.tenants.windows import NEVER_US
 from ingest.decode.native import decode_native, encode_native
 from ingest.signals import Signal, TenantEntitlement, format_time
 from ledger.appender import StoredReceipt
@@ -127,10 +137,14 @@ class GovernorService:
         missing: Callable[[], list[str]],
         warnings: Callable[[], list[str]] = list,
         receipts: ReceiptReader | None = None,
+        policies: Callable[[], Policies] = lambda: NO_POLICIES,
     ) -> None:
-        """`receipts` reads those that are no more in the ledger's segments too."""
+        """`receipts` reads those that are no more in the ledger's segments too; `policies` reads the policy files,
+        which blocks.
+        """
         self._runtime = runtime
         self._receipts: ReceiptReader = receipts or runtime.ledger
+        self._policies = policies
         self._metrics = metrics
         self._watchers = watchers
         self._tree = tree
@@ -238,8 +252,7 @@ class GovernorService:
     async def _tell(
         self, tenant: str, governor: str, subject: str, body: OverrideGranted | OverrideEnded, until_us: int | None
     ) -> OverrideResult:
-        if self._missing():
-            raise NotAcceptingError("not ready: " + ", ".join(self._missing()), RETRY_S)
+        self._accept()
         now_us = self._runtime.clock_us()
         event = Event(f"override-{now_us}", now_us, body)
         told = await self._runtime.registry.tell(tenant, machine_key(governor, subject), event)
@@ -265,7 +278,8 @@ class GovernorService:
 
     def _tenant_view(self, header: Header, machines: dict[str, MachineRecord[Any]]) -> TenantView:
         views = [self._machine_view(record) for _, record in sorted(machines.items())]
-        return TenantView(header.tenant, header.entitlement, header.profile, _worst(header, machines), views)
+        worst = _worst(header, machines)
+        return TenantView(header.tenant, header.entitlement, header.profile, worst, views, header.stopped)
 
     def _machine_view(self, record: MachineRecord[Any]) -> MachineView:
         state = record.state
@@ -285,7 +299,59 @@ class GovernorService:
                 override.mode, format_time(override.until_us), override.by, override.reason, override.status
             ),
             blind=state.blind,
+            withheld=_withheld(state.restraint),
         )
+
+    # What all are governed by
+
+    def policies(self) -> PoliciesView:
+        """What decisions are taken under now."""
+        in_force, now_us = self._runtime.in_force, self._runtime.clock_us()
+        document = in_force.policy.document
+        windows = [
+            WindowView(one.name, one.is_open(now_us), None if at_us == NEVER_US else format_time(at_us))
+            for one in document.windows
+            for at_us in (one.changes_us(now_us),)
+        ]
+        return PoliciesView(
+            in_force.policy.digest, in_force.stopped, sorted(document.profiles), sorted(document.tenants), windows
+        )
+
+    async def reload_policies(self) -> Reloaded:
+        """Read the policy files again; all of them hold from now on, or none."""
+        self._accept()
+        try:
+            changed = await self._runtime.reload(await asyncio.to_thread(self._policies))
+        except SettingsError as error:
+            self._metrics.policies_read("refused")
+            raise InvalidFieldError(error.problems[0].key, str(error)) from error
+        self._metrics.policies_read("changed" if changed else "same")
+        return Reloaded(changed, self._runtime.policy.digest)
+
+    async def emergency_stop(self, tenant: str | None, by: str, reason: str, *, stopped: bool) -> StopResult:
+        """Stop governors from acting, or let them act again."""
+        self._accept()
+        runtime = self._runtime
+        if tenant is None:
+            index = await runtime.stop_everybody(Stop(by=by, reason=reason, stopped=stopped))
+            return StopResult(None, stopped, None if index is None else _receipt_id(index))
+        found = runtime.registry.view(tenant)
+        if found is None:
+            raise NotFoundError(f"tenant {tenant} is not known")
+        if found[0].stopped == stopped:
+            return StopResult(tenant, stopped, None)
+        while True:
+            try:
+                index = runtime.registry.set_emergency_stop(tenant, stopped=stopped, why=f"{by}: {reason}")
+                break
+            except PushbackError:
+                await runtime.ledger.wait_local(runtime.ledger.size - 1)
+        await runtime.ledger.wait_local(cast("int", index))
+        return StopResult(tenant, stopped, _receipt_id(cast("int", index)))
+
+    def _accept(self) -> None:
+        if self._missing():
+            raise NotAcceptingError("not ready: " + ", ".join(self._missing()), RETRY_S)
 
     # What operators asked for
 
@@ -397,6 +463,14 @@ def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResul
         receipt=_receipt_id(index),
         durability="local",
     )
+
+
+def _withheld(restraint: Restraint) -> WithheldView | None:
+    if not restraint.withheld:
+        return None
+    until_us = restraint.again_us if restraint.awaited is None else restraint.awaited.until_us
+    until = None if until_us is None else format_time(until_us)
+    return WithheldView(restraint.withheld, restraint.why, until, restraint.awaited is not None)
 
 
 def _worst(header: Header, machines: dict[str, MachineRecord[Any]]) -> str:

@@ -25,6 +25,7 @@ from governors.api.documents import (
     problem_answers,
 )
 from governors.api.edge import Edge
+from governors.api.governing import governing_router
 from governors.api.guard import Authenticate, Guard
 from governors.api.health import health_router
 from governors.api.log import log_router
@@ -124,6 +125,7 @@ def build_api(
         app.router.routes.append(Route("/v1/push/pubsub", messages, methods=["POST"]))
     app.include_router(health_router(service, metrics))
     app.include_router(tenants_router(service))
+    app.include_router(governing_router(service))
     app.include_router(receipts_router(service))
     app.include_router(operations_router(service))
     app.include_router(stream_router(service))

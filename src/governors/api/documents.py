@@ -1,6 +1,5 @@
 """What OpenAPI says of the answers: schemas made from the very structs that are sent, with an example of each."""
 
-import re
 from typing import Any, Final
 
 import msgspec
@@ -13,13 +12,17 @@ from governors.api.service import (
     Health,
     OperationsPage,
     OverrideResult,
+    PoliciesView,
     ReceiptsPage,
     ReceiptView,
+    Reloaded,
     SignalResult,
+    StopResult,
     TenantsPage,
     TenantView,
     UnreadableResult,
 )
+from governors.json_schema import portable
 from governors.supervision.report import TreeNode
 from ingest.signals import KINDS, EpochMicros, Micros
 from ledger.verify.documents import CONSISTENCY, TENANT_BUNDLE, Consistency, TenantBundle
@@ -38,6 +41,7 @@ _MACHINE: Final = {
     "open_actions": [{"id": "act-0-1234", "kind": "throttle", "params": {"fraction_ppm": 400_000}}],
     "override": None,
     "blind": False,
+    "withheld": None,
 }
 _TENANT: Final = {
     "tenant": "acme",
@@ -45,6 +49,7 @@ _TENANT: Final = {
     "profile": "standard",
     "state": "THROTTLE",
     "machines": [_MACHINE],
+    "stopped": False,
 }
 _RESULT: Final = {
     "id": "b-20261122-0007",
@@ -163,6 +168,18 @@ EXAMPLES: Final[dict[type, Any]] = {
         "receipt": "0:1240",
         "until": "2026-11-22T11:00:00Z",
     },
+    StopResult: {"tenant": None, "stopped": True, "receipt": "0:1242"},
+    PoliciesView: {
+        "digest": "0ac5186a91863e8e1d90c808014aa89bf5da8e3ee1d9f07630f0378f68f1ab62",
+        "stopped": False,
+        "profiles": ["enterprise", "premium", "standard"],
+        "tenants": ["acme"],
+        "windows": [{"name": "black-friday", "open": False, "changes": "2026-11-27T00:00:00Z"}],
+    },
+    Reloaded: {
+        "changed": True,
+        "digest": "0ac5186a91863e8e1d90c808014aa89bf5da8e3ee1d9f07630f0378f68f1ab62",
+    },
     Health: {"version": "0.1.0", "down": []},
     TreeNode: {
         "name": "governors",
@@ -264,8 +281,8 @@ def component_schemas() -> dict[str, Any]:
         },
     }
     components |= {"SignalsAnswer": ANSWER_SCHEMA, "Problem": PROBLEM_SCHEMA}
-    portable: dict[str, Any] = _portable(components)
-    return portable
+    schemas_of_all: dict[str, Any] = portable(components)
+    return schemas_of_all
 
 
 def _signal_schema(kind: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -292,13 +309,3 @@ def _own_types(kind: type) -> dict[str, Any]:
     if kind is EpochMicros:
         return {"type": "string", "format": "date-time"}
     raise NotImplementedError
-
-
-def _portable(schema: Any) -> Any:
-    """Python's anchors as JSON Schema's regular expressions (ECMA 262) have them."""
-    if isinstance(schema, dict):
-        return {
-            key: re.sub(r"\\Z", "$", value.replace(r"\A", "^")) if key == "pattern" else _portable(value)
-            for key, value in schema.items()
-        }
-    return [_portable(one) for one in schema] if isinstance(schema, list) else schema

@@ -108,6 +108,17 @@ class OverrideView(Struct, frozen=True, omit_defaults=True):
     status: str = ""
 
 
+class WithheldView(Struct, frozen=True):
+    """An action that a machine wants and may not ask for. `until` is null where its end is not known; `awaits` says
+    that a person can answer until then.
+    """
+
+    kind: str
+    why: str
+    until: str | None
+    awaits: bool
+
+
 class MachineView(Struct, frozen=True):
     """One machine. `state` is in force since `since`, for the `reason` that its receipt gives; `deadline` is when it
     next acts by itself. `blind` says that its signals have stopped coming.
@@ -123,16 +134,20 @@ class MachineView(Struct, frozen=True):
     open_actions: list[OpenActionView]
     override: OverrideView | None
     blind: bool
+    withheld: WithheldView | None
 
 
 class TenantView(Struct, frozen=True):
-    """A tenant; its `state` is its worst machine's. The answer to a change has that change's `receipt`."""
+    """A tenant; its `state` is its worst machine's. `stopped`: an emergency stop of its own keeps its governors from
+    acting. The answer to a change has that change's `receipt`.
+    """
 
     tenant: str
     entitlement: str
     profile: str
     state: str
     machines: list[MachineView]
+    stopped: bool = False
     receipt: str | UnsetType = UNSET
 
 
@@ -215,6 +230,43 @@ class OverrideResult(Struct, frozen=True):
     until: str | None
 
 
+class StopResult(Struct, frozen=True):
+    """An emergency stop that holds, or one that is over. `tenant` is null where it is everybody's, `receipt` where
+    nothing had to change.
+    """
+
+    tenant: str | None
+    stopped: bool
+    receipt: str | None
+
+
+class WindowView(Struct, frozen=True):
+    """A window of time in the policies, and whether it is open now. `changes` is when that may be otherwise."""
+
+    name: str
+    open: bool
+    changes: str | None
+
+
+class PoliciesView(Struct, frozen=True):
+    """What decisions are taken under: the policy document with this SHA-256. `tenants` are those with policies of their
+    own.
+    """
+
+    digest: str
+    stopped: bool
+    profiles: list[str]
+    tenants: list[str]
+    windows: list[WindowView]
+
+
+class Reloaded(Struct, frozen=True):
+    """The policy files were read again; `changed` says whether anything in them is other than before."""
+
+    changed: bool
+    digest: str
+
+
 class Service(Protocol):
     """The service as its edge sees it. Every method may raise ServiceError and the ledger's errors.
 
@@ -245,6 +297,16 @@ class Service(Protocol):
 
     async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
         """Raises NotFoundError where no override is in force."""
+        ...
+
+    def policies(self) -> PoliciesView: ...
+
+    async def reload_policies(self) -> Reloaded:
+        """Raises InvalidFieldError with everything that is wrong; then nothing has changed."""
+        ...
+
+    async def emergency_stop(self, tenant: str | None, by: str, reason: str, *, stopped: bool) -> StopResult:
+        """Stop a tenant's governors, or everybody's, from acting, or let them. Raises NotFoundError."""
         ...
 
     async def record_operation(self, operation: Operation) -> None:

@@ -100,7 +100,7 @@ class OverrideBody(BaseModel):
         )
 
 
-def _who(principal: Principal, by: str | None) -> str:
+def who_decides(principal: Principal, by: str | None) -> str:
     """Whose decision it is: the principal's own, or, where nobody is asked who they are, whose they say it is."""
     if principal is not LOCAL:
         if by not in (None, principal.name):
@@ -162,7 +162,7 @@ def tenants_router(service: Service) -> APIRouter:
     )
     async def grant_override(request: Request, tenant: TenantPath, body: OverrideBody) -> Any:
         """Take a decision out of a machine's hands for a while. Always ends by itself, always leaves a receipt."""
-        result = await service.grant_override(tenant, body.grant(_who(principal_of(request), body.by)))
+        result = await service.grant_override(tenant, body.grant(who_decides(principal_of(request), body.by)))
         where = f"/v1/tenants/{tenant}/overrides/{result.governor}/{result.subject}"
         return json_response(result, 201, {"Location": where})
 
@@ -185,7 +185,7 @@ def tenants_router(service: Service) -> APIRouter:
         ] = None,
     ) -> Any:
         """End a machine's override before its time."""
-        who = _who(principal_of(request), by)
+        who = who_decides(principal_of(request), by)
         return json_response(await service.withdraw_override(tenant, governor, subject, who))
 
     @router.get("/v1/tenants/{tenant}/receipts", responses=answers(ReceiptsPage, 404, 422), response_class=Response)

@@ -10,6 +10,8 @@ import typer
 from governors import settings
 from governors.cli.output import EXIT_BAD, AsJson, print_json, print_table
 from governors.machines.catalog import BY_NAME
+from governors.policies import read_policies
+from governors.policy_schema import policy_schema
 
 app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="The YAML file. Default: none, for a first try.")]
@@ -39,7 +41,7 @@ def check(
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the effective configuration with the origin of each value; secrets are masked.
+    """Print the effective configuration with the origin of each value; secrets are masked. Checks the policy files too.
 
     Ends with 1 and one line for each problem where the service would not start.
 
@@ -47,6 +49,7 @@ def check(
     """
     try:
         effective = _load(config, {})
+        read_policies(effective.settings.policies, effective.settings.profiles)
     except settings.SettingsError as error:
         if as_json:
             print_json({"ok": False, "problems": [problem._asdict() for problem in error.problems]})
@@ -58,6 +61,15 @@ def check(
         print_json({"ok": True, "settings": [{"key": k, "value": v, "origin": o} for k, v, o in rows]})
     else:
         print_table(("KEY", "VALUE", "ORIGIN"), [(key, _plain(value), origin) for key, value, origin in rows])
+
+
+@app.command("schema")
+def print_schema(*, as_json: AsJson = False) -> None:  # noqa: ARG001 - it is JSON anyway
+    """Print the JSON Schema of policy files, for editors.
+
+    Example: governors config schema
+    """
+    typer.echo(policy_schema(), nl=False)
 
 
 def _plain(value: Any) -> str:

@@ -97,9 +97,10 @@ def permit(before: Restraint, conduct: Conduct, what: Effect, now_us: int) -> Pe
     def withheld(why: str, again_us: int | None = None) -> Restraint:
         return Restraint(what.kind, why, again_us, asked, awaited, approved, refused)
 
+    is_frozen = before.again_us is not None and now_us < before.again_us
     if conduct.observes:
-        return Permit(withheld(conduct.observes), acts=False)
-    if before.again_us is not None and now_us < before.again_us:
+        return Permit(withheld(conduct.observes, before.again_us if is_frozen else None), acts=False)
+    if is_frozen:
         return Permit(withheld(before.why, before.again_us), acts=False)
     asking = conduct.asks.get(what.kind)
     if asking is not None and not approved:
@@ -133,12 +134,15 @@ def answer(before: Restraint, *, approved: bool, why: str) -> Restraint:
     )
 
 
-def calm(before: Restraint, now_us: int) -> Restraint:
-    """Nothing is wanted: nothing is withheld any more, and who is asked need not answer. A storm is not forgotten."""
+def calm(before: Restraint, stands: str, now_us: int) -> Restraint:
+    """Nothing is wanted but what stands outside already ("" for nothing): nothing is withheld any more, and who is
+    asked need not answer. An approval holds while its kind of action stands, and a storm is not forgotten.
+    """
     asked = tuple(one for one in before.asked if one.at_us > now_us - STORM_US)
+    approved = before.approved if before.approved == stands else ""
     if before.again_us is not None and now_us < before.again_us:
-        return Restraint(why=before.why, again_us=before.again_us, asked=asked)
-    return Restraint(asked=asked)
+        return Restraint(why=before.why, again_us=before.again_us, asked=asked, approved=approved)
+    return Restraint(asked=asked, approved=approved)
 
 
 def due_us(restraint: Restraint) -> int | None:

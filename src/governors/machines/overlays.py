@@ -339,7 +339,7 @@ def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evid
             if state.restraint.withheld:
                 evidence = {**evidence, "withheld": state.restraint.withheld, "withheld_why": state.restraint.why}
         elif state.restraint is not FREE:
-            calmed = calm(state.restraint, turn.now_us)
+            calmed = calm(state.restraint, desired.kind if desired is not None else "", turn.now_us)
             state = replace(state, restraint=FREE if calmed == FREE else calmed)
     next_us = deadline(governor, state, turn.policy)
     return Advance(state, "decided", decision, rule, evidence, action, next_us)
@@ -355,7 +355,7 @@ def _reconcile(
         action = OpenAction(turn.action_id, undo, applied.params, establishes=None)
     elif desired is None:
         # A notice needs no taking back.
-        return replace(state, applied=None, applied_status="", restraint=calm(state.restraint, turn.now_us)), None
+        return replace(state, applied=None, applied_status="", restraint=calm(state.restraint, "", turn.now_us)), None
     else:
         action = OpenAction(turn.action_id, desired.kind, desired.params, establishes=desired)
     if state.retry_us is not None and action.establishes == state.failed:

@@ -53,6 +53,9 @@ class Metrics:
             "governors_operations_left_out",
             "Refused requests of operators without a receipt, for their number.",
         )
+        self._policy_reloads = Tally(
+            registry, "governors_policy_reloads", "Times that the policy files were read again.", ("result",)
+        )
         self._unheard = Tally(
             registry, "governors_unheard_messages", "Messages that tell of nothing governed.", ("source", "form")
         )
@@ -236,6 +239,10 @@ class Metrics:
     def acknowledged(self, source: str, outcome: str, count: int) -> None:
         """Deliveries were acknowledged (`ack`), given back (`nack`), or the attempt failed (`failed`)."""
         self._acks.add(source, outcome, count=count)
+
+    def policies_read(self, result: str) -> None:
+        """The policy files were read again: `changed`, `same` or `refused`."""
+        self._policy_reloads.add(result)
 
     def dead_lettered(self, reason: str, count: int = 1) -> None:
         self._dead_letters.add(reason, count=count)

@@ -5,6 +5,7 @@ receipt was written; whoever takes the decision again must come to the same.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -96,7 +97,18 @@ def read_weekly(spans: tuple[str, ...], utc_offset: str) -> tuple[tuple[int, int
             found.append((at_min, min(until_min, WEEK_MIN)))
             if until_min > WEEK_MIN:
                 found.append((0, until_min - WEEK_MIN))
-    return tuple(sorted(set(found)))
+    return _joined(found)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same without overlaps and without seams, in order."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return tuple(joined)
 
 
 def _minute_of_week(now_us: int) -> int:

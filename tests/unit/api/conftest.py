@@ -20,10 +20,13 @@ from governors.api.service import (
     OperationsPage,
     OverrideGrant,
     OverrideResult,
+    PoliciesView,
     ReceiptsPage,
     ReceiptView,
+    Reloaded,
     SignalError,
     SignalResult,
+    StopResult,
     TenantChange,
     TenantsPage,
     TenantView,
@@ -120,6 +123,18 @@ class FakeService:
         self.asked.append((tenant, governor, subject, by))
         self._maybe_raise()
         return OverrideResult(tenant, governor, subject, "override", "STOP", "WARN", "withdrawn", "0:10", None)
+
+    def policies(self) -> PoliciesView:
+        return PoliciesView("00" * 32, False, ["standard"], [], [])
+
+    async def reload_policies(self) -> Reloaded:
+        self._maybe_raise()
+        return Reloaded(True, "00" * 32)
+
+    async def emergency_stop(self, tenant: str | None, by: str, reason: str, *, stopped: bool) -> StopResult:
+        self.asked.append((tenant, by, reason, stopped))
+        self._maybe_raise()
+        return StopResult(tenant, stopped, "0:11")
 
     async def record_operation(self, operation: Operation) -> None:
         self.operated.append(operation)

@@ -54,6 +54,8 @@ def alert_of(tenant: str) -> dict[str, Any]:
 
 
 OVERRIDE = {"governor": "cost_guard", "mode": "hold", "reason": "a test"}
+STOP = {"reason": "a test"}
+APPROVAL = {"governor": "cost_guard", "verdict": "approve", "reason": "a test"}
 READERS: tuple[Role, ...] = ("read", "operate", "admin")
 
 # Who may: as it is meant, written a second time by hand. `{t}` is the tenant that a request is about.
@@ -62,6 +64,10 @@ EVERYBODYS = [
     (Ask("GET", "/metrics"), READERS),
     (Ask("GET", "/v1/tree"), READERS),
     (Ask("GET", "/v1/operations"), ("admin",)),
+    (Ask("GET", "/v1/policies"), READERS),
+    (Ask("POST", "/v1/policies/reload"), ("admin",)),
+    (Ask("PUT", "/v1/emergency-stop", STOP), ("operate", "admin")),
+    (Ask("DELETE", "/v1/emergency-stop?reason=a"), ("operate", "admin")),
     (Ask("GET", "/v1/logs/0/tile/entries/x001/234"), READERS),
 ]
 NAMING = [
@@ -71,6 +77,9 @@ NAMING = [
     (Ask("PUT", "/v1/tenants/{t}", {"entitlement": "active"}), ("admin",)),
     (Ask("POST", "/v1/tenants/{t}/overrides", OVERRIDE), ("operate", "admin")),
     (Ask("DELETE", "/v1/tenants/{t}/overrides/cost_guard/default"), ("operate", "admin")),
+    (Ask("POST", "/v1/tenants/{t}/approvals", APPROVAL), ("operate", "admin")),
+    (Ask("PUT", "/v1/tenants/{t}/emergency-stop", STOP), ("operate", "admin")),
+    (Ask("DELETE", "/v1/tenants/{t}/emergency-stop?reason=a"), ("operate", "admin")),
     (Ask("GET", "/v1/tenants/{t}/receipts"), READERS),
     (Ask("GET", "/v1/stream?tenant={t}"), READERS),
     (Ask("GET", "/v1/tenants/{t}/bundle"), READERS),

@@ -31,8 +31,17 @@ ASKED = {
         "/v1/tenants/acme/overrides/cost_guard/a/b?reason=it+is+over",
         None,
     ),
+    ("POST", "/v1/tenants/{tenant}/approvals"): (
+        "/v1/tenants/acme/approvals",
+        {"governor": "cost_guard", "verdict": "approve", "reason": "go on"},
+    ),
+    ("PUT", "/v1/tenants/{tenant}/emergency-stop"): ("/v1/tenants/acme/emergency-stop", {"reason": "drill"}),
+    ("DELETE", "/v1/tenants/{tenant}/emergency-stop"): ("/v1/tenants/acme/emergency-stop?reason=over", None),
+    ("PUT", "/v1/emergency-stop"): ("/v1/emergency-stop", {"reason": "drill"}),
+    ("DELETE", "/v1/emergency-stop"): ("/v1/emergency-stop?reason=over", None),
+    ("POST", "/v1/policies/reload"): ("/v1/policies/reload", None),
 }
-REASONS = ["unpaid", "launch day", "it is over"]
+REASONS = ["unpaid", "launch day", "it is over", "go on", "drill", "over", "drill", "over", ""]
 
 
 @pytest.fixture
@@ -94,7 +103,7 @@ async def test_an_operation_leaves_who_what_when_from_where_why_and_what_came_of
     assert operation.by == "alice"
     assert operation.action == f"{method} {route}"
     assert operation.path == path.partition("?")[0]
-    assert operation.tenant == "acme"
+    assert operation.tenant == ("acme" if "{tenant}" in route else "")
     assert operation.at_us == NOW_US
     assert operation.address == "10.4.0.17"
     assert operation.reason == reason

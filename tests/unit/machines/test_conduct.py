@@ -77,7 +77,7 @@ def test_a_storm_freezes_other_actions_too_and_outlasts_a_calm() -> None:
     machine = Machine()
     for at in (0, 1, 2):
         machine.want(CLOSE, at * S)
-    machine.restraint = calm(machine.restraint, 3 * S)
+    machine.restraint = calm(machine.restraint, "", 3 * S)
     assert due_us(machine.restraint) is None, "nothing is wanted"
     assert not machine.want(OPEN, 4 * S).acts
     assert machine.restraint.why == STORM
@@ -114,8 +114,10 @@ def test_a_person_is_asked_once_and_a_yes_holds_while_it_is_wanted() -> None:
     machine.restraint = answer(machine.restraint, approved=True, why="")
     assert machine.want(CLOSE, 2 * S, ASKS).acts
     assert machine.want(CLOSE, 300 * S, ASKS).acts, "the same that failed"
-    machine.restraint = calm(machine.restraint, 301 * S)
-    assert machine.want(CLOSE, 700 * S, ASKS).notice, "another time is another question"
+    machine.restraint = calm(machine.restraint, "close", 301 * S)
+    assert machine.want(CLOSE, 400 * S, ASKS).acts, "it stands, and is wanted anew"
+    machine.restraint = calm(machine.restraint, "", 401 * S)
+    assert machine.want(CLOSE, 900 * S, ASKS).notice, "another time is another question"
 
 
 def test_a_no_holds_until_something_else_is_wanted() -> None:
@@ -160,7 +162,7 @@ def test_whatever_is_wanted_the_limits_hold(events: list[tuple[int, Effect | Non
         if answered is not None:
             machine.restraint = answer(machine.restraint, approved=answered, why=REFUSED)
         if what is None:
-            machine.restraint = calm(machine.restraint, now_us)
+            machine.restraint = calm(machine.restraint, "", now_us)
         else:
             acts = machine.want(what, now_us, conduct).acts
             assert not (acts and conduct.observes)
