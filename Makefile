@@ -60,17 +60,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/run.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@ $(VENV)/run.stamp
 
 $(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/fuzz.txt
 	touch $@
 
 pin: ## resolve the dependencies anew (needs uv)
