@@ -20,6 +20,7 @@ from governors.machines.rollback_policy import RollbackPolicy
 JUDGES: Final = ("guard", "flagger_like", "argo_like")
 CHUNK: Final = 250
 NEVER: Final = 10**9
+HOUR_S: Final = 3_600
 
 
 class Case(NamedTuple):
@@ -40,6 +41,16 @@ GOOD: Final = (
     Case("good, 1 % errors", Course(0.01), is_bad=False, limit=0.01),
     Case("good, errors in bursts", Course(0.005, burst_cv=1.0), is_bad=False, limit=0.02),
     Case("good, bursts expected", Course(0.005, burst_cv=1.0), is_bad=False, limit=0.02, dispersion_milli=3_000),
+    Case("good, bursts seen before", Course(0.005, burst_cv=1.0, before_s=HOUR_S), is_bad=False, limit=0.02),
+    Case("good, no baseline, 0.1 %", Course(0.001, before_s=HOUR_S, paired=False), is_bad=False, limit=0.01),
+    Case("good, no baseline, 0.5 %", Course(0.005, before_s=HOUR_S, paired=False), is_bad=False, limit=0.01),
+    Case("good, no baseline, 1 %", Course(0.01, before_s=HOUR_S, paired=False), is_bad=False, limit=0.01),
+    Case(
+        "good, no baseline, bursts",
+        Course(0.005, burst_cv=1.0, before_s=HOUR_S, paired=False),
+        is_bad=False,
+        limit=0.02,
+    ),
     Case("1.25 times as bad: tolerated", Course(0.005, 1.25), is_bad=False, limit=0.01),
     Case("no canary traffic", Course(0.005, 20.0, canary_rps=0.0), is_bad=False, limit=0.0),
     Case("little traffic", Course(0.005, canary_rps=0.02), is_bad=False, limit=0.01),
@@ -55,6 +66,10 @@ BAD: Final = (
     Case("5 times as bad, 0.1 % errors", Course(0.001, 5.0), is_bad=True),
     Case("10 times as bad, 0.1 % errors", Course(0.001, 10.0), is_bad=True),
     Case("20 times as bad, 0.2 requests/s", Course(0.005, 20.0, 0.2), is_bad=True),
+    Case("3 times, bursts seen before", Course(0.005, 3.0, burst_cv=1.0, before_s=HOUR_S), is_bad=True),
+    Case("3 times as bad, no baseline", Course(0.005, 3.0, before_s=HOUR_S, paired=False), is_bad=True),
+    Case("5 times as bad, no baseline", Course(0.005, 5.0, before_s=HOUR_S, paired=False), is_bad=True),
+    Case("10 times as bad, no baseline", Course(0.005, 10.0, before_s=HOUR_S, paired=False), is_bad=True),
 )
 
 

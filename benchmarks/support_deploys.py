@@ -24,7 +24,7 @@ class Course(NamedTuple):
 
     The canary fails `ratio` times as often as the baseline. Every interval's share in each arm is multiplied by a gamma
     variable of mean 1 and coefficient of variation `burst_cv`. From `shared_from_s` on both arms fail `shared` times
-    as often.
+    as often. For `before_s` the service reports before the deploy begins; `paired` deploys have a concurrent baseline.
     """
 
     base_error: float = 0.005
@@ -34,10 +34,12 @@ class Course(NamedTuple):
     burst_cv: float = 0.0
     shared: float = 1.0
     shared_from_s: int = 0
+    before_s: int = 0
+    paired: bool = True
 
 
 class Report(NamedTuple):
-    """What both arms saw in one interval, which ended `at_s` after the deploy began."""
+    """What both arms saw in one interval, which ended `at_s` after the deploy began; until 0 there is no canary."""
 
     at_s: int
     canary_requests: int
@@ -49,10 +51,15 @@ class Report(NamedTuple):
 def play(course: Course, seed: int) -> Iterator[Report]:
     """One deploy."""
     chance = random.Random(seed)
+    for at_s in range(INTERVAL_S - course.before_s, 1, INTERVAL_S):
+        requests = _poisson(chance, course.baseline_rps * INTERVAL_S)
+        yield Report(
+            at_s, 0, 0, requests, _errors(chance, requests, course.base_error * _burst(chance, course.burst_cv))
+        )
     for at_s in range(INTERVAL_S, WATCH_S + 1, INTERVAL_S):
         share = course.base_error * (course.shared if at_s > course.shared_from_s else 1.0)
         canary = _poisson(chance, course.canary_rps * INTERVAL_S)
-        baseline = _poisson(chance, course.baseline_rps * INTERVAL_S)
+        baseline = _poisson(chance, course.baseline_rps * INTERVAL_S) if course.paired else 0
         yield Report(
             at_s,
             canary,
@@ -99,14 +106,21 @@ class _Watch:
         self._state = initial(ROLLBACK_GUARD, _START_US)
         self._sequence = 0
         self._deadline_us: int | None = None
-        self._tell(DeployStarted(deploy_id="d", revision="r2", previous_revision="r1"), _START_US)
+        self._begun = False
 
     def see(self, one: Report) -> None:
         now_us = _START_US + one.at_s * SECOND_US
+        if one.at_s <= 0:
+            self._tell(_sample("baseline", one.baseline_requests, one.baseline_errors), now_us)
+            return
+        if not self._begun:
+            self._begun = True
+            self._tell(DeployStarted(deploy_id="d", revision="r2", previous_revision="r1"), _START_US)
         while self._deadline_us is not None and self._deadline_us <= now_us:
             self._tell(Timeout(), self._deadline_us)
         self._tell(_sample("canary", one.canary_requests, one.canary_errors), now_us)
-        self._tell(_sample("baseline", one.baseline_requests, one.baseline_errors), now_us)
+        if one.baseline_requests:
+            self._tell(_sample("baseline", one.baseline_requests, one.baseline_errors), now_us)
 
     def _tell(self, body: EventBody, now_us: int) -> None:
         self._sequence += 1
@@ -132,7 +146,7 @@ class FlaggerLike:
     def judge(self, reports: Iterator[Report]) -> Verdict:
         failed = 0
         requests = errors = 0
-        for one in reports:
+        for one in _since_start(reports):
             requests += one.canary_requests
             errors += one.canary_errors
             if one.at_s % 60 == 0:
@@ -152,7 +166,7 @@ class ArgoLike:
     def judge(self, reports: Iterator[Report]) -> Verdict:
         failed = 0
         last = deque[Report](maxlen=300 // INTERVAL_S)
-        for one in reports:
+        for one in _since_start(reports):
             last.append(one)
             if one.at_s % 300 == 0:
                 requests = sum(each.canary_requests for each in last)
@@ -160,6 +174,10 @@ class ArgoLike:
                 if failed > 3:
                     return Verdict(one.at_s, one.at_s)
         return Verdict(None, None)
+
+
+def _since_start(reports: Iterator[Report]) -> Iterator[Report]:
+    return (one for one in reports if one.at_s > 0)
 
 
 def _sample(arm: str, requests: int, errors: int) -> DeploySample:

@@ -3,17 +3,17 @@
 from typing import Any
 
 import msgspec
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from governors.fsm.table import Verdict, step
 from governors.machines.events import ActionResult, Event, EventBody, OverrideEnded, OverrideGranted, Timeout
 from governors.machines.explain import explain
-from governors.machines.rollback_evidence import share_ppm
+from governors.machines.rollback_evidence import Finding, add_sample, share_ppm, weigh
 from governors.machines.rollback_guard import ROLLBACK_GUARD, TABLE
 from governors.machines.rollback_policy import RollbackPolicy
-from governors.machines.rollback_state import RollbackState, Status
+from governors.machines.rollback_state import Before, Evidence, Pending, RollbackState, Status
 from ingest.signals import Alert, DeployFinished, DeploySample, DeployStarted
 
 S = 1_000_000
@@ -65,7 +65,8 @@ class RollbackGuardMachine(RuleBasedStateMachine):
             assert approved or before.status in {Status.WATCHING, Status.HOLD}
             assert not isinstance(body, Alert | DeployFinished | DeployStarted)
             if not approved and self.policy.unpaired == "escalate":
-                assert self.baseline_requests > 0, "nothing is rolled back without a comparison"
+                compared = self.baseline_requests > 0 or before.evidence.before is not None
+                assert compared, "nothing is rolled back without a comparison"
         return verdict
 
     @rule(deploy_id=deploy_ids, revision=revisions, previous=revisions)
@@ -111,7 +112,19 @@ class RollbackGuardMachine(RuleBasedStateMachine):
             self.baseline_errors += errors
         self.tell(DeploySample(deploy_id, arm, requests, errors, late, window_s), behind_us=behind_s * S)
 
-    @rule(seconds=st.sampled_from([1, 15, 61, 300]))
+    @rule(canary=shares, requests=st.integers(1, 2_000), times=st.integers(1, 12))
+    def intervals_alone(self, canary: float, requests: int, times: int) -> None:
+        for _ in range(times):
+            self.now_us += 15 * S
+            self.count_and_tell("canary", requests, canary, 0.004, 0, self.deploy or "d1", 15.0)
+
+    @rule(bad=shares, times=st.integers(1, 40))
+    def between_deploys(self, bad: float, times: int) -> None:
+        for _ in range(times):
+            self.now_us += 60 * S
+            self.count_and_tell("baseline", 1_000, bad, 0.004, 0, "before", 60.0)
+
+    @rule(seconds=st.sampled_from([1, 15, 61, 300, 3_600, 600_000]))
     def wait(self, seconds: int) -> None:
         self.now_us += seconds * S
 
@@ -207,6 +220,44 @@ class CommonFaultMachine(RuleBasedStateMachine):
     @rule(status=st.sampled_from(["firing", "resolved"]))
     def alert(self, status: Any) -> None:
         self.tell(Alert("f1", status, "critical", "HighErrorRate"))
+
+
+arms = st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
+
+
+@given(
+    intervals=st.lists(st.tuples(arms, st.one_of(arms, st.just((0, 0, 0)))), min_size=1, max_size=12),
+    more=st.integers(1, 300),
+    before=st.sampled_from([None, Before(10_000, 50, 20, 0.006, 0.003, 1.0), Before(9_000, 900, 0, 0.11, 0.001, 4.0)]),
+    policy=st.sampled_from(POLICIES),
+)
+def test_more_errors_of_the_canary_never_make_the_finding_milder(
+    intervals: list[tuple[tuple[int, int, int], tuple[int, int, int]]],
+    more: int,
+    before: Before | None,
+    policy: RollbackPolicy,
+) -> None:
+    """A baseline that burns shields the deploy, whatever the canary shows: that is the one finding past which nothing
+    grows.
+    """
+
+    def found(extra: int) -> Finding:
+        evidence, pending = Evidence(weighed_us=NOON_US, before=before), Pending()
+        for number, (canary, baseline) in enumerate(intervals, 1):
+            now_us = NOON_US + number * 15 * S
+            last = number == len(intervals)
+            for arm, (requests, errors, slow) in (("canary", canary), ("baseline", baseline)):
+                if arm == "baseline" and not requests:
+                    continue
+                counted = requests + 700 * (arm == "canary")
+                failed = min(errors, requests) + extra * (last and arm == "canary")
+                sample = DeploySample("d", arm, counted, min(failed, counted), min(slow, requests), 15.0)  # type: ignore[arg-type]
+                pending = add_sample(pending, sample, now_us, now_us)
+            evidence, pending, reading = weigh(evidence, pending, policy, now_us)
+        return reading.finding
+
+    order = list(Finding)
+    assert order.index(found(0)) <= order.index(found(more))
 
 
 TestRollbackGuard = RollbackGuardMachine.TestCase

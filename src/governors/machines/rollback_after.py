@@ -68,7 +68,9 @@ def take_verifying_sample(state: RollbackState, event: Event, _policy: RollbackP
 
 
 def end_verify(state: RollbackState, _event: Event, policy: RollbackPolicy, now_us: int) -> Decided:
-    """It helped if errors and slow requests are no more than the baseline had, as tolerated; else call a person."""
+    """It helped if errors and slow requests are no more than the baseline had, as tolerated, or the time before the
+    deploy where there was no baseline; else call a person.
+    """
     if not due(state, now_us):
         return stay(state, "rollback.not_due", {})
     after, baseline = state.after, state.evidence.baseline
@@ -76,6 +78,9 @@ def end_verify(state: RollbackState, _event: Event, policy: RollbackPolicy, now_
     if baseline.requests >= policy.baseline_requests_min:
         errors_ppm = max(errors_ppm, _tolerated_ppm(baseline.requests, baseline.errors, policy))
         slow_ppm = _tolerated_ppm(baseline.requests, baseline.slow, policy)
+    elif (before := state.evidence.before) is not None and before.requests >= policy.baseline_requests_min:
+        errors_ppm = max(errors_ppm, _tolerated_ppm(before.requests, before.errors, policy))
+        slow_ppm = _tolerated_ppm(before.requests, before.slow, policy)
     evidence: Numbers = {
         "after_errors": after.errors,
         "after_requests": after.requests,

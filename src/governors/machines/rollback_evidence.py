@@ -3,8 +3,12 @@
 Samples of the canary and the baseline come as separate signals, out of order, with windows of different lengths. They
 add up in an open interval, which is weighed as soon as both arms had requests, at least `interval_s` of observed time
 passed, and both have reported about equally far (to half the shorter window). If the other arm does not come in
-time, the interval is weighed without a pair: the e-process learns nothing from it, the burn rate does. None of these
-conditions reads an error or a slow request, so the e-process keeps its guarantee (`numerics/e_process.py`).
+time, the interval is weighed without a pair: the e-process of the two arms learns nothing from it, the burn rate does.
+None of these conditions reads an error or a slow request, so the e-process keeps its guarantee
+(`numerics/e_process.py`).
+
+As long as a deploy has no baseline at all its canary is compared with what was before it (`rollback_past.py`), by the
+one-sample form. What that says holds and, at odds of 2/alpha, rolls back; it never acts at the odds of a hold.
 
 A fault of both arms that begins inside an interval where one arm has reported further looks like the canary's alone
 for that interval. So a verdict from arms that are not level to a second must be confirmed by the next interval.
@@ -21,7 +25,7 @@ from governors.fsm.table import Evidence as Numbers
 from governors.machines.governor import SECOND_US
 from governors.machines.rollback_policy import RollbackPolicy
 from governors.machines.rollback_state import Evidence, Pending, Slice
-from governors.numerics.e_process import Mixture, accumulate, exposure, log_e, log_spaced, mixture
+from governors.numerics.e_process import Mixture, accumulate, accumulate_alone, exposure, log_e, log_spaced, mixture
 from ingest.signals import INTEGER_MAX, DeploySample
 
 MINUTE_US: Final = 60 * SECOND_US
@@ -46,24 +50,29 @@ class Finding(StrEnum):
     BURNING = "burning"
     SUSPECT = "suspect"
     UNPAIRED = "unpaired"
+    SUSPECT_ALONE = "suspect_alone"
     BOTH = "both"
     UNCONFIRMED = "unconfirmed"
+    BY_PAST = "by_past"
     BY_BURN = "by_burn"
     BY_SLOW = "by_slow"
     BY_ERRORS = "by_errors"
 
 
-CONVICTED: Final = frozenset({Finding.BY_ERRORS, Finding.BY_SLOW, Finding.BY_BURN})
+CONVICTED: Final = frozenset({Finding.BY_ERRORS, Finding.BY_SLOW, Finding.BY_BURN, Finding.BY_PAST})
 
 
 class Reading(NamedTuple):
-    """A finding and what it was found from. Log e-values in nats; `enough_events` of the metric that accuses."""
+    """A finding and what it was found from. Log e-values in nats; `enough_events` of the metric that accuses; `alone`:
+    compared with what was before the deploy.
+    """
 
     finding: Finding
     log_e_errors: float
     log_e_slow: float
     recent: Slice
     enough_events: bool
+    alone: bool = False
 
 
 def add_sample(pending: Pending, sample: DeploySample, observed_us: int, now_us: int) -> Pending:
@@ -106,12 +115,15 @@ def _capped(count: int) -> int:
     return min(INTEGER_MAX, count)
 
 
-def is_due(pending: Pending, weighed_us: int, policy: RollbackPolicy, now_us: int) -> bool:
+def is_due(pending: Pending, evidence: Evidence, policy: RollbackPolicy, now_us: int) -> bool:
     """Whether the open interval may be weighed. Looks at requests and times alone, never at errors."""
     interval_us = policy.interval_s * SECOND_US
     canary_us, baseline_us = pending.canary_through_us, pending.baseline_through_us
-    if (max(baseline_us, canary_us)) - weighed_us < interval_us:
+    if (max(baseline_us, canary_us)) - evidence.weighed_us < interval_us:
         return False
+    if not baseline_us and evidence.canary.requests:
+        # A baseline that was awaited in vain once is not awaited again.
+        return True
     if pending.canary_requests and pending.baseline_requests:
         apart_us = canary_us - baseline_us
         if 2 * abs(apart_us) <= min(pending.canary_window_us, pending.baseline_window_us):
@@ -126,6 +138,8 @@ def weigh(
     """Close the interval: the evidence with it, an empty interval that goes on from it, and what is found now."""
     paired = bool(pending.canary_requests and pending.baseline_requests)
     sums = _sums(evidence, pending, policy) if paired else None
+    alone = not paired and _is_alone(evidence, pending)
+    errors_alone, slow_alone = _alone_sums(evidence, pending, policy) if alone else ((), ())
     through_us = max(pending.canary_through_us, pending.baseline_through_us)
     level = abs(pending.canary_through_us - pending.baseline_through_us) <= LEVEL_US
     weighed = Evidence(
@@ -137,11 +151,14 @@ def weigh(
         slow_sums=sums.slow if sums else evidence.slow_sums,
         errors_proof=sums.errors_proof if sums else evidence.errors_proof,
         slow_proof=sums.slow_proof if sums else evidence.slow_proof,
-        paired_us=now_us if paired else evidence.paired_us,
+        paired_us=now_us if paired or alone else evidence.paired_us,
         over=evidence.over,
         spent_requests=evidence.spent_requests,
+        before=evidence.before,
+        errors_alone=errors_alone,
+        slow_alone=slow_alone,
     )
-    reading = read(weighed, policy, confirmed=level or evidence.over)
+    reading = read(weighed, policy, confirmed=level or alone or evidence.over)
     over = reading.finding is Finding.UNCONFIRMED or reading.finding in CONVICTED
     if paired and over != weighed.over:
         weighed = replace(weighed, over=over)
@@ -156,24 +173,30 @@ def weigh(
 
 def read(evidence: Evidence, policy: RollbackPolicy, *, confirmed: bool = True) -> Reading:
     """What the evidence says as it stands."""
-    log_e_errors, log_e_slow = log_e(evidence.errors_sums), log_e(evidence.slow_sums)
+    alone = bool(evidence.errors_alone)
+    log_e_errors = log_e(evidence.errors_alone if alone else evidence.errors_sums)
+    log_e_slow = log_e(evidence.slow_alone if alone else evidence.slow_sums)
     recent = _recent(evidence.minutes)
-    canary = evidence.canary
-    canary_burns = _burns(recent.canary_requests, recent.canary_errors, policy) and _burns(
-        canary.requests, canary.errors, policy
+    canary, dispersion = evidence.canary, dispersion_of(evidence, policy)
+    canary_burns = _burns(recent.canary_requests, recent.canary_errors, policy, dispersion) and _burns(
+        canary.requests, canary.errors, policy, dispersion
     )
-    baseline_burns = _burns(recent.baseline_requests, recent.baseline_errors, policy)
+    baseline_burns = _burns(recent.baseline_requests, recent.baseline_errors, policy, dispersion)
     baseline_known = baseline_burns or recent.baseline_requests >= policy.baseline_requests_min
     suspect = max(log_e_errors, log_e_slow) >= math.log(policy.hold_e)
     enough_errors = canary.errors >= policy.bad_events_min
     enough_slow = canary.slow >= policy.bad_events_min
-    by_errors = log_e_errors >= limit(policy.alpha_errors_ppm) and enough_errors
-    by_slow = log_e_slow >= limit(policy.alpha_slow_ppm) and enough_slow
+    by_errors = log_e_errors >= limit(policy.alpha_errors_ppm, alone=alone) and enough_errors
+    by_slow = log_e_slow >= limit(policy.alpha_slow_ppm, alone=alone) and enough_slow
     # What burns is convicted at the odds of a hold. Burning alone convicts nobody: at a baseline of 1 % errors the luck
     # of a good canary's first minutes burns already.
     by_burn = canary_burns and baseline_known and enough_errors and suspect
     if baseline_burns and (canary_burns or suspect):
         finding = Finding.BOTH
+    elif alone and (by_errors or by_slow):
+        finding = Finding.BY_PAST
+    elif alone and suspect:
+        finding = Finding.SUSPECT_ALONE
     elif by_errors or by_slow or by_burn:
         finding = Finding.BY_ERRORS if by_errors else Finding.BY_SLOW if by_slow else Finding.BY_BURN
         if not confirmed:
@@ -185,7 +208,7 @@ def read(evidence: Evidence, policy: RollbackPolicy, *, confirmed: bool = True) 
     else:
         finding = Finding.BURNING if canary_burns else Finding.CLEAR
     enough = enough_errors if log_e_errors >= log_e_slow else enough_slow
-    return Reading(finding, log_e_errors, log_e_slow, recent, enough)
+    return Reading(finding, log_e_errors, log_e_slow, recent, enough, alone)
 
 
 def faded(reading: Reading) -> bool:
@@ -202,7 +225,8 @@ def is_proven(evidence: Evidence, policy: RollbackPolicy) -> bool:
 def numbers(evidence: Evidence, reading: Reading, policy: RollbackPolicy) -> Numbers:
     """What was compared, with its limits, as integers for a receipt."""
     canary, baseline, recent = evidence.canary, evidence.baseline, reading.recent
-    return {
+    before = evidence.before
+    compared: Numbers = {
         "baseline_burn_milli": _burn_milli(recent.baseline_requests, recent.baseline_errors, policy),
         "baseline_errors": baseline.errors,
         "baseline_requests": baseline.requests,
@@ -216,14 +240,57 @@ def numbers(evidence: Evidence, reading: Reading, policy: RollbackPolicy) -> Num
         "e_errors_milli_nats": _milli(reading.log_e_errors),
         "e_slow_milli_nats": _milli(reading.log_e_slow),
         "hold_milli_nats": _milli(math.log(policy.hold_e)),
-        "limit_errors_milli_nats": _milli(limit(policy.alpha_errors_ppm)),
-        "limit_slow_milli_nats": _milli(limit(policy.alpha_slow_ppm)),
+        "limit_errors_milli_nats": _milli(limit(policy.alpha_errors_ppm, alone=reading.alone)),
+        "limit_slow_milli_nats": _milli(limit(policy.alpha_slow_ppm, alone=reading.alone)),
     }
+    if before is not None:
+        compared["dispersion_milli"] = _milli(dispersion_of(evidence, policy))
+        if reading.alone:
+            compared["before_errors"] = before.errors
+            compared["before_errors_ppm"] = min(round(before.errors_share * PPM), MILLI_MAX)
+            compared["before_requests"] = before.requests
+            compared["before_slow"] = before.slow
+            compared["before_slow_ppm"] = min(round(before.slow_share * PPM), MILLI_MAX)
+    return compared
 
 
-def limit(alpha_ppm: int) -> float:
-    """ln(1/alpha), in nats."""
-    return math.log(PPM / alpha_ppm)
+def limit(alpha_ppm: int, *, alone: bool = False) -> float:
+    """ln(1/alpha), in nats; ln(2/alpha) for the one-sample form, whose bound has spent the other half."""
+    return math.log((2 if alone else 1) * PPM / alpha_ppm)
+
+
+def dispersion_of(evidence: Evidence, policy: RollbackPolicy) -> float:
+    """Variance over mean of an interval's errors: what the policy says, or what was seen before the deploy if more."""
+    told = policy.dispersion_milli / 1000
+    return told if evidence.before is None else max(told, evidence.before.dispersion)
+
+
+def _is_alone(evidence: Evidence, pending: Pending) -> bool:
+    """Whether no baseline has reported at all. One that falls silent may have been silenced by what the canary shows,
+    so it is not replaced by the past.
+    """
+    return (
+        evidence.before is not None
+        and pending.canary_requests > 0
+        and not pending.baseline_through_us
+        and not evidence.baseline.requests
+    )
+
+
+def _alone_sums(
+    evidence: Evidence, pending: Pending, policy: RollbackPolicy
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    before, requests = evidence.before, pending.canary_requests
+    assert before is not None  # noqa: S101 - _is_alone has looked
+    mix, dispersion = _against_of(policy), dispersion_of(evidence, policy)
+    return (
+        accumulate_alone(mix, evidence.errors_alone, requests * before.errors_share, pending.canary_errors, dispersion),
+        accumulate_alone(mix, evidence.slow_alone, requests * before.slow_share, pending.canary_slow, dispersion),
+    )
+
+
+def _against_of(policy: RollbackPolicy) -> Mixture:
+    return _against(policy.tolerated_ratio_milli, policy.ratio_low_milli, policy.ratio_high_milli)
 
 
 def share_ppm(requests: int, events: int) -> int:
@@ -245,9 +312,9 @@ class _Sums(NamedTuple):
 
 
 def _sums(evidence: Evidence, pending: Pending, policy: RollbackPolicy) -> _Sums:
-    against = _against(policy.tolerated_ratio_milli, policy.ratio_low_milli, policy.ratio_high_milli)
+    against = _against_of(policy)
     proof = _proof(policy.proven_ratio_milli)
-    dispersion = policy.dispersion_milli / 1000
+    dispersion = dispersion_of(evidence, policy)
     n_a, n_b = pending.canary_requests, pending.baseline_requests
     costs, proof_costs = exposure(against, n_a, n_b), exposure(proof, n_a, n_b)
     errors, slow = (pending.canary_errors, pending.baseline_errors), (pending.canary_slow, pending.baseline_slow)
@@ -301,7 +368,7 @@ def _add(a: Slice, b: Slice) -> Slice:
     )
 
 
-def _burns(requests: int, errors: int, policy: RollbackPolicy) -> bool:
+def _burns(requests: int, errors: int, policy: RollbackPolicy, dispersion: float) -> bool:
     """Whether the burn rate is at its limit beyond chance: three sigmas above the errors that the limit allows.
 
     The margin grows with the dispersion, as errors that come in clumps leave more to chance.
@@ -309,7 +376,7 @@ def _burns(requests: int, errors: int, policy: RollbackPolicy) -> bool:
     if errors < BURNING_ERRORS_MIN:
         return False
     allowed = requests * policy.error_budget_ppm * policy.burn_milli / (1000 * PPM)
-    return errors >= min(allowed + SIGMAS * math.sqrt(allowed * policy.dispersion_milli / 1000), requests)
+    return errors >= min(allowed + SIGMAS * math.sqrt(allowed * dispersion), requests)
 
 
 def _burn_milli(requests: int, errors: int, policy: RollbackPolicy) -> int:

@@ -3,8 +3,9 @@
 A deploy is watched by comparing the canary's requests with those of a concurrent baseline (`rollback_evidence.py`):
 `errors` and `slow` ones each by an e-process that may be looked at after every interval, and a burn rate behind it.
 At E >= 10 the rollout is held, at E >= 1/alpha with enough bad requests it is rolled back. Nothing is ever rolled back
-without canary traffic, for an alert alone, or while both arms are bad. Without a baseline nothing is known of what
-would have been without the deploy: a burning canary is then held, and a person called.
+without canary traffic, for an alert alone, or while both arms are bad. Without a baseline the canary is compared with
+what was before the deploy, where samples of the baseline say what that was (`rollback_past.py`). Without either nothing
+is known of what would have been without the deploy: a burning canary is then held, and a person called.
 
 After a rollback the guard looks whether it helped, and refuses the revision for a while. Unknown is not success.
 Counts: requests. Shares: ppm. Times: µs UTC, `now_us` comes as an argument.
@@ -28,6 +29,7 @@ from governors.machines.rollback_after import (
     take_verifying_sample,
 )
 from governors.machines.rollback_moves import deploy_of, end, stay, watch
+from governors.machines.rollback_past import add_past, before_deploy
 from governors.machines.rollback_policy import RollbackPolicy
 from governors.machines.rollback_rules import RULES
 from governors.machines.rollback_state import Cause, Deploy, RollbackState, Status
@@ -76,11 +78,12 @@ def begin_watch(state: RollbackState, event: Event, policy: RollbackPolicy, now_
         started_us=min(event.observed_us, now_us),
         target=started.target,
     )
+    watched = watch(state, deploy, before_deploy(state.past, deploy.started_us, policy))
     if last is not None and state.status in {Status.WATCHING, Status.HOLD}:
         evidence["superseded"] = last.deploy_id
-        return Verdict(watch(state, deploy), "watch", "rollback.supersedes", evidence)
+        return Verdict(watched, "watch", "rollback.supersedes", evidence)
     evidence["watch_ms"] = policy.watch_s * 1000
-    return Verdict(watch(state, deploy), "watch", "rollback.watch", evidence)
+    return Verdict(watched, "watch", "rollback.watch", evidence)
 
 
 def race_rollback(state: RollbackState, event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:
@@ -112,6 +115,16 @@ def ignore_sample(state: RollbackState, event: Event, _policy: RollbackPolicy, _
     return stay(state, "rollback.unwatched_sample", {"deploy_id": sample.deploy_id})
 
 
+def note_past(state: RollbackState, event: Event, _policy: RollbackPolicy, now_us: int) -> Decided:
+    """While no deploy is judged, samples of the baseline say what is normal; those of a canary say nothing."""
+    sample: DeploySample = event.body  # type: ignore[assignment] # the table's row says so
+    if sample.arm != "baseline":
+        return stay(state, "rollback.unwatched_sample", {"deploy_id": sample.deploy_id})
+    counted: Numbers = {"errors": sample.errors, "requests": sample.requests, "slow": sample.slow}
+    past = add_past(state.past, sample, event.observed_us, now_us)
+    return stay(replace(state, past=past), "rollback.past_sample", counted)
+
+
 def note_finish(state: RollbackState, event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:
     """Past the watch the deploy system's word changes nothing: only a result or a verification does."""
     finished: DeployFinished = event.body  # type: ignore[assignment] # the table's row says so
@@ -135,6 +148,7 @@ def nothing_due(state: RollbackState, _event: Event, _policy: RollbackPolicy, _n
 
 
 _RESTING: Final = (Status.IDLE, Status.PROMOTED, Status.INCONCLUSIVE, Status.ESCALATED)
+_UNJUDGED: Final = (*_RESTING, Status.COOLDOWN)
 _UNWATCHED: Final = (*_RESTING, Status.ROLLING_BACK, Status.VERIFYING, Status.COOLDOWN)
 
 
@@ -146,7 +160,7 @@ W, H, R = Status.WATCHING, Status.HOLD, Status.ROLLING_BACK
 TABLE: Final[Table] = MappingProxyType(
     {
         **{(status, DeployStarted): Row(begin_watch, _to(status, W)) for status in Status},
-        **{(status, DeploySample): Row(ignore_sample, _to(status)) for status in _UNWATCHED},
+        **{(status, DeploySample): Row(note_past, _to(status)) for status in _UNJUDGED},
         **{(status, DeployFinished): Row(note_finish, _to(status)) for status in _UNWATCHED},
         **{(status, Alert): Row(note_alert, _to(status)) for status in _UNWATCHED},
         **{(status, Timeout): Row(nothing_due, _to(status)) for status in _RESTING},
@@ -164,6 +178,7 @@ TABLE: Final[Table] = MappingProxyType(
         (H, Timeout): Row(end_hold, _to(H, W, R, Status.ESCALATED)),
         (H, ActionResult): Row(note_operators_rollback, _to(H, Status.VERIFYING)),
         (H, OverrideGranted): Row(answer_hold, _to(H, W, R)),
+        (R, DeploySample): Row(ignore_sample, _to(R)),
         (R, DeployStarted): Row(race_rollback, _to(R, Status.ESCALATED)),
         (R, ActionResult): Row(take_result, _to(R, Status.VERIFYING, Status.ESCALATED)),
         (R, Timeout): Row(rollback_overdue, _to(R, Status.ESCALATED)),
@@ -242,7 +257,7 @@ _SEVERITY: Final[Mapping[Status, int]] = MappingProxyType(
 
 ROLLBACK_GUARD: Final = Governor(
     name="rollback_guard",
-    version=2,
+    version=3,
     status=Status,
     state=RollbackState,
     policy=RollbackPolicy,

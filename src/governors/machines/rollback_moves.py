@@ -8,7 +8,7 @@ from governors.fsm.table import Evidence as Numbers
 from governors.fsm.table import Verdict
 from governors.machines.governor import SECOND_US
 from governors.machines.rollback_policy import RollbackPolicy
-from governors.machines.rollback_state import Arm, Cause, Deploy, Evidence, Pending, RollbackState, Status
+from governors.machines.rollback_state import Arm, Before, Cause, Deploy, Evidence, Pending, RollbackState, Status
 
 DAY_US: Final = 86_400 * SECOND_US
 ALERTS_MAX: Final = 32
@@ -31,17 +31,18 @@ def due(state: RollbackState, now_us: int) -> bool:
     return state.deadline_us is not None and now_us >= state.deadline_us
 
 
-def watch(state: RollbackState, deploy: Deploy) -> RollbackState:
+def watch(state: RollbackState, deploy: Deploy, before: Before | None) -> RollbackState:
     """Begin anew with `deploy`. Alerts that fire already are not its doing; what the tenant's past says stays."""
     return RollbackState(
         status=Status.WATCHING,
         deadline_us=deploy.watch_until_us,
         deploy=deploy,
-        evidence=Evidence(weighed_us=deploy.started_us),
+        evidence=Evidence(weighed_us=deploy.started_us, before=before),
         known_alerts=newest_alerts({**state.known_alerts, **state.blamed_alerts}),
         refused_revision=state.refused_revision,
         refused_until_us=state.refused_until_us,
         rollbacks=state.rollbacks,
+        past=state.past,
     )
 
 
@@ -85,7 +86,7 @@ def verify(state: RollbackState, policy: RollbackPolicy, now_us: int) -> Rollbac
         cause=Cause.NONE,
         deadline_us=now_us + policy.verify_s * SECOND_US,
         pending=Pending(),
-        evidence=Evidence(canary=state.evidence.canary, baseline=state.evidence.baseline),
+        evidence=Evidence(canary=state.evidence.canary, baseline=state.evidence.baseline, before=state.evidence.before),
         after=Arm(),
         verify_from_us=now_us + policy.settle_s * SECOND_US,
         attempt=0,

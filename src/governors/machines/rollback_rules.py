@@ -8,6 +8,12 @@ _ARMS: Final = (
     "canary {canary_errors} errors and {canary_slow} slow of {canary_requests} requests, "
     "baseline {baseline_errors} and {baseline_slow} of {baseline_requests}"
 )
+_ALONE: Final = (
+    "{canary_errors} errors and {canary_slow} slow of {canary_requests} requests, where at most "
+    "{before_errors_ppm:percent} errors and {before_slow_ppm:percent} slow were expected from {before_errors} and "
+    "{before_slow} of {before_requests} requests before it, E = {e_errors_milli_nats:e} for errors, "
+    "{e_slow_milli_nats:e} for slow"
+)
 _BURN: Final = "error budget burns at {burn_5m_milli:nats} over 5 min and {burn_deploy_milli:nats} since the deploy"
 
 RULES: Final[Mapping[str, str]] = MappingProxyType(
@@ -28,6 +34,7 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         # samples
         "rollback.sample": "{arm}: {errors} errors and {slow} slow of {requests} requests",
         "rollback.unwatched_sample": "no deploy is watched: the sample does not count",
+        "rollback.past_sample": "between deploys: {errors} errors and {slow} slow of {requests} requests",
         "rollback.clear": f"nothing speaks against the canary: {_ARMS}, E = {{e_errors_milli_nats:e}} for errors, "
         "{e_slow_milli_nats:e} for slow",
         "rollback.errors": f"the canary fails more than tolerated: {_ARMS}, E = {{e_errors_milli_nats:e}}, "
@@ -42,6 +49,10 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "rollback.unconfirmed": f"the canary is over the limit, but the arms have not reported equally far: {_ARMS}",
         "rollback.both": f"not the deploy: the canary's {_BURN}, and the baseline's at {{baseline_burn_milli:nats}}",
         "rollback.unpaired": f"the canary's {_BURN}, and there is no baseline to compare with",
+        "rollback.past": f"the canary is worse than it was before the deploy: {_ALONE}, limits "
+        "{limit_errors_milli_nats:e} and {limit_slow_milli_nats:e}",
+        "rollback.suspect_alone": f"the canary looks worse than it was before the deploy, and there is no baseline: "
+        f"{_ALONE}, a hold begins at {{hold_milli_nats:e}}",
         "rollback.still_held": f"what began the hold has not faded: {_ARMS}",
         "rollback.needs_approval": "over the limit, but {rollbacks} rollbacks in 24 h (at most {rollbacks_max}) or no "
         f"other revision to go back to leave it to a person: {_ARMS}",
@@ -55,6 +66,8 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "rollback.vetoed": "an operator vetoed the rollback: what was seen so far is spent",
         "rollback.hold_elapsed": f"held for {{hold_ms:duration}} without a veto, and the evidence stands: {_ARMS}",
         "rollback.hold_unpaired": f"held for {{hold_ms:duration}} without a veto: the canary's {_BURN}",
+        "rollback.hold_alone": "held for {hold_ms:duration}, and without a baseline a rollback needs more against it: "
+        f"{_ALONE}",
         "rollback.hold_gone": f"held for {{hold_ms:duration}}, and the evidence is gone: {_ARMS}",
         "rollback.hold_both": f"held for {{hold_ms:duration}}, and both arms are bad still, so not the deploy: {_ARMS}",
         "rollback.hold_alert": "held for {hold_ms:duration}, and {alerts} alerts fire still",

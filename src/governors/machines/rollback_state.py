@@ -32,6 +32,7 @@ class Cause(StrEnum):
     CANARY = "canary_worse"
     BOTH = "not_the_deploy"
     UNPAIRED = "no_baseline"
+    ALONE = "worse_than_before"
     ALERT = "alert"
     MANUAL = "needs_approval"
     FEW_EVENTS = "few_events"
@@ -99,13 +100,41 @@ class Slice(NamedTuple):
     baseline_errors: int
 
 
+class Hour(NamedTuple):
+    """What came of a service in an hour (since the epoch) in which no deploy was judged, in so many samples.
+
+    `squares` sums, over the samples, the square of the errors over the requests, in millionths.
+    """
+
+    hour: int
+    requests: int
+    errors: int
+    slow: int
+    samples: int
+    squares: int
+
+
+class Before(NamedTuple):
+    """What is known of the time before a deploy: counts, the shares that are expected at most, and how far errors come
+    in clumps (variance over mean).
+    """
+
+    requests: int
+    errors: int
+    slow: int
+    errors_share: float
+    slow_share: float
+    dispersion: float
+
+
 class Evidence(Struct, frozen=True, omit_defaults=True):
     """All that was weighed since the deploy began, or since an operator's veto declared it spent.
 
     `weighed_us` is how far the senders' time is weighed, `paired_us` when both arms were last compared, by our clock.
     `*_sums` are the running log-likelihood ratios against the deploy, `*_proof` those for it. `over` says that the
     last weighing was over the limit while the arms had not reported equally far. `spent_requests` are the canary's
-    from before a veto.
+    from before a veto. `before` is what is known from before the deploy, and `*_alone` are the sums against it, as long
+    as no baseline has reported.
     """
 
     weighed_us: int = 0
@@ -119,6 +148,9 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     paired_us: int = 0
     over: bool = False
     spent_requests: int = 0
+    before: Before | None = None
+    errors_alone: tuple[float, ...] = ()
+    slow_alone: tuple[float, ...] = ()
 
 
 class RollbackState(Struct, frozen=True, omit_defaults=True):
@@ -127,7 +159,7 @@ class RollbackState(Struct, frozen=True, omit_defaults=True):
     `cause` says why it holds or why it ended. `late_result` expects the failure of an attempt that was given up.
     `known_alerts` fire without blame (before the deploy, or vetoed), `blamed_alerts` began during the watch; both map
     a fingerprint to when it was last said to fire. `after` counts requests since a rollback, `rollbacks` holds the
-    starts of the last day's.
+    starts of the last day's. `past` has the last week's hours in which no deploy was judged, oldest first.
     """
 
     status: Status = Status.IDLE
@@ -145,3 +177,4 @@ class RollbackState(Struct, frozen=True, omit_defaults=True):
     refused_revision: str = ""
     refused_until_us: int = 0
     rollbacks: tuple[int, ...] = ()
+    past: tuple[Hour, ...] = ()

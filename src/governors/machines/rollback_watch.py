@@ -1,8 +1,9 @@
 """The Rollback Guard while a deploy is watched or held: samples, alerts, operators, and the ends of both.
 
-What a hold does when its time is over, by what it then knows: against the canary alone, compared since the hold began
-and with enough bad requests, it rolls back; for both arms, for an alert that still fires, without a baseline (unless
-the policy takes that risk) and without a fresh comparison it calls a person; without evidence the watch goes on.
+What a hold does when its time is over, by what it then knows: against the canary, compared since the hold began with a
+baseline or convicted by what was before the deploy, and with enough bad requests, it rolls back; for both arms, for an
+alert that still fires, without anything to compare with (unless the policy takes that risk) and without a fresh
+comparison it calls a person; without evidence the watch goes on.
 """
 
 from typing import Final
@@ -50,6 +51,7 @@ CAUSES: Final = {
     Finding.BURNING: Cause.CANARY,
     Finding.SUSPECT: Cause.CANARY,
     Finding.UNCONFIRMED: Cause.CANARY,
+    Finding.SUSPECT_ALONE: Cause.ALONE,
     Finding.BOTH: Cause.BOTH,
     Finding.UNPAIRED: Cause.UNPAIRED,
 }
@@ -60,6 +62,8 @@ FINDING_RULES: Final = {
     Finding.UNCONFIRMED: "rollback.unconfirmed",
     Finding.BOTH: "rollback.both",
     Finding.UNPAIRED: "rollback.unpaired",
+    Finding.SUSPECT_ALONE: "rollback.suspect_alone",
+    Finding.BY_PAST: "rollback.past",
     Finding.BY_ERRORS: "rollback.errors",
     Finding.BY_SLOW: "rollback.slow",
     Finding.BY_BURN: "rollback.burn",
@@ -72,7 +76,7 @@ def take_sample(state: RollbackState, event: Event, policy: RollbackPolicy, now_
     if sample.deploy_id != deploy_of(state).deploy_id:
         return stay(state, "rollback.other_deploy", {"deploy_id": sample.deploy_id})
     pending = add_sample(state.pending, sample, event.observed_us, now_us)
-    if not is_due(pending, state.evidence.weighed_us, policy, now_us):
+    if not is_due(pending, state.evidence, policy, now_us):
         counted: Numbers = {
             "arm": sample.arm,
             "errors": sample.errors,
@@ -175,6 +179,8 @@ def end_hold(state: RollbackState, _event: Event, policy: RollbackPolicy, now_us
             return _escalate(state, Cause.UNPAIRED, "rollback.hold_unheard", compared)
         case Finding.UNPAIRED:
             rule = "rollback.hold_unpaired"
+        case Finding.SUSPECT_ALONE if policy.unpaired == "escalate":
+            return _escalate(state, Cause.ALONE, "rollback.hold_alone", compared)
         case _ if not reading.enough_events:
             return _escalate(state, Cause.FEW_EVENTS, "rollback.hold_few_events", compared)
         case _ if state.evidence.paired_us <= held_from_us:
@@ -252,6 +258,7 @@ def answer_hold(state: RollbackState, event: Event, policy: RollbackPolicy, now_
     spent = Evidence(
         weighed_us=state.evidence.weighed_us,
         spent_requests=state.evidence.spent_requests + state.evidence.canary.requests,
+        before=state.evidence.before,
     )
     known = newest_alerts({**state.known_alerts, **state.blamed_alerts})
     vetoed = replace(state, evidence=spent, pending=Pending(), known_alerts=known)

@@ -16,6 +16,10 @@ events, whatever p_b does from one interval to the next. So E is a non-negative 
 by Ville's inequality P(E ever >= 1/alpha) <= alpha. Intervals may be cut by anything but the event counts themselves.
 Alternatives below the reference test the opposite: that the ratio is at least rho_0.
 
+Where there is no arm B but a bound b on its events a request, the one-sample form takes its place: x of n events count
+x ln(rho / rho_0) - n b (rho - rho_0) for rho, and the same inequality bounds the expected factor by 1 as long as
+p_a <= rho_0 b. If the bound itself holds with probability 1 - beta, what is said with it errs by beta more.
+
 Raising each factor to 1/dispersion keeps the property (Jensen) and pays for bursts: events that come in clumps count
 as fewer.
 
@@ -29,6 +33,8 @@ from typing import Final, NamedTuple
 
 # exp() of so many nats neither overflows nor vanishes in a double.
 SAFE_NATS: Final = 700.0
+# It converges to the last digit in six.
+NEWTON_STEPS: Final = 8
 
 LogRatios = tuple[float, ...]
 
@@ -92,6 +98,28 @@ def accumulate(
     gained = x_a / dispersion
     rows = zip(sums or mix.start, mix.log_ratios, costs, strict=True)
     return tuple([total + gained * ratio - events * cost for total, ratio, cost in rows])
+
+
+def accumulate_alone(mix: Mixture, sums: LogRatios, expected: float, events: int, dispersion: float = 1.0) -> LogRatios:
+    """The running sums of the one-sample form after one interval, in which `expected` events were expected at most."""
+    gained, cost = events / dispersion, expected / dispersion
+    rows = zip(sums or mix.start, mix.log_ratios, mix.alternatives, strict=True)
+    return tuple([total + gained * log - cost * (ratio - mix.reference) for total, log, ratio in rows])
+
+
+def upper_mean(events: int, alpha: float, dispersion: float = 1.0) -> float:
+    """The mean at and above which so few events come with a probability of `alpha` at most, for Poisson and Bernoulli
+    events; those of an overdispersed count are as many fewer.
+
+    Chernoff's bound: P(X <= x) <= exp(x - mean + x ln(mean / x)) for x <= mean, solved for the mean.
+    """
+    few, nats = events / dispersion, -math.log(alpha)
+    mean = few + math.sqrt(2.0 * few * nats) + 2.0 * nats
+    # Newton from above, where the function is convex: each step stays above the solution.
+    for _ in range(NEWTON_STEPS):
+        excess = mean - few - nats - (few * math.log(mean / few) if few else 0.0)
+        mean -= excess / (1.0 - few / mean)
+    return mean * dispersion
 
 
 def log_e(sums: LogRatios) -> float:

@@ -48,7 +48,7 @@ def add(
 
 
 def due(pending: Pending, now_s: float) -> bool:
-    return is_due(pending, START_US, POLICY, START_US + int(now_s * S))
+    return is_due(pending, Evidence(weighed_us=START_US), POLICY, START_US + int(now_s * S))
 
 
 def both(canary: tuple[int, int, int], baseline: tuple[int, int, int], *, at_s: float, skew_s: float = 0.0) -> Pending:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governors.numerics.e_process import Mixture, accumulate, exposure, log_e, log_spaced, mixture
+from governors.numerics.e_process import (
+    Mixture,
+    accumulate,
+    accumulate_alone,
+    exposure,
+    log_e,
+    log_spaced,
+    mixture,
+    upper_mean,
+)
 
 TOLERATED = 1.25
 AGAINST = mixture(TOLERATED, log_spaced(1.5, 20.0, 12))
@@ -171,3 +180,50 @@ def test_alternatives_below_the_reference_prove_the_opposite() -> None:
     for _ in range(80):
         sums = weigh(proof, sums, 1000, 1000, 20, 10)
     assert log_e(sums) < 0
+
+
+# The one-sample form
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.004, 0.005])
+@pytest.mark.parametrize("mix", [AGAINST, WEIGHTED])
+def test_alone_its_expectation_is_at_most_one_while_the_rate_is_tolerated(share: float, mix: Mixture) -> None:
+    requests, bound = 200, 0.004
+    expected = sum(
+        chance * math.exp(log_e(accumulate_alone(mix, (), requests * bound, events)))
+        for events, chance in enumerate(binomial(requests, share))
+    )
+    assert expected <= 1.0 + 1e-9
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.floats(0.1, 30.0))
+def test_alone_more_events_are_more_evidence(few: int, more: int, expected: float) -> None:
+    evidence = [log_e(accumulate_alone(AGAINST, (), expected, few + extra)) for extra in (0, more)]
+    assert evidence[0] <= evidence[1] + 1e-9
+
+
+def test_alone_intervals_add_up() -> None:
+    whole = accumulate_alone(AGAINST, (), 3.0, 7)
+    parts = accumulate_alone(AGAINST, accumulate_alone(AGAINST, (), 1.0, 5), 2.0, 2)
+    assert parts == pytest.approx(whole)
+
+
+def test_alone_events_in_clumps_count_as_fewer() -> None:
+    assert 0 < log_e(accumulate_alone(AGAINST, (), 2.0, 12, 3.0)) < log_e(accumulate_alone(AGAINST, (), 2.0, 12))
+
+
+def poisson_below(events: int, mean: float) -> float:
+    return sum(math.exp(-mean + count * math.log(mean) - math.lgamma(count + 1)) for count in range(events + 1))
+
+
+@given(st.integers(0, 400), st.sampled_from([0.5, 0.05, 0.0025, 1e-6]))
+def test_so_few_events_are_unlikely_at_the_upper_mean(events: int, alpha: float) -> None:
+    mean = upper_mean(events, alpha)
+    assert mean > events
+    assert poisson_below(events, mean) <= alpha * (1 + 1e-9)
+    assert mean <= events + math.sqrt(2 * events * -math.log(alpha)) + 2 * -math.log(alpha), "and it is not far off"
+
+
+def test_without_events_the_upper_mean_is_the_exact_one() -> None:
+    assert upper_mean(0, 0.05) == pytest.approx(-math.log(0.05))
+    assert upper_mean(0, 0.05, 3.0) == pytest.approx(-3 * math.log(0.05))
