@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct, field
 
-from governors.machines.catalog import BY_NAME
+from governors.machines.catalog import BY_NAME, GOVERNORS
 from governors.machines.profiles import PROFILE_NAMES, PolicyOverrides, ProfileError, build_profile
 from governors.settings import SettingsError, TenantName, Word
 from governors.settings_file import FileUnreadableError, read_mapping
@@ -23,6 +23,9 @@ from governors.tenants.windows import Approval, Window, read_weekly
 
 KEY: Final = "policies"
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+ACTIONS: Final = sorted({kind for one in GOVERNORS for kind in (*one.undo, *one.undo.values(), *one.lasting)})
+"""All that a person can be asked about first."""
 
 Changes = dict[str, dict[str, Any]]
 
@@ -155,11 +158,19 @@ def _windows(
             for governor in text.governors
             if governor not in BY_NAME
         ]
+        problems += [
+            Problem(key, shown(action), origin, f"expected one of {', '.join(ACTIONS)}")
+            for action in (text.approval.actions if text.approval else ())
+            if action not in ACTIONS
+        ]
+        if text.approval is not None and not text.approval.actions:
+            problems.append(Problem(key, "", origin, "expected actions to ask about"))
         if text.profile is not None and text.profile not in packs:
             problems.append(Problem(key, shown(text.profile), origin, f"expected one of {', '.join(packs)}"))
         if not (text.observe or text.profile or text.approval):
             problems.append(Problem(key, "", origin, "expected observe, profile or approval: it changes nothing"))
         try:
+            _check_times(text)
             yield Window(
                 name=text.name,
                 tenants=text.tenants,
@@ -173,6 +184,12 @@ def _windows(
             )
         except ValueError as error:
             problems.append(Problem(key, "", origin, str(error)))
+
+
+def _check_times(text: WindowText) -> None:
+    from_us, until_us = _moment_us(text.from_), _moment_us(text.until)
+    if from_us is not None and until_us is not None and until_us <= from_us:
+        raise ValueError("it is never open: expected until after from")
 
 
 def _moment_us(moment: datetime | None) -> int | None:

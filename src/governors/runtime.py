@@ -39,6 +39,7 @@ from governors.tenants.policy import (
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
 from governors.tenants.tenant import Shared
+from governors.tenants.terms import STOPPED
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
 from ledger.appender import Draft, Ledger, Limits
@@ -127,7 +128,9 @@ class Runtime:
                     pending_bytes=settings.ledger.pending_bytes_max,
                 ),
             )
-        self.outbox = Outbox(self.ledger, edges.executor, self._tell, edges.clock_us, edges.on_action_ended)
+        self.outbox = Outbox(
+            self.ledger, edges.executor, self._tell, edges.clock_us, edges.on_action_ended, self._held_back
+        )
         shared = Shared(
             ledger=self.ledger,
             window=self.window,
@@ -288,6 +291,9 @@ class Runtime:
 
     def _tell(self, tenant: str, key: str, event: Event) -> None:
         self.registry.tell(tenant, key, event)
+
+    def _held_back(self, tenant: str) -> str:
+        return STOPPED.observes if self.in_force.stopped or self.registry.is_stopped(tenant) else ""
 
     def _settled(self, count: int) -> None:
         self.registry.settled(count)

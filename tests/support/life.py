@@ -104,7 +104,8 @@ class Life:
         """So many runs of the service, each of so many steps."""
         chance = self._chance
         for _ in range(restarts + 1):
-            async with running(self.folder, self.world, chance.choice(CONFIGURATIONS)) as runtime:
+            # Profiles that policies gave tenants must be there at the next start as well.
+            async with running(self.folder, self.world, chance.choice(CONFIGURATIONS), self._policies()) as runtime:
                 self.world.hold.set()
                 for _ in range(steps):
                     await self._step(runtime)

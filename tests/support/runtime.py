@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from governors.outbox.executors import Done
+from governors.policies import NO_POLICIES, Policies
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
 from governors.supervision.report import SupervisionEvent
@@ -125,7 +126,9 @@ async def quiet(runtime: Runtime) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, world: World, settings: Settings = LAPTOP) -> AsyncIterator[Runtime]:
+async def running(
+    folder: Path, world: World, settings: Settings = LAPTOP, policies: Policies = NO_POLICIES
+) -> AsyncIterator[Runtime]:
     """A runtime that is recovered from the folder and runs; stopped in order at the end."""
     edges = Edges(
         clock_us=lambda: world.now_us,
@@ -138,7 +141,7 @@ async def running(folder: Path, world: World, settings: Settings = LAPTOP) -> As
         on_action_ended=lambda kind, outcome: None,
         writer="test",
     )
-    runtime = Runtime(settings, folder, edges)
+    runtime = Runtime(settings, folder, edges, policies=policies)
     tree = runtime.tree("test")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))

@@ -39,6 +39,12 @@ async def pass_time(runtime: Runtime, world: World, seconds: float) -> None:
     await quiet(runtime)
 
 
+async def pass_time_without_waiting(runtime: Runtime, world: World, seconds: float) -> None:
+    world.now_us += int(seconds * 1e6)
+    while runtime.timers.fire_due() == 0.0:
+        pass
+
+
 def kinds(world: World) -> list[str]:
     return [work.action.kind for work in world.executed]
 
@@ -124,11 +130,14 @@ async def test_an_action_that_fails_over_and_over_is_frozen_and_paged(tmp_path: 
         await quiet(runtime)
         for _ in range(3):
             await pass_time(runtime, world, 60)
-        assert kinds(world) == ["stop", "stop", "page"]
+        assert kinds(world) == ["stop", "stop", "page", "page"], "a page that failed is sent again"
         assert world.executed[-1].action.params["why"] == STORM
         world.answer = Done(ok=True)
-        await pass_time(runtime, world, 1_800)
-        assert kinds(world)[-1] == "stop"
+        await pass_time(runtime, world, 60)
+        await pass_time(runtime, world, 600)
+        assert kinds(world)[4:] == ["page"], "and one that was heard is not"
+        await pass_time(runtime, world, 1_200)
+        assert kinds(world)[5:] == ["stop"]
         assert withheld(runtime) == ""
     assert replay_folder(tmp_path).ok
 
@@ -152,4 +161,91 @@ async def test_policies_hold_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         assert "profiles.gold" in str(caught.value)
         assert "acme" in str(caught.value)
         await quiet(runtime)
+    assert replay_folder(tmp_path).ok
+
+
+# Over a restart
+
+
+ASKS = windows(Window(name="ask", approval=Approval(("throttle",), 900, "drop")))
+
+
+async def test_an_open_question_outlives_the_process(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world, policies=ASKS) as runtime:
+        await send(runtime, world.spend("950.00"))
+        await quiet(runtime)
+    async with running(tmp_path, world, policies=ASKS) as runtime:
+        await pass_time(runtime, world, 30)
+        assert kinds(world) == ["ask"], "who was asked is not asked again"
+        await answer(runtime, world, "approve")
+        await quiet(runtime)
+        assert kinds(world) == ["ask", "throttle"]
+    assert replay_folder(tmp_path).ok
+
+
+async def test_a_question_on_its_way_when_the_process_ended_is_sent_again_under_its_id(tmp_path: Path) -> None:
+    world = World()
+    world.hold.clear()
+    async with running(tmp_path, world, policies=ASKS) as runtime:
+        await send(runtime, world.spend("950.00"))
+        await until(lambda: kinds(world) == ["ask"])
+    world.hold.set()
+    async with running(tmp_path, world, policies=ASKS) as runtime:
+        await quiet(runtime)
+        assert kinds(world) == ["ask", "ask"]
+        assert world.executed[0].action.id == world.executed[1].action.id
+    assert replay_folder(tmp_path).ok
+
+
+async def test_a_storm_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    world = World()
+    world.answer = Done(ok=False)
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.spend("1000.00"))
+        await quiet(runtime)
+        await pass_time(runtime, world, 60)
+        world.hold.clear()
+        await pass_time_without_waiting(runtime, world, 60)
+        await until(lambda: kinds(world) == ["stop", "stop", "page"])
+    world.answer = Done(ok=True)
+    world.hold.set()
+    async with running(tmp_path, world) as runtime:
+        await quiet(runtime)
+        await send(runtime, world.spend("1001.00"))
+        await pass_time(runtime, world, 600)
+        assert kinds(world) == ["stop", "stop", "page", "page"], "frozen still, and the page was sent again"
+        await pass_time(runtime, world, 1_200)
+        assert kinds(world)[4:] == ["stop"]
+    assert replay_folder(tmp_path).ok
+
+
+async def test_a_person_lifts_what_a_storm_has_frozen(tmp_path: Path) -> None:
+    world = World()
+    world.answer = Done(ok=False)
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.spend("1000.00"))
+        await quiet(runtime)
+        await pass_time(runtime, world, 60)
+        await pass_time(runtime, world, 60)
+        world.answer = Done(ok=True)
+        await pass_time(runtime, world, 60)
+        assert withheld(runtime) == "stop"
+        await answer(runtime, world, "approve")
+        await quiet(runtime)
+        assert kinds(world)[-1] == "stop"
+        assert world.decided[-2][1].rule == "overlay.lifted"
+    assert replay_folder(tmp_path).ok
+
+
+async def test_an_answer_has_an_end(tmp_path: Path) -> None:
+    world = World()
+    async with running(tmp_path, world, policies=ASKS) as runtime:
+        await send(runtime, world.spend("950.00"))
+        await quiet(runtime)
+        await answer(runtime, world, "veto")
+        await pass_time(runtime, world, 3_599)
+        assert kinds(world) == ["ask"]
+        await pass_time(runtime, world, 1)
+        assert kinds(world) == ["ask", "ask"], "a refusal holds as long as was said, then a person is asked anew"
     assert replay_folder(tmp_path).ok

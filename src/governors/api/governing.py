@@ -14,7 +14,7 @@ from governors.api.strict_json import StrictRoute
 from governors.api.tenants import PLAIN_PATTERN, SUBJECT_PATTERN, GovernorName, TenantPath, Text, Who, who_decides
 from ingest.signals import DEFAULT_SUBJECT
 
-# An answer is not an override: it holds for what was asked about, and for as long as that is wanted.
+# An answer is not an override: it holds for what was asked about, while that is wanted, and no longer than this.
 ANSWER_TTL_S = 3_600.0
 
 By = Annotated[Who | None, Field(description="Whose decision it is. With a token it is the token's.")]
@@ -43,6 +43,10 @@ class ApprovalBody(BaseModel):
     subject: Annotated[str, Field(max_length=128, pattern=SUBJECT_PATTERN)] = DEFAULT_SUBJECT
     verdict: Literal["approve", "refuse"]
     reason: Text
+    ttl_s: Annotated[
+        float,
+        Field(ge=1, le=7 * 86_400, description="How long it holds: after that, what is wanted still is asked anew."),
+    ] = ANSWER_TTL_S
     by: By = None
 
     def grant(self, by: str) -> OverrideGrant:
@@ -51,7 +55,7 @@ class ApprovalBody(BaseModel):
             governor=self.governor,
             subject=self.subject,
             mode="approve" if self.verdict == "approve" else "veto",
-            ttl_s=ANSWER_TTL_S,
+            ttl_s=self.ttl_s,
             by=by,
             reason=self.reason,
         )

@@ -56,3 +56,10 @@ def step(table: Table, state: Any, event: Any, policy: Any, now_us: int) -> Verd
     if verdict.state.status not in row.targets:
         raise IllegalTransitionError(f"{state.status} -> {verdict.state.status} on {type(event.body).__name__}")
     return verdict
+
+
+def permitted(table: Table, state: Any, event: Any, verdict: Verdict[Any]) -> Verdict[Any]:
+    """A verdict that another handler than the row's gave, held to the row's targets. Raises as `step` does."""
+    if verdict.state.status not in table[state.status, type(event.body)].targets:
+        raise IllegalTransitionError(f"{state.status} -> {verdict.state.status} on {type(event.body).__name__}")
+    return verdict

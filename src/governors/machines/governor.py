@@ -7,11 +7,11 @@ A core machine decides a *natural* status from what it sees. The status *in forc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from governors.fsm.table import Table
+from governors.fsm.table import Table, Verdict
 
 FULL_PPM: Final = 1_000_000
 SECOND_US: Final = 1_000_000
@@ -43,6 +43,20 @@ class AdmitRule(Struct, frozen=True):
 ADMIT_ALL: Final = AdmitRule()
 
 
+class Patience(NamedTuple):
+    """How a core waits for the result of the action that it wants, where that may be withheld for long.
+
+    `waits(state)`: whether it does now. `begun(state, policy, now_us)`: the state where the action is asked for after
+    all. `vain(state, policy, now_us)`: what it decides where its time is over and the action was not asked for; its
+    evidence gets `action` and `why`. `refused(state, policy, now_us)`: the same where a person refused it (`by`).
+    """
+
+    waits: Callable[[Any], bool]
+    begun: Callable[[Any, Any, int], Any]
+    vain: Callable[[Any, Any, int], Verdict[Any]]
+    refused: Callable[[Any, Any, int], Verdict[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Governor:
     """One kind of machine. All callables are pure.
@@ -59,6 +73,8 @@ class Governor:
       absent add up in any order.
     - `rules`: for each rule name the sentence that explains it, a format string over the evidence
       (`explain.py` has the formats).
+    - `lasting`: kinds of its actions that are done once, and have no undo.
+    - `patience`: how it waits for what is withheld; None where its core waits for no action.
     """
 
     name: str
@@ -78,3 +94,5 @@ class Governor:
     severity: Mapping[Any, int]
     stale_tolerance_us: Mapping[type, int]
     rules: Mapping[str, str]
+    lasting: frozenset[str] = frozenset()
+    patience: Patience | None = None

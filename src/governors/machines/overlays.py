@@ -5,19 +5,40 @@ shall be true outside (`Governor.effect`) follows the status in force, and is re
 out: where they differ and nothing is in flight, one action is asked for. Signals that come while an action is in
 flight are decided as ever; what they want is asked for when the result is in.
 
-What stands between wanting an action and asking for it is `conduct.py`.
+What stands between wanting an action and asking for it is `conduct.py`, and of the tenant's other machines
+`conflicts.py`.
 
 BLIND: after three expected periods without a signal the machine's own timeouts are withheld, so it keeps what is in
 force and escalates nothing; the next signal ends it.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from governors.fsm.table import Evidence, Verdict, step
-from governors.machines.conduct import ACTS, EXPIRED, FREE, REFUSED, Conduct, Restraint, answer, calm, due_us, permit
+from governors.fsm.table import Evidence, Verdict, permitted, step
+from governors.machines.conduct import (
+    ACTS,
+    ASK_AGAIN_US,
+    EXPIRED,
+    FREE,
+    NOTICES,
+    REFUSED,
+    Conduct,
+    Restraint,
+    again,
+    answer,
+    calm,
+    due_us,
+    lift,
+    permit,
+    told,
+)
+from governors.machines.conflicts import NOTICES as TELLS
+from governors.machines.conflicts import Fellow, hindrance
 from governors.machines.events import (
     ActionResult,
     Event,
@@ -34,7 +55,6 @@ S = TypeVar("S")
 BLIND_AFTER_PERIODS: Final = 3
 # A failed action was already retried by its executor until its own deadline; ask again, but not in a storm.
 FAILED_RETRY_US: Final = 60_000_000
-NOTICES: Final = frozenset({"notify", "page"})
 MASKS: Final = frozenset({"hold", "release", "force"})
 DETAIL_CHARS_MAX: Final = 200
 ACTOR_CHARS: Final = 16  # 64 bits of the pseudonym: enough to tell the tenants of a log apart
@@ -43,13 +63,16 @@ OVERLAY_RULES: Final = {
     "overlay.blind": "no signal for {silent_ms:duration}, one was due every {expected_ms:duration}: keeping {status}",
     "overlay.override": "{by} set {mode} until {until_us:time}: {reason}",
     "overlay.override_ended": "the override {mode} by {by} has ended",
+    "overlay.nothing_asked": "nothing is asked that {by} could {mode}",
     "overlay.no_override": "there is no override to end",
     "overlay.action_result": "action {action_id} ({kind}) ended: {result}",
     "overlay.unknown_action": "result of action {action_id}, which is not in flight",
     "overlay.retry": "action {kind} failed before and is asked for again",
-    "overlay.approval": "{by} answered {mode} where {kind} was asked about: {reason}",
+    "overlay.approval": "{by} answered {mode} until {until_us:time} where {kind} was asked about: {reason}",
     "overlay.approval_expired": "nobody answered in time whether to {kind}: {then}",
     "overlay.again": "{kind} may be asked for again",
+    "overlay.lifted": "{by} lets the machine act again, which a storm had frozen: {reason}",
+    "overlay.waiting": "{kind} waits for a person's word until {until_us:time}",
     "overlay.reconsidered": "the terms have changed on which actions are asked for",
     "overlay.stale": "observed {behind_ms:duration} before the newest applied signal of its kind",
 }
@@ -108,7 +131,8 @@ def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int |
     """When the machine next wants a Timeout, in µs."""
     soonest_us = state.retry_us
     if not state.blind:
-        core_us = governor.deadline(state.core, policy)
+        # While a person is asked the time of what waits for the answer does not run.
+        core_us = None if _is_asking(governor, state) else governor.deadline(state.core, policy)
         if core_us is not None and (soonest_us is None or core_us < soonest_us):
             soonest_us = core_us
         period_us = governor.expected_period_us(state.core, policy)
@@ -129,7 +153,7 @@ class Turn(Struct, frozen=True, gc=False):
     """One event at one machine: what it is decided under.
 
     `actor` (the tenant's pseudonym) and `sequence` (of the receipt to come) name the action that may come of it;
-    `conduct` says on what terms.
+    `conduct` says on what terms. `fellows` are all machines of the tenant, this one (of `subject`) among them.
     """
 
     governor: Governor
@@ -139,6 +163,8 @@ class Turn(Struct, frozen=True, gc=False):
     actor: str
     sequence: int
     conduct: Conduct = ACTS
+    subject: str = ""
+    fellows: Mapping[str, Fellow] = MappingProxyType({})
 
     @property
     def action_id(self) -> str:
@@ -207,21 +233,62 @@ def _on_timeout(turn: Turn, state: MachineState[Any]) -> Advance:
     if state.retry_us is not None and now_us >= state.retry_us:
         kind = state.failed.kind if state.failed is not None else ""
         return _settle(turn, replace(state, failed=None, retry_us=None), "none", "overlay.retry", {"kind": kind})
-    awaited, again_us = state.restraint.awaited, state.restraint.again_us
+    restraint = state.restraint
+    awaited, again_us = restraint.awaited, restraint.again_us
     if awaited is not None and now_us >= awaited.until_us:
-        answered = answer(state.restraint, approved=awaited.then == "act", why=EXPIRED)
-        evidence: Evidence = {"kind": awaited.kind, "then": awaited.then}
-        return _settle(turn, replace(state, restraint=answered), "expire", "overlay.approval_expired", evidence)
-    if state.restraint.withheld and again_us is not None and now_us >= again_us:
-        free = replace(state.restraint, again_us=None)
-        evidence = {"kind": state.restraint.withheld}
-        return _settle(turn, replace(state, restraint=free), "none", "overlay.again", evidence)
+        return _on_silence(turn, state, awaited.kind, acts=awaited.then == "act")
+    if restraint.withheld and again_us is not None and now_us >= again_us:
+        evidence: Evidence = {"kind": restraint.withheld}
+        return _settle(turn, replace(state, restraint=again(restraint, now_us)), "none", "overlay.again", evidence)
     blind_us = None if state.blind else _blind_us(turn.governor, state, turn.policy)
     if blind_us is not None and now_us >= blind_us:
         return _go_blind(turn, state)
+    if awaited is not None and _is_asking(turn.governor, state):
+        evidence = {"kind": awaited.kind, "until_us": awaited.until_us}
+        return _settle(turn, state, "none", "overlay.waiting", evidence)
+    due_core_us = turn.governor.deadline(state.core, turn.policy)
+    if due_core_us is not None and now_us >= due_core_us and _is_in_vain(turn.governor, state):
+        return _give_up_asking(turn, state, restraint.why)
     verdict = _step(turn, state.core)
     moved = replace(state, core=verdict.state)
     return _settle(turn, moved, verdict.decision, verdict.rule, verdict.evidence)
+
+
+def _on_silence(turn: Turn, state: MachineState[Any], kind: str, *, acts: bool) -> Advance:
+    """Nobody answered in time."""
+    until_us = None if acts else turn.now_us + ASK_AGAIN_US
+    answered = replace(state, restraint=answer(state.restraint, approved=acts, why=EXPIRED, until_us=until_us))
+    if not acts and _is_in_vain(turn.governor, answered):
+        return _give_up_asking(turn, answered, EXPIRED)
+    evidence: Evidence = {"kind": kind, "then": "act" if acts else "drop"}
+    return _settle(turn, answered, "expire", "overlay.approval_expired", evidence)
+
+
+def _give_up_asking(turn: Turn, state: MachineState[Any], why: str) -> Advance:
+    """The core's own time is over, and what it wants was not asked for."""
+    patience = turn.governor.patience
+    assert patience is not None  # noqa: S101 - whoever calls has looked
+    verdict = permitted(
+        turn.governor.table, state.core, turn.event, patience.vain(state.core, turn.policy, turn.now_us)
+    )
+    evidence = {**verdict.evidence, "action": state.restraint.withheld, "why": why}
+    return _settle(turn, replace(state, core=verdict.state), verdict.decision, verdict.rule, evidence)
+
+
+def _is_in_vain(governor: Governor, state: MachineState[Any]) -> bool:
+    """Whether the core waits for the result of an action that is withheld."""
+    patience, in_flight = governor.patience, state.in_flight
+    return (
+        patience is not None
+        and bool(state.restraint.withheld)
+        and (in_flight is None or in_flight.kind in TELLS)
+        and patience.waits(state.core)
+    )
+
+
+def _is_asking(governor: Governor, state: MachineState[Any]) -> bool:
+    """Whether the core waits for an action that a person is asked about."""
+    return state.restraint.awaited is not None and _is_in_vain(governor, state)
 
 
 def _go_blind(turn: Turn, state: MachineState[Any]) -> Advance:
@@ -245,15 +312,22 @@ def _go_blind(turn: Turn, state: MachineState[Any]) -> Advance:
 def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted) -> Advance:
     if granted.mode in {"approve", "veto"} and state.restraint.awaited is not None:
         return _on_answer(turn, state, granted, state.restraint.awaited.kind)
+    if granted.mode == "approve" and state.restraint.frozen_us is not None:
+        evidence: Evidence = {"by": granted.by, "mode": granted.mode, "reason": granted.reason}
+        return _settle(turn, replace(state, restraint=lift(state.restraint)), "approve", "overlay.lifted", evidence)
     if granted.mode == "hold":
         granted = replace(granted, status=state.status)
+    answers = granted.mode in {"approve", "veto"}
     core = state.core
-    if state.override is not None:
+    if state.override is not None and not answers:
         core = _step(_instead(turn, OverrideEnded(by=granted.by)), core).state
     verdict = _step(turn, core)
     if verdict.refused:
         return _unmoved(turn, state, "rejected", verdict.decision, verdict.rule, verdict.evidence)
-    evidence: Evidence = {
+    if answers and verdict.decision == "none":
+        evidence = {"by": granted.by, "mode": granted.mode, "reason": granted.reason}
+        return _unmoved(turn, state, "rejected", "none", "overlay.nothing_asked", evidence)
+    evidence = {
         **verdict.evidence,
         "by": granted.by,
         "mode": granted.mode,
@@ -262,16 +336,25 @@ def _on_override(turn: Turn, state: MachineState[Any], granted: OverrideGranted)
     }
     if granted.status:
         evidence["status"] = granted.status
-    lasts = granted.mode in MASKS or granted.mode == "extra_budget"
-    moved = replace(state, core=verdict.state, override=granted if lasts else None)
+    lasting = granted if granted.mode in MASKS or granted.mode == "extra_budget" else None
+    moved = replace(state, core=verdict.state, override=state.override if answers else lasting)
     decision = "override" if verdict.decision == "none" else verdict.decision
     return _settle(turn, moved, decision, "overlay.override", evidence)
 
 
 def _on_answer(turn: Turn, state: MachineState[Any], granted: OverrideGranted, kind: str) -> Advance:
-    evidence: Evidence = {"by": granted.by, "kind": kind, "mode": granted.mode, "reason": granted.reason}
-    answered = answer(state.restraint, approved=granted.mode == "approve", why=REFUSED)
-    return _settle(turn, replace(state, restraint=answered), granted.mode, "overlay.approval", evidence)
+    approved, until_us = granted.mode == "approve", granted.until_us
+    evidence: Evidence = {
+        "by": granted.by, "kind": kind, "mode": granted.mode, "reason": granted.reason, "until_us": until_us
+    }  # fmt: skip
+    answered = replace(state, restraint=answer(state.restraint, approved=approved, why=REFUSED, until_us=until_us))
+    patience = turn.governor.patience
+    if not approved and patience is not None and _is_in_vain(turn.governor, answered):
+        verdict = patience.refused(state.core, turn.policy, turn.now_us)
+        core = permitted(turn.governor.table, state.core, turn.event, verdict).state
+        evidence = {**verdict.evidence, **evidence}
+        return _settle(turn, replace(answered, core=core), verdict.decision, verdict.rule, evidence)
+    return _settle(turn, answered, granted.mode, "overlay.approval", evidence)
 
 
 def _on_override_end(turn: Turn, state: MachineState[Any]) -> Advance:
@@ -298,6 +381,8 @@ def _on_result(turn: Turn, state: MachineState[Any], result: ActionResult) -> Ad
         return _unmoved(turn, state, "stale", "none", "overlay.unknown_action", evidence)
     verdict = _step(turn, state.core)
     moved = replace(state, core=verdict.state, in_flight=None)
+    if asked.kind in TELLS and state.restraint.withheld:
+        moved = replace(moved, restraint=told(state.restraint, ok=result.ok))
     if result.ok:
         moved = replace(moved, applied=asked.establishes, failed=None, retry_us=None)
     else:
@@ -313,7 +398,10 @@ def _step(turn: Turn, core: Any) -> Verdict[Any]:
 
 def _instead(turn: Turn, body: EventBody) -> Turn:
     event = Event(turn.event.id, turn.event.observed_us, body)
-    return Turn(turn.governor, event, turn.policy, turn.now_us, turn.actor, turn.sequence, turn.conduct)
+    return Turn(
+        turn.governor, event, turn.policy, turn.now_us, turn.actor, turn.sequence, turn.conduct, turn.subject,
+        turn.fellows,
+    )  # fmt: skip
 
 
 def _unmoved(
@@ -360,11 +448,20 @@ def _reconcile(
         action = OpenAction(turn.action_id, desired.kind, desired.params, establishes=desired)
     if state.retry_us is not None and action.establishes == state.failed:
         return state, None
-    restraint, acts, notice = permit(state.restraint, turn.conduct, Effect(action.kind, action.params), turn.now_us)
+    what = Effect(action.kind, action.params)
+    hindered = hindrance(
+        governor.name, turn.subject, what, turn.fellows.values(), state.restraint.asked, turn.now_us,
+        relaxes=relaxed or desired is None,
+    )  # fmt: skip
+    restraint, acts, notice = permit(state.restraint, turn.conduct, what, turn.now_us, hindered)
     if acts:
-        return replace(state, in_flight=action, applied_status=state.status, restraint=restraint), action
-    if not notice:
-        return replace(state, restraint=restraint), None
+        core, patience = state.core, governor.patience
+        if patience is not None and state.restraint.withheld and patience.waits(core):
+            core = patience.begun(core, turn.policy, turn.now_us)
+        return replace(state, core=core, in_flight=action, applied_status=state.status, restraint=restraint), action
+    if not notice or state.retry_us is not None:
+        return replace(state, restraint=restraint if not notice else replace(restraint, untold=True)), None
+    restraint = replace(restraint, untold=False)
     params: dict[str, int | str] = {"action": restraint.withheld, "status": state.status, "why": restraint.why}
     if restraint.awaited is not None:
         params["until_us"] = restraint.awaited.until_us

@@ -7,7 +7,7 @@ from governors.fsm.table import Verdict
 from governors.machines.events import ActionResult, Event
 from governors.machines.governor import SECOND_US
 from governors.machines.rollback_evidence import PPM, share_ppm, within
-from governors.machines.rollback_moves import cool_down, deploy_of, due, end, stay, verify
+from governors.machines.rollback_moves import cool_down, deploy_of, due, end, resume, spend, stay, verify
 from governors.machines.rollback_policy import RollbackPolicy
 from governors.machines.rollback_state import Cause, RollbackState, Status
 from ingest.signals import DeploySample
@@ -48,6 +48,31 @@ def _try_again(state: RollbackState, policy: RollbackPolicy, now_us: int, *, lat
         deadline_us=now_us + policy.rollback_s * SECOND_US,
     )
     return Verdict(again, "retry", "rollback.retry", {"failed_attempt": state.attempt})
+
+
+def awaits_rollback(state: RollbackState) -> bool:
+    """Whether a rollback is wanted whose result is not in."""
+    return state.status is Status.ROLLING_BACK
+
+
+def begin_rollback(state: RollbackState, policy: RollbackPolicy, now_us: int) -> RollbackState:
+    """The rollback is asked for after all: its time begins now."""
+    return replace(state, deadline_us=now_us + policy.rollback_s * SECOND_US)
+
+
+def never_asked(state: RollbackState, _policy: RollbackPolicy, _now_us: int) -> Decided:
+    """Something withheld the rollback until its time was over. What convicted the deploy is old by now, so a person
+    looks at it before anything is reverted.
+    """
+    revision = deploy_of(state).revision
+    ended = end(state, Status.ESCALATED, Cause.NOT_ASKED)
+    return Verdict(ended, "escalate", "rollback.not_asked", {"revision": revision})
+
+
+def refuse_rollback(state: RollbackState, _policy: RollbackPolicy, _now_us: int) -> Decided:
+    """A person refused the rollback that they were asked about: as a veto of a hold."""
+    revision = deploy_of(state).revision
+    return Verdict(resume(spend(state)), "resume", "rollback.refused", {"revision": revision})
 
 
 def take_verifying_sample(state: RollbackState, event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:

@@ -20,10 +20,14 @@ from msgspec.structs import replace
 from governors.fsm.table import Evidence as Numbers
 from governors.fsm.table import Row, Table, Verdict
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Timeout
-from governors.machines.governor import ADMIT_ALL, SECOND_US, AdmitRule, Effect, Governor
+from governors.machines.governor import ADMIT_ALL, SECOND_US, AdmitRule, Effect, Governor, Patience
 from governors.machines.rollback_after import (
+    awaits_rollback,
+    begin_rollback,
     end_cooldown,
     end_verify,
+    never_asked,
+    refuse_rollback,
     rollback_overdue,
     take_result,
     take_verifying_sample,
@@ -181,6 +185,8 @@ TABLE: Final[Table] = MappingProxyType(
         (R, DeploySample): Row(ignore_sample, _to(R)),
         (R, DeployStarted): Row(race_rollback, _to(R, Status.ESCALATED)),
         (R, ActionResult): Row(take_result, _to(R, Status.VERIFYING, Status.ESCALATED)),
+        # A person's no to the rollback that the overlays withhold: `refuse_rollback`.
+        (R, OverrideGranted): Row(note_override, _to(R, W)),
         (R, Timeout): Row(rollback_overdue, _to(R, Status.ESCALATED)),
         (Status.VERIFYING, DeploySample): Row(take_verifying_sample, _to(Status.VERIFYING)),
         (Status.VERIFYING, Timeout): Row(end_verify, _to(Status.VERIFYING, Status.COOLDOWN, Status.ESCALATED)),
@@ -274,4 +280,6 @@ ROLLBACK_GUARD: Final = Governor(
     # Samples, results and alerts add up in any order; an old deploy must not supersede a newer one.
     stale_tolerance_us=MappingProxyType({DeployStarted: 0}),
     rules=RULES,
+    lasting=frozenset({"rollback"}),
+    patience=Patience(waits=awaits_rollback, begun=begin_rollback, vain=never_asked, refused=refuse_rollback),
 )

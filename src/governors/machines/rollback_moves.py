@@ -63,6 +63,17 @@ def resume(state: RollbackState) -> RollbackState:
     )
 
 
+def spend(state: RollbackState) -> RollbackState:
+    """What was seen counts no more, and the alerts that fire are known: a person has looked at it."""
+    spent = Evidence(
+        weighed_us=state.evidence.weighed_us,
+        spent_requests=state.evidence.spent_requests + state.evidence.canary.requests,
+        before=state.evidence.before,
+    )
+    known = newest_alerts({**state.known_alerts, **state.blamed_alerts})
+    return replace(state, evidence=spent, pending=Pending(), known_alerts=known)
+
+
 def roll_back(state: RollbackState, policy: RollbackPolicy, now_us: int) -> RollbackState:
     """Ask for the rollback, for the first time."""
     return replace(

@@ -84,6 +84,8 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "rollback.retry": "rollback attempt {failed_attempt} failed or was not heard of; asked for again",
         "rollback.late_failure": "the attempt that was given up has failed as well; the retry goes on",
         "rollback.failed": "{attempts} attempts to roll back failed or were not heard of",
+        "rollback.not_asked": "the rollback of revision {revision} was not asked for in its time: {why}",
+        "rollback.refused": "{by} refused the rollback of revision {revision}: what was seen so far is spent",
         "rollback.result_noted": "action {kind} has ended",
         "rollback.verify_sample": "{arm}: {errors} errors and {slow} slow of {requests} requests after the rollback",
         "rollback.verify_too_early": "the sample began before the rollback had settled and does not count",

@@ -39,6 +39,7 @@ class Cause(StrEnum):
     NO_TRAFFIC = "no_traffic"
     DEPLOY_FAILED = "deploy_failed"
     ROLLBACK_FAILED = "rollback_failed"
+    NOT_ASKED = "rollback_not_asked"
     NOT_VERIFIED = "not_verified"
     RACE = "deploy_during_rollback"
 

@@ -37,11 +37,12 @@ from governors.machines.rollback_moves import (
     recent_rollbacks,
     resume,
     roll_back,
+    spend,
     stay,
     verify,
 )
 from governors.machines.rollback_policy import RollbackPolicy
-from governors.machines.rollback_state import Cause, Evidence, Pending, RollbackState, Status
+from governors.machines.rollback_state import Cause, Pending, RollbackState, Status
 from ingest.signals import Alert, DeployFinished, DeploySample
 
 Decided = Verdict[RollbackState]
@@ -255,14 +256,7 @@ def answer_hold(state: RollbackState, event: Event, policy: RollbackPolicy, now_
         return Verdict(roll_back(state, policy, now_us), "rollback", "rollback.approved", {})
     if granted.mode != "veto":
         return stay(state, "rollback.override_noted", {})
-    spent = Evidence(
-        weighed_us=state.evidence.weighed_us,
-        spent_requests=state.evidence.spent_requests + state.evidence.canary.requests,
-        before=state.evidence.before,
-    )
-    known = newest_alerts({**state.known_alerts, **state.blamed_alerts})
-    vetoed = replace(state, evidence=spent, pending=Pending(), known_alerts=known)
-    return Verdict(resume(vetoed), "resume", "rollback.vetoed", {})
+    return Verdict(resume(spend(state)), "resume", "rollback.vetoed", {})
 
 
 def finish_deploy(state: RollbackState, event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:

@@ -27,7 +27,9 @@ class Commits(Protocol):
 
 
 class Outbox:
-    """`tell(tenant, key, event)` delivers results to the machines that asked; `on_ended(kind, outcome)` counts."""
+    """`tell(tenant, key, event)` delivers results to the machines that asked; `on_ended(kind, outcome)` counts;
+    `held_back(tenant)` says why nothing may be done for it any more, although it was decided ("" where it may).
+    """
 
     def __init__(
         self,
@@ -36,12 +38,14 @@ class Outbox:
         tell: Callable[[str, str, Event], object],
         clock_us: Callable[[], int],
         on_ended: Callable[[str, str], None],
+        held_back: Callable[[str], str] = lambda _tenant: "",
     ) -> None:
         self._commits = commits
         self._executor = executor
         self._tell = tell
         self._clock_us = clock_us
         self._on_ended = on_ended
+        self._held_back = held_back
         self._queue: deque[OpenWork] = deque()
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("governors.outbox")
@@ -79,7 +83,9 @@ class Outbox:
             try:
                 # No action without a durable receipt.
                 await self._commits.wait_committed(work.receipt)
-                done = await self._execute(work)
+                # An emergency stop is for what has not begun as well.
+                why_not = self._held_back(work.tenant)
+                done = Done(ok=False, detail=why_not) if why_not else await self._execute(work)
             except BaseException:
                 self._queue.appendleft(work)
                 raise

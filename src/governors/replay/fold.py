@@ -329,7 +329,9 @@ class Replay:
     def _moment(self, tenant: _Tenant, name: str, given: _Given, policy: Policy) -> Moment:
         """What a decision about the tenant of this name was taken under."""
         terms = terms_of(policy, tenant.header, name, given.ts_us, stopped=self._stopped)
-        return Moment(given.ts_us, terms, policy.profiles, tenant.pseudonym, policy.document.machines_max)
+        return Moment(
+            given.ts_us, terms, policy.profiles, tenant.pseudonym, policy.document.machines_max, tenant.machines
+        )
 
     def _compare(self, tenant: _Tenant, given: _Given, leaf: bytes, commitment: str, again: _Again) -> None:
         decided = again.decided

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_SIGNAL, TENANT
 from governors.machines.conduct import ACTS
+from governors.machines.conflicts import Fellow
 from governors.machines.events import (
     ActionResult,
     Event,
@@ -78,8 +79,8 @@ class EmergencyStop(Struct, frozen=True, tag="emergency_stop"):
 
 
 class Moment(Struct, frozen=True, gc=False):
-    """What decisions are taken under: the time, the tenant's terms, all profiles that there are, who acts, and how many
-    machines a tenant may have.
+    """What decisions are taken under: the time, the tenant's terms, all profiles that there are, who acts, how many
+    machines a tenant may have, and those that it has, as they are.
     """
 
     now_us: int
@@ -87,6 +88,7 @@ class Moment(Struct, frozen=True, gc=False):
     profiles: Mapping[str, Profile]
     actor: str
     machines_max: int
+    fellows: Mapping[str, Fellow]
 
 
 def decide_signal(
@@ -118,7 +120,7 @@ def decide_signal(
         return _refuse(governor, signal, rule, {"status": header.entitlement})
     before = initial(governor, moment.now_us) if state is None else state
     event = Event(signal.id, signal.observed_us, signal.data)
-    step = on_signal(_turn(governor, event, moment, sequence), before)
+    step = on_signal(_turn(governor, signal.subject, event, moment, sequence), before)
     return _decided(governor, signal.subject, signal.kind, signal.id, before.status, step)
 
 
@@ -126,7 +128,7 @@ def decide_event(
     governor: Governor, subject: str, state: MachineState[Any], event: Event, moment: Moment, sequence: int
 ) -> Decided:
     """Decide what the runtime itself has to tell a machine."""
-    step = advance(_turn(governor, event, moment, sequence), state)
+    step = advance(_turn(governor, subject, event, moment, sequence), state)
     return _decided(governor, subject, EVENT_NAMES[type(event.body)], event.id, state.status, step)
 
 
@@ -227,10 +229,13 @@ def window_key(machine: str, subject: str) -> str:
     return ENTITLEMENT_KEY if machine == TENANT else machine_key(machine, subject)
 
 
-def _turn(governor: Governor, event: Event, moment: Moment, sequence: int) -> Turn:
+def _turn(governor: Governor, subject: str, event: Event, moment: Moment, sequence: int) -> Turn:
     terms, name = moment.terms, governor.name
     conduct = terms.conducts.get(name, ACTS) if terms.conducts else ACTS
-    return Turn(governor, event, terms.profile.policies[name], moment.now_us, moment.actor, sequence, conduct)
+    return Turn(
+        governor, event, terms.profile.policies[name], moment.now_us, moment.actor, sequence, conduct, subject,
+        moment.fellows,
+    )  # fmt: skip
 
 
 def _before_horizon(

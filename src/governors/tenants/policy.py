@@ -21,7 +21,7 @@ from governors.tenants.terms import Book, Terms, make_book
 from governors.tenants.windows import Window
 from ingest.signals import DEFAULT_SUBJECT
 
-DOCUMENT_VERSION: Final = 2
+DOCUMENT_VERSION: Final = 3
 POLICY_LOADED: Final = "policy.loaded"
 EMERGENCY_STOP: Final = "emergency.stop"
 # Whose chain it is; no sender can name a tenant like this.

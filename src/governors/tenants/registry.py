@@ -89,6 +89,14 @@ class Registry:
         records = self._passive.get(name)
         return None if records is None else _decode(records)
 
+    def is_stopped(self, name: str) -> bool:
+        """Whether an emergency stop of its own is on the tenant."""
+        tenant = self._active.get(name)
+        if tenant is not None:
+            return tenant.header.stopped
+        records = self._passive.get(name)
+        return records is not None and decode_header(records[HEADER_KEY]).stopped
+
     # Recovery
 
     def load(self, key: str, value: bytes) -> None:
@@ -187,14 +195,14 @@ class Registry:
         tenant = self._active.get(name) or self._wake(name)
         if tenant is None:
             return None
-        return tenant.set_emergency_stop(stopped=stopped, why=why, now_us=self._shared.clock_us())
+        return tenant.set_emergency_stop(stopped=stopped, why=why)
 
     def set_quarantine(self, name: str, *, quarantined: bool, why: str) -> int | None:
         """Quarantine or release a tenant; returns the receipt's index, None when the tenant is not known."""
         tenant = self._active.get(name) or self._wake(name)
         if tenant is None:
             return None
-        return tenant.set_quarantine(quarantined=quarantined, why=why, now_us=self._shared.clock_us())
+        return tenant.set_quarantine(quarantined=quarantined, why=why)
 
     def given_up(self, name: str, error: BaseException) -> None:
         """A tenant passed its restart intensity: quarantine it alone, and start it again to empty its mailbox."""

@@ -15,6 +15,7 @@ import msgspec
 from governors.admission import Admission
 from governors.fsm.table import Evidence
 from governors.machines.catalog import BY_NAME, BY_SIGNAL, TENANT
+from governors.machines.conflicts import precedence
 from governors.machines.events import Event, Reconsider, Timeout
 from governors.machines.governor import ADMIT_ALL
 from governors.machines.overlays import OpenAction
@@ -187,7 +188,7 @@ class Tenant:
     async def _enter_quarantine(self) -> None:
         while self.failed:
             try:
-                self.set_quarantine(quarantined=True, why=self.failed, now_us=self.shared.clock_us())
+                self.set_quarantine(quarantined=True, why=self.failed)
                 self.failed = ""
             except PushbackError:
                 await self._ledger_has_room()
@@ -245,11 +246,12 @@ class Tenant:
 
     async def _decide_internal(self, work: Internal) -> None:
         machine = self.machines.get(work.key)
-        moment = self._moment()
-        if machine is None or not self._listens(machine, work.event, moment.now_us):
-            work.settle(None)
-            return
         while True:
+            # Anew after each wait: the terms may be others by then.
+            moment = self._moment()
+            if machine is None or not self._listens(machine, work.event, moment.now_us):
+                work.settle(None)
+                return
             try:
                 if work.attempts >= self.shared.attempts_max:
                     work.settle(self._give_up(machine, work, moment))
@@ -340,7 +342,9 @@ class Tenant:
         now_us = shared.clock_us()
         if not self._terms_us <= now_us < self.terms.until_us:
             self.look_at_terms()
-        return Moment(now_us, self.terms, shared.in_force.policy.profiles, self.pseudonym, shared.machines_max)
+        return Moment(
+            now_us, self.terms, shared.in_force.policy.profiles, self.pseudonym, shared.machines_max, self.machines
+        )
 
     def _append(self, decided: Decided, source: str, observed_us: int, payload: bytes, now_us: int) -> int:
         action = decided.action
@@ -371,10 +375,22 @@ class Tenant:
         self._sequence += 1
         return index
 
+    def _let_fellows_look(self) -> None:
+        """A machine ended an action or is in another status: whoever waits for that sees what there is to be done."""
+        waiting = [one for one in self.machines.values() if one.state.restraint.waits]
+        for machine in sorted(waiting, key=precedence):
+            self._reconsider(machine)
+
+    def _reconsider(self, machine: Machine) -> None:
+        name, now_us = machine.governor.name, self.shared.clock_us()
+        event = Event(f"reconsider-{name}-{machine.subject}-{now_us}", now_us, Reconsider())
+        self.deliver(Internal(machine_key(name, machine.subject), event, None))
+
     def _apply(self, decided: Decided, key: str, machine: Machine | None, index: int) -> None:
         """Make a decision that has its receipt the tenant's present."""
         shared, tenant = self.shared, self.header.tenant
         if decided.state is not None:
+            before = None if machine is None else machine.state
             if machine is None:
                 governor = BY_NAME[decided.governor]
                 policy = self.terms.profile.policies[decided.governor]
@@ -389,6 +405,11 @@ class Tenant:
             if decided.deadline_us is not None:
                 shared.timers.arm(tenant, key, decided.deadline_us)
             self._admit_as(key, machine)
+            if before is not None and (
+                (before.in_flight is not None and before.in_flight is not decided.state.in_flight)
+                or before.status != decided.state.status
+            ):
+                self._let_fellows_look()
             if decided.action is not None:
                 shared.on_action(OpenWork(tenant, key, decided.governor, decided.subject, decided.action, index))
         if decided.header is not None:
@@ -415,8 +436,7 @@ class Tenant:
             self._admit_as(key, machine)
             restraint = machine.state.restraint
             if restraint.withheld and restraint.again_us is None and not self.terms.conduct(name).observes:
-                event = Event(f"reconsider-{name}-{machine.subject}-{now_us}", now_us, Reconsider())
-                self.deliver(Internal(key, event, None))
+                self._reconsider(machine)
         if self.terms.until_us < NEVER_US:
             self._arm(HEADER_KEY, self.terms.until_us)
 
@@ -456,15 +476,17 @@ class Tenant:
     async def _dead_letter(self, signal: Signal, rule: str, evidence: Evidence, error: str) -> Outcome:
         """Put a signal aside durably, then leave the receipt that says so."""
         shared = self.shared
-        now_us = shared.clock_us()
         key = signal_key(signal.source, signal.id)
         if (original := self.window.seen.get(key)) is not None:
             return self._duplicate(signal, original)
+        now_us = shared.clock_us()
         await shared.dead_letters.put(
             reason=rule, tenant=signal.tenant, payload=signal.payload, attributes={}, error=error, now_us=now_us
         )
         while True:
             try:
+                # The receipt is of the moment before the wait, and so are its terms, under the policy of now.
+                self.terms, self._terms_us = shared.in_force.terms(self.header, now_us), now_us
                 decided = put_aside(self.header, signal, rule, evidence)
                 index = self._append(decided, signal.source, signal.observed_us, signal.payload, now_us)
                 break
@@ -475,16 +497,18 @@ class Tenant:
         self._apply(decided, machine, None, index)
         return _outcome(signal, decided, index)
 
-    def set_quarantine(self, *, quarantined: bool, why: str, now_us: int) -> int:
+    def set_quarantine(self, *, quarantined: bool, why: str) -> int:
         """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
+        now_us = self._moment().now_us
         change = Quarantine(quarantined=quarantined, why=why[:ERROR_CHARS_MAX])
         decided = quarantine(self.header, change, now_us)
         index = self._append(decided, "", now_us, _encode_event(change), now_us)
         self._apply(decided, TENANT, None, index)
         return index
 
-    def set_emergency_stop(self, *, stopped: bool, why: str, now_us: int) -> int:
+    def set_emergency_stop(self, *, stopped: bool, why: str) -> int:
         """Stop the tenant's governors from acting, or let them act, with a receipt; returns the receipt's index."""
+        now_us = self._moment().now_us
         change = EmergencyStop(stopped=stopped, why=why[:ERROR_CHARS_MAX])
         decided = emergency_stop(self.header, change, now_us)
         index = self._append(decided, "", now_us, _encode_event(change), now_us)

@@ -20,17 +20,21 @@ from governors.machines.conduct import (
     STORM_US,
     Asking,
     Conduct,
+    Hindrance,
     Permit,
     Restraint,
+    again,
     answer,
     calm,
     due_us,
+    lift,
     permit,
+    told,
 )
 from governors.machines.governor import Effect
 
 S = 1_000_000
-CLOSE, OPEN = Effect("close"), Effect("open")
+CLOSE, OPEN, PAGE = Effect("close"), Effect("open"), Effect("page")
 ASKS = Conduct(asks={"close": Asking(900 * S, "drop")})
 OBSERVES = Conduct(observes="window night")
 
@@ -118,6 +122,65 @@ def test_a_person_is_asked_once_and_a_yes_holds_while_it_is_wanted() -> None:
     assert machine.want(CLOSE, 400 * S, ASKS).acts, "it stands, and is wanted anew"
     machine.restraint = calm(machine.restraint, "", 401 * S)
     assert machine.want(CLOSE, 900 * S, ASKS).notice, "another time is another question"
+
+
+def test_a_yes_has_an_end_after_which_a_person_is_asked_anew() -> None:
+    machine = Machine()
+    machine.want(CLOSE, 0, ASKS)
+    machine.restraint = answer(machine.restraint, approved=True, why="", until_us=600 * S)
+    assert machine.want(CLOSE, 599 * S, ASKS).acts
+    assert machine.want(CLOSE, 600 * S, ASKS).notice
+
+
+def test_a_no_has_an_end_after_which_a_person_is_asked_anew() -> None:
+    machine = Machine()
+    machine.want(CLOSE, 0, ASKS)
+    machine.restraint = answer(machine.restraint, approved=False, why=REFUSED, until_us=600 * S)
+    assert not machine.want(CLOSE, S, ASKS).notice
+    assert due_us(machine.restraint) == 600 * S
+    machine.restraint = again(machine.restraint, 600 * S)
+    assert machine.want(CLOSE, 600 * S, ASKS).notice
+
+
+def test_people_who_could_not_be_told_are_told_again() -> None:
+    asking, frozen = Machine(), Machine()
+    asking.want(CLOSE, 0, ASKS)
+    for at in (0, 1, 2):
+        frozen.want(CLOSE, at * S)
+    for machine, conduct in ((asking, ASKS), (frozen, ACTS)):
+        machine.restraint = told(machine.restraint, ok=False)
+        assert machine.want(CLOSE, 60 * S, conduct).notice
+        machine.restraint = told(machine.restraint, ok=True)
+        assert not machine.want(CLOSE, 61 * S, conduct).notice
+
+
+def test_a_person_lifts_what_a_storm_has_frozen() -> None:
+    machine = Machine()
+    for at in (0, 1, 2):
+        machine.want(CLOSE, at * S)
+    machine.restraint = lift(machine.restraint)
+    assert machine.want(CLOSE, 3 * S).acts
+
+
+def test_who_is_frozen_can_still_call_people_but_not_over_and_over() -> None:
+    machine = Machine()
+    for at in (0, 1, 2):
+        machine.want(CLOSE, at * S)
+    found = [machine.want(PAGE, at * S) for at in (3, 4, 5)]
+    assert [one.acts for one in found] == [True, True, False]
+    assert not any(one.notice for one in found), "nobody is paged for too many pages"
+    assert not machine.want(CLOSE, 6 * S).acts
+    assert machine.want(CLOSE, 2 * S + FREEZE_US).acts
+
+
+def test_another_machine_in_the_way_is_waited_for_and_named() -> None:
+    machine = Machine()
+    found = permit(machine.restraint, ACTS, CLOSE, 0, Hindrance("rollback_guard/web is VERIFYING"))
+    assert (found.acts, found.notice) == (False, False)
+    assert (found.restraint.why, found.restraint.waits) == ("rollback_guard/web is VERIFYING", True)
+    assert due_us(found.restraint) is None
+    assert permit(found.restraint, ACTS, CLOSE, 1).restraint.waits is False
+    assert permit(FREE, ASKS, CLOSE, 0, Hindrance("busy")).notice, "a person is asked meanwhile"
 
 
 def test_a_no_holds_until_something_else_is_wanted() -> None:
