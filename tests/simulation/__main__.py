@@ -91,6 +91,8 @@ def prepare() -> None:
     """In each process: the interruption is for the one that prints."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what is there by now stays, and need not be looked at after each chunk
 
 
 def run_chunk(seeds: tuple[int, int]) -> Chunk:

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from simulation.sim_store import Landed
 
 _HEADER: Final = struct.Struct("<7sB8sIQ32sI")
@@ -152,12 +151,14 @@ class Ack:
 
 @dataclass
 class Observer:
-    """`log` writes the trace; `now` is the true time. Nothing but what `keeping` lets go may be dropped; without it
-    nothing may. Raises ViolationError from wherever a promise is broken.
+    """`verify(signature, data)` raises InvalidSignature. `log` writes the trace; `now_s` is the true time. Nothing but
+    what `keeping` lets go may be dropped; without it nothing may. Raises ViolationError from wherever a promise is
+    broken.
     """
 
     origin: str
     public_key: bytes
+    verify: Callable[[bytes, bytes], None]
     log: Callable[[str], None]
     now_s: Callable[[], float]
     keeping: Keeping | None = None
@@ -472,9 +473,25 @@ class Observer:
             if self.event_ids[ack.index] != ack.event_id:
                 raise ViolationError(f"receipt {ack.index} was told committed, and is gone")
         if signature_of is not None:
-            verify_note(signature_of, self.public_key)
+            self._verify_note(signature_of)
         if files is not None and not self._has_all(files):
             raise ViolationError("the last owner's disk holds another log than the store")
+
+    def _verify_note(self, note: str) -> None:
+        """Verify a signed note's signature (C2SP signed-note)."""
+        text, _, signatures = note.partition("\n\n")
+        text += "\n"
+        for line in signatures.splitlines():
+            _, name, encoded = line.split(" ")
+            decoded = base64.b64decode(encoded)
+            key_id = hashlib.sha256(name.encode() + b"\n\x01" + self.public_key).digest()[:4]
+            if decoded[:4] == key_id:
+                try:
+                    self.verify(decoded[4:], text.encode())
+                except InvalidSignature as error:
+                    raise ViolationError("a checkpoint's signature is wrong") from error
+                return
+        raise ViolationError("nobody signed a checkpoint")
 
     def check_restored(self, files: dict[str, bytes], event_ids: list[str]) -> None:
         """A disk that was empty was restored from the store: a start there finds all that is committed, and no more."""
@@ -500,20 +517,3 @@ def read_states(files: dict[str, bytes]) -> dict[str, bytes]:
     """The last of each state in a folder's segments."""
     paths = sorted(path for path in files if path.endswith((".seg", ".open")))
     return {key: value for path in paths for key, value in read_segment(files[path]).states}
-
-
-def verify_note(note: str, public_key: bytes) -> None:
-    """Verify a signed note's signature (C2SP signed-note)."""
-    text, _, signatures = note.partition("\n\n")
-    text += "\n"
-    for line in signatures.splitlines():
-        _, name, encoded = line.split(" ")
-        decoded = base64.b64decode(encoded)
-        key_id = hashlib.sha256(name.encode() + b"\n\x01" + public_key).digest()[:4]
-        if decoded[:4] == key_id:
-            try:
-                Ed25519PublicKey.from_public_bytes(public_key).verify(decoded[4:], text.encode())
-            except InvalidSignature as error:
-                raise ViolationError("a checkpoint's signature is wrong") from error
-            return
-    raise ViolationError("nobody signed a checkpoint")

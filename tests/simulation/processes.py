@@ -7,13 +7,13 @@ the same thread after a delay, so that nothing depends on the machine that runs 
 The clock jumps from one event to the next.
 """
 
-import heapq
 import random
-from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle, events
+from asyncio import AbstractEventLoop, Future, Task, TimerHandle, events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
+from heapq import heappop, heappush
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
@@ -22,10 +22,26 @@ Ts = TypeVarTuple("Ts")
 DISK_CALL_S: Final = (0.0002, 0.02)
 """How long a call in an executor takes: mostly near the first, rarely near the second."""
 _CLOSINGS_MAX: Final = 50
+_TASKS_KEPT: Final = 64
 
 
 class Killed(BaseException):
     """Raised where a process is at work when it is killed, and wherever its remains try to do anything."""
+
+
+class Call(TimerHandle):
+    """A callback, with or without a time. Nothing here knows of contexts, so it is run without one."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._callback: Any = callback
+        self._args: Any = args
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None
 
 
 class Thread(Executor):
@@ -46,42 +62,47 @@ class Cluster:
         self.steps = 0
         self.rng = rng
         self._sequence = 0
-        self._heap: list[tuple[float, int, Process | None, Handle | Callable[[], object]]] = []
+        self._heap: list[tuple[float, int, Process | None, Call | Callable[[], object]]] = []
         self._runnable: deque[Process] = deque()
 
     def at(self, when_s: float, call: Callable[[], object]) -> None:
         """Something happens that belongs to no process."""
         self._sequence += 1
-        heapq.heappush(self._heap, (max(when_s, self.now_s), self._sequence, None, call))
+        heappush(self._heap, (max(when_s, self.now_s), self._sequence, None, call))
 
     def after(self, delay_s: float, call: Callable[[], object]) -> None:
         self.at(self.now_s + delay_s, call)
 
     def run(self, until_s: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Run until a time or a condition; says whether the condition came true."""
+        """Run until a time or a condition, which is looked at before each moment; says whether it came true."""
         heap, runnable = self._heap, self._runnable
+        running: Process | None = None
         try:
-            while not done():
-                if runnable:
-                    runnable.popleft().step()
-                    continue
+            while True:
+                while runnable:
+                    process = runnable.popleft()
+                    if process is not running:
+                        running = process
+                        events._set_running_loop(process)
+                    process.step()
+                if done():
+                    return True
                 if not heap or heap[0][0] > until_s:
                     self.now_s = until_s
                     return False
-                when_s, _, process, call = heapq.heappop(heap)
-                if process is None:
+                when_s, _, owner, call = heappop(heap)
+                if owner is None:
                     self.now_s = when_s
                     call()  # type: ignore[operator] # no process: no handle
-                elif process.alive and not call._cancelled:  # type: ignore[union-attr]
+                elif owner.alive and not call._cancelled:  # type: ignore[union-attr]
                     self.now_s = when_s
-                    process.make_ready(call)  # type: ignore[arg-type]
+                    owner.make_ready(call)  # type: ignore[arg-type]
         finally:
             events._set_running_loop(None)
-        return True
 
-    def push(self, when_s: float, process: "Process", handle: TimerHandle) -> None:
+    def push(self, when_s: float, process: "Process", handle: Call) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (max(when_s, self.now_s), self._sequence, process, handle))
+        heappush(self._heap, (max(when_s, self.now_s), self._sequence, process, handle))
 
     def enqueue(self, process: "Process") -> None:
         self._runnable.append(process)
@@ -98,14 +119,15 @@ class Process(AbstractEventLoop):
         self.alive = True
         self.frozen = 0
         self.queued = False
-        self.ready: deque[Handle] = deque()
+        self.ready: deque[Call] = deque()
         self.failures: list[dict[str, Any]] = []
         self.steps = 0
         self.kill_at_step = -1
         self.on_killed: Callable[[], object] = lambda: None
         self._offset_s = offset_s
         self._rate = rate
-        self._tasks: set[Task[Any]] = set()
+        self._tasks: list[Task[Any]] = []
+        """Those that have not ended, and perhaps some that have."""
         self._default_thread = Thread()
 
     # What the cluster does to it
@@ -145,27 +167,32 @@ class Process(AbstractEventLoop):
             events._set_running_loop(before)
         self._tasks.clear()
 
-    def make_ready(self, handle: Handle) -> None:
+    def make_ready(self, handle: Call) -> None:
         self.ready.append(handle)
         if not self.queued:
             self.queued = True
             self.cluster.enqueue(self)
 
     def step(self) -> None:
-        """Run one callback; then it is another process's turn."""
+        """Run one callback, as the running loop; then it is another process's turn."""
+        ready = self.ready
         self.queued = False
-        if self.frozen or not self.ready:
+        if self.frozen or not ready:
             return
-        handle = self.ready.popleft()
+        handle = ready.popleft()
         if not handle._cancelled:
             self.steps += 1
             self.cluster.steps += 1
             if self.steps == self.kill_at_step:
                 self.kill()
                 return
-            events._set_running_loop(self)
-            handle._run()
-        if self.ready and not self.queued:
+            try:
+                handle._callback(*handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as an event loop does
+                self.call_exception_handler({"message": "a callback raised", "exception": error})
+        if ready and not self.queued:
             self.queued = True
             self.cluster.enqueue(self)
 
@@ -183,29 +210,29 @@ class Process(AbstractEventLoop):
     def time(self) -> float:
         return self._offset_s + self.cluster.now_s * self._rate
 
-    def call_soon(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None) -> Handle:
-        handle = Handle(callback, args, self, context)
+    def call_soon(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None) -> Call:
+        handle = Call(callback, args)
         if self.alive:
-            self.make_ready(handle)
+            self.ready.append(handle)
+            if not self.queued:
+                self.queued = True
+                self.cluster.enqueue(self)
         return handle
 
     call_soon_threadsafe = call_soon
 
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> TimerHandle:
+    ) -> Call:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> TimerHandle:
-        handle = TimerHandle(when, callback, args, self, context)
+    ) -> Call:
+        handle = Call(callback, args)
         if self.alive:
             self.cluster.push((when - self._offset_s) / self._rate, self, handle)
         return handle
-
-    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
-        """It is passed over when its time comes."""
 
     def create_future(self) -> Future[Any]:
         return Future(loop=self)
@@ -218,8 +245,9 @@ class Process(AbstractEventLoop):
             _close(coro)
             raise Killed(self.name)
         task = Task(coro, loop=self, name=name, context=context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if len(self._tasks) >= _TASKS_KEPT:
+            self._tasks = [one for one in self._tasks if not one.done()]
+        self._tasks.append(task)
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> Future[T]:
@@ -240,7 +268,7 @@ class Process(AbstractEventLoop):
                 if not done.done():
                     done.set_result(result)
 
-        self.cluster.push(thread.busy_until_s, self, TimerHandle(thread.busy_until_s, call, (), self))
+        self.cluster.push(thread.busy_until_s, self, Call(call, ()))
         return done
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

@@ -58,7 +58,16 @@ class Schedule:
 _DISK_CALLS: Final = {Mode.LOCAL: 150, Mode.EMBEDDED: 300, Mode.SHARED: 300}
 _STEPS: Final = {Mode.LOCAL: 400, Mode.EMBEDDED: 1000, Mode.SHARED: 1500}
 _STORE_CALLS: Final = 60
-_FORGETTING: Final = 0.04
+_LASTING_S: Final = {Mode.LOCAL: (3.0, 12.0), Mode.EMBEDDED: (5.0, 30.0), Mode.SHARED: (5.0, 30.0)}
+_PARTS: Final = (0.4, 0.5, 0.6, 1.0)
+"""Most schedules with a store last but a part of that. What needs time shows in the others; most of what goes wrong
+goes wrong soon, and more short schedules find more of it in the same time.
+"""
+_MISSED_S: Final = 4.0
+"""After so long another machine may have taken over."""
+_AFTERWARDS_S: Final = 3.0
+"""How long a schedule goes on after a machine comes back that was frozen or cut off, so that it finds out."""
+_FORGETTING: Final = 0.03
 """How many of the schedules with a store drop what is old. They take several times as long as others."""
 _FORGETTING_S: Final = 22.0
 _CALLS_FORGETTING: Final = 5
@@ -82,12 +91,14 @@ def make_schedule(
     mode = mode or rng.choice((Mode.LOCAL, Mode.EMBEDDED, Mode.SHARED, Mode.SHARED))
     machines = rng.choice((2, 2, 3)) if mode is Mode.SHARED else 1
     forgets = mode is not Mode.LOCAL and (rng.random() < _FORGETTING if forgets is None else forgets)
-    until_s = rng.uniform(3.0, 12.0) if mode is Mode.LOCAL else rng.uniform(8.0, 30.0)
+    shortest_s, longest_s = _LASTING_S[mode]
+    is_long = forgets or mode is Mode.LOCAL
+    until_s = rng.uniform(shortest_s, longest_s * (1.0 if is_long else rng.choice(_PARTS)))
     if forgets:
         until_s += _FORGETTING_S
     requests = [
         Request(rng.uniform(0.0, until_s), rng.randrange(machines), rng.randrange(3), rng.choice((1, 1, 2, 5)))
-        for _ in range(rng.randrange(4, 30))
+        for _ in range(rng.randrange(4, 30) if is_long else int(rng.uniform(0.4, 1.2) * until_s) + 3)
     ]
     if mode is Mode.SHARED and rng.random() < 0.05:  # enough to fill a tile
         requests += [Request(rng.uniform(0.0, until_s), rng.randrange(machines), 0, 40) for _ in range(10)]
@@ -109,6 +120,13 @@ def make_schedule(
             requests.append(
                 Request(max(0.0, fault.at_s + after_s), fault.machine, rng.randrange(3), rng.choice((1, 2)))
             )
+    lasting = [
+        one.at_s + one.for_s
+        for one in faults
+        if isinstance(one, MachineFault) and one.fate in _ZOMBIES and one.for_s > _MISSED_S
+    ]
+    if lasting and rng.random() < 0.7:
+        until_s = max(until_s, rng.choice(lasting) + _AFTERWARDS_S)
     return Schedule(seed, mode, forgets, machines, until_s, tuple(requests), tuple(faults))
 
 

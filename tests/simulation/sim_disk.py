@@ -175,10 +175,6 @@ class SimDisk:
             _apply(self._durable, change)
         self._pending = []
 
-    def fate_of_next_call(self) -> DiskFate | None:
-        self.calls += 1
-        return None if self.is_sound else self.faults.get(self.calls)
-
 
 def _apply(names: dict[str, _Inode], change: _Change) -> None:
     kind, path, new, inode = change
@@ -271,9 +267,10 @@ class SimFiles:
     ) -> None:
         """One system call, which goes as the disk's faults have it."""
         disk, process = self.disk, self.process
-        process.check_alive()
-        fate = disk.fate_of_next_call()
-        if fate is None:
+        if not process.alive:
+            process.die()
+        disk.calls += 1
+        if disk.is_sound or (fate := disk.faults.get(disk.calls)) is None:
             effect()
             return
         disk._log(f"{process.name}: {name} {path.name}: {fate.value}")

@@ -33,12 +33,12 @@ from ledger.takeover import Claimant, Place, TakenOver, take_over
 
 IDENTITY: Final = Identity("sim.test/log", bytes(range(32)))
 ORIGIN: Final = IDENTITY.origin(0)
-SIGNER: Final = Signer(ORIGIN, bytes(range(32)))
+SIGNING_SEED: Final = bytes(range(32))
 FOLDER: Final = Path("/data/ledger/0")
 FSM: Final = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)
 LIMITS: Final = Limits(batch_bytes=2_000, batch_receipts=4, segment_bytes=6_000)
 CADENCE: Final = Cadence(interval_s=2.0, hand_over_s=8.0)
-PUBLISH_CADENCE: Final = PublishCadence(interval_s=4.0, heads_every=2)
+PUBLISH_CADENCE: Final = PublishCadence(interval_s=3.0, heads_every=2)
 LEASE: Final = HeadTerms(lease_s=5.0, margin_s=1.0, spacing_s=1.1)
 LOCK: Final = HeadTerms(spacing_s=1.1)
 SNAPSHOT_PAUSE_S: Final = 2.0
@@ -88,6 +88,7 @@ class Worker:
     observer: Observer
     rng: random.Random
     clock_us: Callable[[], int]
+    signer: Signer
     log: Callable[[str], None]
     on_serving: Callable[[Ledger | None], None]
     committer: Committer | None = None
@@ -107,13 +108,13 @@ class Worker:
         thread, rng = Thread(), self.rng
         taken = await take_over(
             Place(self.store, self.files, FOLDER, ORIGIN),
-            Claimant(self.process.name, f"lock-{self.machine}", SIGNER, LEASE if self.is_shared else LOCK),
+            Claimant(self.process.name, f"lock-{self.machine}", self.signer, LEASE if self.is_shared else LOCK),
             entropy=rng.randbytes, rng=rng, executor=thread,
         )  # fmt: skip
         self.log(f"{self.process.name} took over: epoch {taken.epoch}, {taken.adopted} adopted, {taken.lost} lost")
         ledger = self._open(taken)
         committer = self.committer = Committer(
-            ledger, self.store, taken.authority, SIGNER, self.files,
+            ledger, self.store, taken.authority, self.signer, self.files,
             entropy=rng.randbytes, rng=rng, cadence=CADENCE, executor=thread,
         )  # fmt: skip
         publisher = Publisher(
@@ -164,7 +165,7 @@ class Worker:
     async def restore(self) -> None:
         """What a person does on an empty disk."""
         place = Place(self.store, self.files, FOLDER, ORIGIN)
-        await restore_partition(place, 0, SIGNER.verifier.vkey, rng=self.rng, executor=Thread())
+        await restore_partition(place, 0, self.signer.verifier.vkey, rng=self.rng, executor=Thread())
         app = Seen()
         recovery.recover(FOLDER, ORIGIN, app=app, on_state=lambda _key, _value: None, disk=self.files)
         self.observer.check_restored(self.files.disk.contents(), app.event_ids)
