@@ -81,9 +81,11 @@ def judges(case: Case) -> dict[str, Judge]:
 def try_chunk(case: Case, seed: int, seeds: range) -> list[dict[str, Verdict]]:
     """What each judge says of some deploys."""
     all_of_them = judges(case)
-    return [
-        {name: judge.judge(play(case.course, seed + number)) for name, judge in all_of_them.items()} for number in seeds
-    ]
+    found = []
+    for number in seeds:
+        reports = list(play(case.course, seed + number))
+        found.append({name: judge.judge(iter(reports)) for name, judge in all_of_them.items()})
+    return found
 
 
 def chunks(number: int) -> list[range]:
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options_of.add_argument("--good", type=int, default=10_000, help="good deploys of each kind")
     options_of.add_argument("--bad", type=int, default=1_000, help="bad deploys of each kind")
     options_of.add_argument("--seed", type=int, default=0, help="seed of the first deploy; the next ones count on")
+    options_of.add_argument("--only", default="", metavar="TEXT", help="only cases with this in their name")
     options_of.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options_of.add_argument("--base-error", type=float, help="a case of your own: share of the baseline's errors")
     options_of.add_argument("--ratio", type=float, help="how many times as often the canary fails")
@@ -159,10 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options_of.add_argument("--dispersion-milli", type=int, default=1_000, help="the guard's policy, for that case")
     options = options_of.parse_args(arguments)
     own = own_case(options)
-    cases = (*GOOD, *BAD) if own is None else (own,)
-    with ProcessPoolExecutor(options.processes) as pool:
-        results = [measure(one, options.bad if one.is_bad else options.good, options.seed, pool) for one in cases]
+    cases = [one for one in (*GOOD, *BAD) if options.only in one.name] if own is None else [own]
+    if not cases:
+        options_of.error(f"no case has {options.only!r} in its name")
     heading = f"{'rolled back, median after':34}" + "".join(f"  {name:>15}" for name in JUDGES)
+    results = []
+    with ProcessPoolExecutor(options.processes) as pool:
+        for one in cases:
+            results.append(measure(one, options.bad if one.is_bad else options.good, options.seed, pool))
+            print(line(results[-1]), file=sys.stderr, flush=True)
     report = {"benchmark": "rollback_power", "machine": machine(), "cases": results}
     print_report(report, [heading, *map(line, results)], as_json=options.json)
     return 0 if all(one.get("ok", True) for one in results) else 1
