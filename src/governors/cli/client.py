@@ -37,7 +37,7 @@ class Wait(StrEnum):
 
 
 @contextmanager
-def _service(url: str) -> Iterator[httpx.Client]:
+def service_at(url: str) -> Iterator[httpx.Client]:
     """A client whose failures end the command with a sentence."""
     try:
         token = os.environ.get(TOKEN_VARIABLE, "")
@@ -50,7 +50,7 @@ def _service(url: str) -> Iterator[httpx.Client]:
         fail(f"{url} cannot be asked: {why}. Is the service running there?")
 
 
-def _answer(response: httpx.Response) -> Any:
+def answer_of(response: httpx.Response) -> Any:
     """The answer's document; ends the command where it is a problem."""
     try:
         document = orjson.loads(response.content)
@@ -87,7 +87,7 @@ def send(
     results: list[dict[str, Any]] = []
     batches = list(bodies(_read(source)))
     total = sum(body.count for body in batches)
-    with _service(url) as client:
+    with service_at(url) as client:
         for body in batches:
             answered = _post(client, body, wait)
             sent += body.count
@@ -131,7 +131,7 @@ def _post(client: httpx.Client, body: Body, wait: Wait) -> list[dict[str, Any]]:
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             _rest_s(int(response.headers["retry-after"]), len(pending))
             continue
-        answered: list[dict[str, Any]] = _answer(response)["results"]
+        answered: list[dict[str, Any]] = answer_of(response)["results"]
         late: dict[int, int] = {}
         for position, result in zip(pending, answered, strict=False):
             if (retry_s := result.get("error", {}).get("retry_after_s")) is not None:
@@ -165,10 +165,10 @@ def tail(
     if tenant is not None:
         params["tenant"] = tenant
     silence = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-    with _service(url) as client, client.stream("GET", "/v1/stream", params=params, timeout=silence) as response:
+    with service_at(url) as client, client.stream("GET", "/v1/stream", params=params, timeout=silence) as response:
         if response.is_error:
             response.read()
-            _answer(response)
+            answer_of(response)
         try:
             for line in response.iter_lines():
                 if not line.startswith("data: "):
@@ -191,15 +191,15 @@ def tenants(
 
     Example: governors tenants acme
     """
-    with _service(url) as client:
+    with service_at(url) as client:
         if tenant is not None:
-            one = _answer(client.get(f"/v1/tenants/{quote(tenant, safe='')}"))
+            one = answer_of(client.get(f"/v1/tenants/{quote(tenant, safe='')}"))
             if as_json:
                 print_json(one)
             else:
                 _print_tenant(one)
             return
-        listed = list(_pages(client, "/v1/tenants", "tenants"))
+        listed = list(pages_of(client, "/v1/tenants", "tenants"))
     if as_json:
         print_json({"tenants": listed, "next": None})
     else:
@@ -223,8 +223,8 @@ def receipts(
 
     Example: governors receipts acme --limit 20
     """
-    with _service(url) as client:
-        page = _answer(
+    with service_at(url) as client:
+        page = answer_of(
             client.get(f"/v1/tenants/{quote(tenant, safe='')}/receipts", params={"after": after, "limit": limit})
         )
     if as_json:
@@ -242,10 +242,11 @@ def receipts(
         typer.echo(f"there are more: --after {page['next']}", err=True)
 
 
-def _pages(client: httpx.Client, path: str, key: str) -> Iterator[dict[str, Any]]:
+def pages_of(client: httpx.Client, path: str, key: str) -> Iterator[dict[str, Any]]:
+    """The entries of all pages of a list."""
     after: Any = None
     while True:
-        page = _answer(client.get(path, params={} if after is None else {"after": after}))
+        page = answer_of(client.get(path, params={} if after is None else {"after": after}))
         yield from page[key]
         after = page["next"]
         if after is None:
@@ -278,5 +279,8 @@ def _print_tenant(one: dict[str, Any]) -> None:
             print(
                 f"    override {override['mode']} until {override['until']} by {override['by']}: {override['reason']}"
             )
+        if withheld := machine["withheld"]:
+            until = f" until {withheld['until']}" if withheld["until"] else ""
+            print(f"    not asked for is {withheld['kind']}{until}: {withheld['why']}")
         for action in machine["open_actions"]:
             print(f"    open action {action['id']}: {action['kind']}")

@@ -11,6 +11,7 @@ from governors.cli import (
     ingest,
     ledger,
     machines,
+    operate,
     pubsub,
     replay,
     restore,
@@ -49,6 +50,13 @@ app.command()(client.send)
 app.command()(client.tail)
 app.command()(client.tenants)
 app.command()(client.receipts)
+app.command()(operate.override)
+app.command()(operate.approvals)
+app.command()(operate.approve)
+app.command()(operate.refuse)
+app.command("emergency-stop")(operate.emergency_stop)
+app.command()(operate.resume)
+app.command()(operate.policies)
 app.command()(replay.replay)
 app.command()(restore.restore)
 app.command()(token.token)
