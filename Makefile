@@ -41,6 +41,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.isolation
 	$(BIN)/python -m benchmarks.rollback_power
 	$(BIN)/python -m benchmarks.valve_control
+	$(BIN)/python -m benchmarks.detect_nab
 	$(BIN)/python -m benchmarks.pubsub
 
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
