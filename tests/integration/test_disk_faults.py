@@ -1,8 +1,7 @@
 """A disk that fails: the service stops taking signals, says why and ends; on a sound disk nothing answered is missing.
 
 libfiu stands between the running service and the C library and makes one call fail with EIO, without a byte of it
-reaching the disk. Calls that only files know go on failing. `write` fails once, and is armed again before each batch:
-uvloop wakes itself with the same call, but only after the ledger's thread has written.
+reaching the disk, from then on. All of these calls are for files alone, so that nothing else of the service fails.
 """
 
 import json
@@ -22,11 +21,11 @@ from typer.testing import CliRunner
 from governors.cli.main import app
 
 EIO: Final = "failinfo=5"
-WRITE: Final = f"enable name=posix/io/rw/write,{EIO},onetime"
+WRITE: Final = f"enable name=posix/io/rw/pwrite,{EIO}"
 FSYNC: Final = f"enable name=posix/io/sync/fsync,{EIO}"
 FDATASYNC: Final = f"enable name=posix/io/sync/fdatasync,{EIO}"
 RENAME: Final = f"enable name=posix/io/dir/rename,{EIO}"
-SHORT_WRITE: Final = "enable name=posix/io/rw/write/reduce,onetime"
+SHORT_WRITE: Final = "enable name=posix/io/rw/pwrite/reduce,onetime"
 # A segment for each batch or two: creating and sealing them is what calls fsync and rename.
 CONFIG: Final = """
 tenants: {auto_create: true}
@@ -116,7 +115,7 @@ def assert_nothing_is_missing(disk: FaultyDisk, answered: dict[str, str]) -> Non
     assert json.loads(verified.stdout)["receipts"] > len(answered)
 
 
-@pytest.mark.parametrize("fault", [WRITE, FSYNC, FDATASYNC, RENAME], ids=["write", "fsync", "fdatasync", "rename"])
+@pytest.mark.parametrize("fault", [WRITE, FSYNC, FDATASYNC, RENAME], ids=["pwrite", "fsync", "fdatasync", "rename"])
 def test_a_failing_disk_ends_the_service_and_costs_nothing_that_was_answered(disk: FaultyDisk, fault: str) -> None:
     answered: dict[str, str] = {}
     with disk.serve() as process, httpx.Client(base_url=process.url, timeout=30.0) as client:

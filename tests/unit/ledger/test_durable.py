@@ -29,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     spy(os, "fsync", lambda fd: f"fsync {name_of(fd)}")
     spy(os, "fdatasync", lambda fd: f"fdatasync {name_of(fd)}")
-    spy(os, "write", lambda fd, _: f"write {name_of(fd)}")
+    spy(os, "pwrite", lambda fd, _data, _at: f"pwrite {name_of(fd)}")
     spy(os, "link", lambda _, target: f"link {Path(target).name}")
     spy(Path, "rename", lambda source, target: f"rename {source.name} {target.name}")
     return made
@@ -37,10 +37,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_file_gets_its_name_only_when_its_head_is_durable(tmp_path: Path, calls: list[str]) -> None:
     file = AppendFile.create(tmp_path / "a", b"head")
-    assert calls == ["write a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"]
+    assert calls == ["pwrite a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"]
     calls.clear()
     file.append(b"more")
-    assert calls == ["write a", "fdatasync a"]
+    assert calls == ["pwrite a", "fdatasync a"]
     calls.clear()
     file.rename(tmp_path / "b")
     assert calls == ["rename a b", f"fsync {tmp_path.name}"]
@@ -58,13 +58,13 @@ def test_a_file_that_exists_is_never_begun_again(tmp_path: Path) -> None:
 def test_replacing_leaves_the_old_file_or_the_new(tmp_path: Path, calls: list[str]) -> None:
     durable.replace(tmp_path / "a", b"one")
     durable.replace(tmp_path / "a", b"two")
-    assert calls == ["write a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"] * 2
+    assert calls == ["pwrite a.tmp", "fsync a.tmp", "rename a.tmp a", f"fsync {tmp_path.name}"] * 2
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"two")]
 
 
 def test_what_is_created_once_keeps_its_first_content(tmp_path: Path, calls: list[str]) -> None:
     assert durable.create_once(tmp_path / "a", b"one", 0o600)
-    assert calls[1:] == [calls[0].replace("write", "fsync"), "link a", f"fsync {tmp_path.name}"]
+    assert calls[1:] == [calls[0].replace("pwrite", "fsync"), "link a", f"fsync {tmp_path.name}"]
     assert not durable.create_once(tmp_path / "a", b"two", 0o600)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"one")]
 
@@ -82,11 +82,19 @@ def test_each_new_folder_is_made_durable_in_the_one_above(tmp_path: Path, calls:
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = AppendFile.create(tmp_path / "a", b"")
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
-    file.append(b"0123456789")
+    places: list[int] = []
+
+    def write(fd: int, data: bytes, at: int) -> int:
+        places.append(at)
+        return real(fd, bytes(data[:3]), at)
+
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", write)
+    file.append(b"01234")
+    file.append(b"56789")
     file.close()
     assert (tmp_path / "a").read_bytes() == b"0123456789"
+    assert places == [0, 3, 5, 8]
 
 
 def test_a_failed_fdatasync_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,8 +276,8 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int, *, landed: bool) -> C
             made += 1
             if made > number or (made == number and not landed):
                 raise Crash
-            if made == number and name == "write":
-                real(args[0], args[1][: len(args[1]) // 2])
+            if made == number and name == "pwrite":
+                real(args[0], args[1][: len(args[1]) // 2], args[2])
                 raise Crash
             result = real(*args, **options)
             if made == number:
@@ -286,7 +286,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int, *, landed: bool) -> C
 
         monkeypatch.setattr(owner, name, spied)
 
-    for owner, name in ((os, "write"), (os, "fsync"), (Path, "rename"), (Path, "unlink")):
+    for owner, name in ((os, "pwrite"), (os, "fsync"), (Path, "rename"), (Path, "unlink")):
         spy(owner, name)
     return lambda: made
 
