@@ -40,6 +40,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.isolation
 	$(BIN)/python -m benchmarks.rollback_power
+	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.valve_control
 	$(BIN)/python -m benchmarks.detect_nab
 	$(BIN)/python -m benchmarks.pubsub

@@ -35,7 +35,7 @@ TARGETS_PER_S = {100: 60_000, 10_000: 60_000}
 BATCHES_IN_FLIGHT = 8
 
 
-class _Discard:
+class Discard:
     """Executor and dead letters of a benchmark: there is nobody to act on."""
 
     async def execute(self, _work: OpenWork) -> Done:
@@ -62,24 +62,25 @@ def make_batches(signals: int, tenants: int, batch: int, seed: int) -> list[list
     """Signals of six kinds, about 300 bytes each, spread over the tenants at random."""
     rng = random.Random(seed)
     now_s = time.time()
-    payloads = []
-    for number in range(signals):
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{number % 1_000_000:06d}Z"
-        kind, subject, data = _DATA[number % len(_DATA)](rng, at)
-        payloads.append(
-            orjson.dumps(
-                {
-                    "id": f"bench-{seed}-{number:08d}",
-                    "source": "benchmark",
-                    "tenant": f"tenant-{rng.randrange(tenants):05d}",
-                    "kind": kind,
-                    "subject": subject,
-                    "observed_at": at,
-                    "data": data,
-                }
-            )
-        )
+    payloads = [payload_of(rng, number, now_s, tenants, seed) for number in range(signals)]
     return [payloads[start : start + batch] for start in range(0, signals, batch)]
+
+
+def payload_of(rng: random.Random, number: int, now_s: float, tenants: int, seed: int) -> bytes:
+    """The signal with this number, observed in the second `now_s`."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{number % 1_000_000:06d}Z"
+    kind, subject, data = _DATA[number % len(_DATA)](rng, at)
+    return orjson.dumps(
+        {
+            "id": f"bench-{seed}-{number:08d}",
+            "source": "benchmark",
+            "tenant": f"tenant-{rng.randrange(tenants):05d}",
+            "kind": kind,
+            "subject": subject,
+            "observed_at": at,
+            "data": data,
+        }
+    )
 
 
 def _queue(rng: random.Random, _: str) -> tuple[str, str, dict[str, Any]]:
@@ -135,7 +136,7 @@ _DATA = (_queue, _delta, _sample, _work, _snapshot, _queue)
 
 async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
     """Seconds for all batches, each answered only when it is durable."""
-    nobody = _Discard()
+    nobody = Discard()
     edges = Edges(
         clock_us=lambda: time.time_ns() // 1000,
         entropy=os.urandom,
