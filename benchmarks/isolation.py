@@ -23,7 +23,7 @@ from benchmarks.report import machine, parser, print_report, quantile, scratch
 from governors.fsm.table import Row
 from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.memory import settle_memory
-from governors.outbox.executors import Done
+from governors.outbox.executors import Done, Order
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
 from governors.tenants.decide import Decided
@@ -70,8 +70,13 @@ def poisoned() -> Iterator[None]:
 class _Nobody:
     """Those whom a benchmark has nothing to tell."""
 
-    async def execute(self, _work: OpenWork) -> Done:
-        return Done(ok=True)
+    name = "nobody"
+
+    def takes(self, _work: OpenWork) -> bool:
+        return True
+
+    async def execute(self, _order: Order) -> Done:
+        return Done()
 
     def decided(self, _tenant: str, _decided: Decided, _index: int) -> None:
         pass
@@ -87,11 +92,12 @@ async def running(folder: Path) -> AsyncIterator[Runtime]:
     edges = Edges(
         clock_us=now_us,
         entropy=os.urandom,
-        executor=nobody,
+        executors=[nobody],
         dead_letters=DeadLetterFolder(folder / "dead-letter"),
         on_decided=nobody.decided,
         on_supervision=nobody.told,
         on_commit=nobody.told,
+        on_attempt=nobody.told,
         on_action_ended=nobody.told,
         writer="benchmark",
     )

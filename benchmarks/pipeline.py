@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.report import machine, parser, print_report, scratch
 from governors.memory import settle_memory
-from governors.outbox.executors import Done
+from governors.outbox.executors import Done, Order
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
 from governors.supervision.report import SupervisionEvent
@@ -38,8 +38,13 @@ BATCHES_IN_FLIGHT = 8
 class Discard:
     """Executor and dead letters of a benchmark: there is nobody to act on."""
 
-    async def execute(self, _work: OpenWork) -> Done:
-        return Done(ok=True)
+    name = "nobody"
+
+    def takes(self, _work: OpenWork) -> bool:
+        return True
+
+    async def execute(self, _order: Order) -> Done:
+        return Done()
 
     async def put(self, **letter: object) -> str:
         raise AssertionError(f"a benchmark signal was dead-lettered: {letter}")
@@ -140,11 +145,12 @@ async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
     edges = Edges(
         clock_us=lambda: time.time_ns() // 1000,
         entropy=os.urandom,
-        executor=nobody,
+        executors=[nobody],
         dead_letters=nobody,
         on_decided=nobody.decided,
         on_supervision=nobody.supervised,
         on_commit=nobody.committed,
+        on_attempt=nobody.action_ended,
         on_action_ended=nobody.action_ended,
         writer="benchmark",
     )

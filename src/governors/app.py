@@ -35,7 +35,8 @@ from governors.custody import Custody
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
 from governors.memory import settle_memory
-from governors.outbox.executors import Executor, LogExecutor
+from governors.outbox.configured import executors_of
+from governors.outbox.executors import Executor
 from governors.policies import Policies, read_policies
 from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
@@ -76,7 +77,7 @@ def wall_clock_us() -> int:
 class App:
     """One worker. Making it recovers the log, which blocks; `run` serves until cancelled.
 
-    `clock_us` is the time that everything in it goes by, `executor` carries its actions out. Without `custody` the log
+    `clock_us` is the time that everything in it goes by, `executors` carry its actions out. Without `custody` the log
     is kept on this disk alone and nothing is published. Who sets `policies_asked` wants the policy files read again.
     """
 
@@ -85,7 +86,7 @@ class App:
         settings: Settings,
         *,
         clock_us: Callable[[], int],
-        executor: Executor,
+        executors: Sequence[Executor],
         custody: Custody | None = None,
         policies_asked: asyncio.Event | None = None,
     ) -> None:
@@ -108,12 +109,13 @@ class App:
             Edges(
                 clock_us=clock_us,
                 entropy=os.urandom,
-                executor=executor,
+                executors=executors,
                 dead_letters=self.dead_letters,
                 on_decided=self._on_decided,
                 on_supervision=self._on_supervision,
                 on_commit=self.metrics.committed,
-                on_action_ended=self.metrics.action_ended,
+                on_attempt=self.metrics.actions.attempted,
+                on_action_ended=self.metrics.actions.ended,
                 writer=socket.gethostname(),
             ),
             custody.tenure if custody is not None else None,
@@ -201,6 +203,8 @@ class App:
         found = [] if self._pull is None else self._pull.warnings()
         if self.certificates is not None and self.certificates.is_expired:
             found.append("the certificate has expired (tls.certificate)")
+        if ailing := self.runtime.outbox.ailing():
+            found.append(f"attempts at actions fail: {', '.join(ailing)}")
         committer = self._custody.committer if self._custody is not None else None
         if committer is not None and committer.is_late():
             waited_s = committer.waited_s()
@@ -359,8 +363,9 @@ class App:
         metrics.active_tenants.set_function(lambda: runtime.registry.active_count)
         metrics.known_tenants.set_function(lambda: runtime.registry.known_count)
         metrics.queued_signals.set_function(lambda: runtime.registry.queued)
-        metrics.outbox_depth.set_function(lambda: runtime.outbox.depth)
-        metrics.outbox_oldest_seconds.set_function(lambda: runtime.outbox.oldest_age_s)
+        metrics.actions.depth.set_function(lambda: runtime.outbox.depth)
+        metrics.actions.oldest_seconds.set_function(lambda: runtime.outbox.oldest_age_s)
+        metrics.actions.ailing.set_function(lambda: len(runtime.outbox.ailing()))
 
     def _publish_custody_gauges(self, custody: Custody, partition: str) -> None:
         metrics, committer, publisher = self.metrics, custody.committer, custody.publisher
@@ -410,7 +415,10 @@ def _fetch(keys: str) -> Fetch:
 
 
 async def serve(effective: Effective) -> None:
-    """Run one worker until SIGTERM or SIGINT. Raises LedgerError where its log cannot be used."""
+    """Run one worker until SIGTERM or SIGINT.
+
+    Raises LedgerError where its log cannot be used, SettingsError where what the configuration names cannot be.
+    """
     settings = effective.settings
     configure_logging(settings.log.level, settings.log.format)
     main = asyncio.current_task()
@@ -418,6 +426,7 @@ async def serve(effective: Effective) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main.cancel)
+    executors = executors_of(settings.actions, wall_clock_us)
     policies_asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
     with contextlib.suppress(asyncio.CancelledError):
@@ -434,7 +443,7 @@ async def serve(effective: Effective) -> None:
                     App,
                     settings,
                     clock_us=wall_clock_us,
-                    executor=LogExecutor(),
+                    executors=executors,
                     custody=custody,
                     policies_asked=policies_asked,
                 )

@@ -38,7 +38,7 @@ from governors.tenants.policy import (
 )
 from governors.tenants.records import PolicyRecord, decode_policy, encode_record
 from governors.tenants.registry import Registry
-from governors.tenants.tenant import Shared
+from governors.tenants.tenant import OpenWork, Shared
 from governors.tenants.terms import STOPPED
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
@@ -56,11 +56,12 @@ class Edges:
 
     clock_us: Callable[[], int]
     entropy: Callable[[int], bytes]
-    executor: Executor
+    executors: Sequence[Executor]
     dead_letters: DeadLetterSink
     on_decided: Callable[[str, Decided, int], None]
     on_supervision: Callable[[SupervisionEvent], None]
     on_commit: Callable[[float, int], None]
+    on_attempt: Callable[[str, str], None]
     on_action_ended: Callable[[str, str], None]
     writer: str
 
@@ -129,7 +130,14 @@ class Runtime:
                 ),
             )
         self.outbox = Outbox(
-            self.ledger, edges.executor, self._tell, edges.clock_us, edges.on_action_ended, self._held_back
+            self.ledger,
+            PARTITION,
+            edges.executors,
+            self._tell,
+            self._why_not,
+            edges.clock_us,
+            edges.on_attempt,
+            edges.on_action_ended,
         )
         shared = Shared(
             ledger=self.ledger,
@@ -292,8 +300,11 @@ class Runtime:
     def _tell(self, tenant: str, key: str, event: Event) -> None:
         self.registry.tell(tenant, key, event)
 
-    def _held_back(self, tenant: str) -> str:
-        return STOPPED.observes if self.in_force.stopped or self.registry.is_stopped(tenant) else ""
+    def _why_not(self, work: OpenWork) -> str:
+        # An emergency stop is for what has not begun as well.
+        if self.in_force.stopped or self.registry.is_stopped(work.tenant):
+            return STOPPED.observes
+        return self.registry.why_not(work)
 
     def _settled(self, count: int) -> None:
         self.registry.settled(count)

@@ -12,6 +12,9 @@ from msgspec.structs import replace
 
 from governors.admission import Admitted, Refused
 from governors.api.service import (
+    ActionAsked,
+    ActionsPage,
+    ActionView,
     Health,
     InvalidFieldError,
     MachineView,
@@ -42,6 +45,7 @@ from governors.machines.catalog import BY_NAME, RULES
 from governors.machines.conduct import Restraint
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.machines.explain import explain
+from governors.outbox.outbox import OpenOrder
 from governors.policies import NO_POLICIES, Policies
 from governors.runtime import PARTITION, Runtime
 from governors.settings import SettingsError
@@ -276,6 +280,34 @@ class GovernorService:
             until=None if until_us is None else format_time(until_us),
         )
 
+    # Actions
+
+    def actions(self, after: str, limit: int, scope: Scope) -> ActionsPage:
+        """A page of the actions that have not ended, in order of their ids."""
+        orders = [one for one in self._runtime.outbox.orders() if scope is None or one.work.tenant in scope]
+        views = sorted((_action_view(one) for one in orders), key=lambda view: view.id)
+        views = [view for view in views if view.id > after]
+        return ActionsPage(views[:limit], views[limit - 1].id if len(views) > limit else None)
+
+    def retry_action(self, tenant: str, action_id: str) -> ActionAsked:
+        """Try an action again now."""
+        self._require_action(tenant, action_id)
+        self._runtime.outbox.hurry(action_id)
+        return ActionAsked(action_id, tenant, "retry")
+
+    def abandon_action(self, tenant: str, action_id: str, by: str) -> ActionAsked:
+        """Try an action no more."""
+        self._require_action(tenant, action_id)
+        self._runtime.outbox.abandon(action_id, by)
+        return ActionAsked(action_id, tenant, "abandon")
+
+    def _require_action(self, tenant: str, action_id: str) -> None:
+        self._accept()
+        if not any(
+            one.work.action.id == action_id and one.work.tenant == tenant for one in self._runtime.outbox.orders()
+        ):
+            raise NotFoundError(f"tenant {tenant} has no open action {action_id}")
+
     def _tenant_view(self, header: Header, machines: dict[str, MachineRecord[Any]]) -> TenantView:
         views = [self._machine_view(record) for _, record in sorted(machines.items())]
         worst = _worst(header, machines)
@@ -462,6 +494,24 @@ def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResul
         reason=explain(RULES, decided.rule, decided.evidence),
         receipt=_receipt_id(index),
         durability="local",
+    )
+
+
+def _action_view(one: OpenOrder) -> ActionView:
+    work = one.work
+    return ActionView(
+        id=work.action.id,
+        tenant=work.tenant,
+        governor=work.governor,
+        subject=work.subject,
+        action=work.action.kind,
+        params=work.action.params,
+        receipt=_receipt_id(work.receipt),
+        executor=one.executor,
+        since=format_time(one.since_us),
+        attempts=one.attempts,
+        detail=one.detail,
+        next_attempt_in_s=None if one.next_in_s is None else round(one.next_in_s, 1),
     )
 
 

@@ -246,6 +246,60 @@ class PushSettings(Struct, frozen=True, kw_only=True):
     the path of a file that somebody else keeps fresh."""
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One receiver of actions, and which of them it gets: those of the kinds, governors and tenants that are named, of
+    any where none is.
+    """
+
+    name: Word
+    url: Word | None = None
+    url_file: Path | None = None
+    """The address; in a file where it is a secret itself, as Slack's are. `http://` only with `private`."""
+    format: Literal["native", "slack", "pagerduty"] = "native"
+    """`native`: our own, signed as the Standard Webhooks text has it; the others as those services want them."""
+    secrets_file: Path | None = None
+    """Signing secrets (`whsec_…`), one a line, the newest first; while there are two, each message carries both
+    signatures. For PagerDuty its routing key. Read for each attempt."""
+    private: bool = False
+    """Whether the address may be one of a private network, or of this machine."""
+    kinds: tuple[Word, ...] = ()
+    governors: tuple[Word, ...] = ()
+    tenants: tuple[Word, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError(f"{self.name}: expected either url or url_file")
+        if self.format == "slack" and self.secrets_file is not None:
+            raise ValueError(f"{self.name}: secrets_file is not for slack, whose address is the secret")
+        if self.format != "slack" and self.secrets_file is None:
+            raise ValueError(f"{self.name}: secrets_file is needed for {self.format}")
+        if self.url is not None and (problem := webhook_url_problem(self.url, private=self.private)):
+            raise ValueError(f"{self.name}: url: {problem}")
+
+
+def webhook_url_problem(url: str, *, private: bool) -> str:
+    """What is wrong with a webhook's address; empty where nothing is."""
+    try:
+        address = urlsplit(url)
+        port = address.port
+    except ValueError:
+        return "not an address"
+    if not address.hostname or port == 0:
+        return "not an address"
+    if address.scheme == "https" or (address.scheme == "http" and private):
+        return ""
+    return "expected an https:// address (http:// only with private)"
+
+
+class ActionSettings(Struct, frozen=True, kw_only=True):
+    """Who carries out what governors decide. An action goes to the first that takes it, and else into the log alone."""
+
+    webhooks: tuple[WebhookSettings, ...] = ()
+    """Receivers, in the order in which they are asked whether they take an action."""
+    dry_run: bool = False
+    """Whether actions are only said in the log, with who would have got them."""
+
+
 class LogSettings(Struct, frozen=True, kw_only=True):
     """The process's own log, on standard output."""
 
@@ -286,6 +340,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     pubsub: PubSubSettings | None = None
     ingest: IngestSettings = field(default_factory=IngestSettings)
     push: PushSettings | None = None
+    actions: ActionSettings = field(default_factory=ActionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     profiles: dict[str, dict[str, dict[str, Any]]] = {}
@@ -452,6 +507,9 @@ def _contradictions(
     if settings.default_profile not in settings.profiles:
         expected = "expected one of " + ", ".join(settings.profiles)
         found.append(("default_profile", settings.default_profile, expected))
+    names = [one.name for one in settings.actions.webhooks]
+    if twice := next((name for name in names if names.count(name) > 1 or name == "log"), None):
+        found.append(("actions.webhooks", names, f"expected names that are told apart, also from log: {twice}"))
     problems = [Problem(key, shown(value), origins[key], expected) for key, value, expected in found]
     return problems + _impossible_policies(settings, policies)
 

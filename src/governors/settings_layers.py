@@ -178,7 +178,7 @@ def _from_text(text: str, kind: Any) -> Any:
     if text == "" and type(None) in get_args(kind):
         return None
     if _lists_sections(kind) and text:
-        return msgspec.json.decode(text, type=kind)
+        return msgspec.json.decode(text, type=kind, dec_hook=_own_types)
     if get_origin(kind) is tuple:
         return msgspec.convert([item.strip() for item in text.split(",") if item.strip()], kind, dec_hook=_own_types)
     try:

@@ -18,7 +18,7 @@ from governors.fsm.table import Row
 from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.machines.catalog import BY_NAME
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
-from governors.outbox.executors import Done
+from governors.outbox.executors import Done, Refused
 from governors.policies import Policies
 from governors.runtime import PARTITION, Runtime
 from governors.settings import DedupSettings, LedgerSettings, Settings, TenantSettings
@@ -127,7 +127,8 @@ class Life:
                 while runtime.timers.fire_due() == 0.0:
                     pass
             case 6:
-                world.answer = Done(ok=chance.random() < 0.6, detail=chance.choice(["", "done", "é" * 300]))
+                answer = Done if chance.random() < 0.6 else Refused
+                world.answer = answer(chance.choice(["", "done", "é" * 300]))
                 (world.hold.set if chance.random() < 0.8 else world.hold.clear)()
             case 7:
                 await self._override(runtime)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from governors.outbox.executors import Done
+from governors.outbox.executors import Answer, Done, Order
 from governors.policies import NO_POLICIES, Policies
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
@@ -35,13 +35,18 @@ class World:
         self.letters: list[dict[str, Any]] = []
         self.decided: list[tuple[str, Decided, int]] = []
         self.events: list[SupervisionEvent] = []
-        self.answer = Done(ok=True)
+        self.answer: Answer = Done()
         self.hold = asyncio.Event()
         self.hold.set()
         self._ids = itertools.count()
 
-    async def execute(self, work: OpenWork) -> Done:
-        self.executed.append(work)
+    name = "world"
+
+    def takes(self, _work: OpenWork) -> bool:
+        return True
+
+    async def execute(self, order: Order) -> Answer:
+        self.executed.append(order.work)
         await self.hold.wait()
         return self.answer
 
@@ -133,11 +138,12 @@ async def running(
     edges = Edges(
         clock_us=lambda: world.now_us,
         entropy=os.urandom,
-        executor=world,
+        executors=[world],
         dead_letters=world,
         on_decided=world.on_decided,
         on_supervision=world.events.append,
         on_commit=lambda seconds, receipts: None,
+        on_attempt=lambda executor, outcome: None,
         on_action_ended=lambda kind, outcome: None,
         writer="test",
     )

@@ -8,7 +8,7 @@ from support.runtime import NOON_US, World, quiet, running, send, until
 
 from governors.machines.conduct import STORM
 from governors.machines.events import Event, OverrideGranted
-from governors.outbox.executors import Done
+from governors.outbox.executors import Done, Refused
 from governors.policies import Policies
 from governors.replay.folder import replay_folder
 from governors.runtime import Runtime
@@ -124,7 +124,7 @@ async def test_a_person_is_asked_first(tmp_path: Path, verdict: str | None, then
 
 async def test_an_action_that_fails_over_and_over_is_frozen_and_paged(tmp_path: Path) -> None:
     world = World()
-    world.answer = Done(ok=False)
+    world.answer = Refused()
     async with running(tmp_path, world) as runtime:
         await send(runtime, world.spend("1000.00"))
         await quiet(runtime)
@@ -132,7 +132,7 @@ async def test_an_action_that_fails_over_and_over_is_frozen_and_paged(tmp_path: 
             await pass_time(runtime, world, 60)
         assert kinds(world) == ["stop", "stop", "page", "page"], "a page that failed is sent again"
         assert world.executed[-1].action.params["why"] == STORM
-        world.answer = Done(ok=True)
+        world.answer = Done()
         await pass_time(runtime, world, 60)
         await pass_time(runtime, world, 600)
         assert kinds(world)[4:] == ["page"], "and one that was heard is not"
@@ -200,7 +200,7 @@ async def test_a_question_on_its_way_when_the_process_ended_is_sent_again_under_
 
 async def test_a_storm_is_remembered_over_a_restart(tmp_path: Path) -> None:
     world = World()
-    world.answer = Done(ok=False)
+    world.answer = Refused()
     async with running(tmp_path, world) as runtime:
         await send(runtime, world.spend("1000.00"))
         await quiet(runtime)
@@ -208,7 +208,7 @@ async def test_a_storm_is_remembered_over_a_restart(tmp_path: Path) -> None:
         world.hold.clear()
         await pass_time_without_waiting(runtime, world, 60)
         await until(lambda: kinds(world) == ["stop", "stop", "page"])
-    world.answer = Done(ok=True)
+    world.answer = Done()
     world.hold.set()
     async with running(tmp_path, world) as runtime:
         await quiet(runtime)
@@ -222,13 +222,13 @@ async def test_a_storm_is_remembered_over_a_restart(tmp_path: Path) -> None:
 
 async def test_a_person_lifts_what_a_storm_has_frozen(tmp_path: Path) -> None:
     world = World()
-    world.answer = Done(ok=False)
+    world.answer = Refused()
     async with running(tmp_path, world) as runtime:
         await send(runtime, world.spend("1000.00"))
         await quiet(runtime)
         await pass_time(runtime, world, 60)
         await pass_time(runtime, world, 60)
-        world.answer = Done(ok=True)
+        world.answer = Done()
         await pass_time(runtime, world, 60)
         assert withheld(runtime) == "stop"
         await answer(runtime, world, "approve")

@@ -9,13 +9,12 @@ from support.runtime import NOON_US, World, quiet, running, send, until
 
 from governors.machines.conduct import APPROVAL, EXPIRED
 from governors.machines.events import Event, OverrideGranted
-from governors.outbox.executors import Done
+from governors.outbox.executors import Answer, Order
 from governors.policies import Policies
 from governors.replay.folder import replay_folder
 from governors.runtime import Runtime
 from governors.tenants.policy import Stop
 from governors.tenants.records import machine_key
-from governors.tenants.tenant import OpenWork
 from governors.tenants.windows import Approval, Window
 from ingest.signals import Signal
 
@@ -29,7 +28,8 @@ class Shop(World):
         super().__init__()
         self.held: set[str] = set()
 
-    async def execute(self, work: OpenWork) -> Done:
+    async def execute(self, order: Order) -> Answer:
+        work = order.work
         self.executed.append(work)
         await until(lambda: work.action.kind not in self.held)
         return self.answer

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from governors.admission import CLASSES, Admitted
 from governors.api.access import ACCESS, AccessTable, Door, Reach
+from governors.api.actions import actions_router
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
 from governors.api.docs_page import docs_route
 from governors.api.documents import (
@@ -126,6 +127,7 @@ def build_api(
     app.include_router(health_router(service, metrics))
     app.include_router(tenants_router(service))
     app.include_router(governing_router(service))
+    app.include_router(actions_router(service))
     app.include_router(receipts_router(service))
     app.include_router(operations_router(service))
     app.include_router(stream_router(service))

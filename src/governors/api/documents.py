@@ -9,6 +9,9 @@ from governors.admission import Admitted
 from governors.api.problem import MEDIA_TYPE, TYPES, URN
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
+    ActionAsked,
+    ActionsPage,
+    ActionView,
     Health,
     OperationsPage,
     OverrideResult,
@@ -42,6 +45,20 @@ _MACHINE: Final = {
     "override": None,
     "blind": False,
     "withheld": None,
+}
+_ACTION: Final = {
+    "id": "act-3f9a2c1b7e5d4086-41",
+    "tenant": "acme",
+    "governor": "cost_guard",
+    "subject": "prod-budget",
+    "action": "throttle",
+    "params": {"fraction_ppm": 400_000},
+    "receipt": "0:1234",
+    "executor": "platform",
+    "since": "2026-11-22T10:00:00.120000Z",
+    "attempts": 3,
+    "detail": "answered 503",
+    "next_attempt_in_s": 6.2,
 }
 _TENANT: Final = {
     "tenant": "acme",
@@ -168,6 +185,9 @@ EXAMPLES: Final[dict[type, Any]] = {
         "receipt": "0:1240",
         "until": "2026-11-22T11:00:00Z",
     },
+    ActionView: _ACTION,
+    ActionsPage: {"actions": [_ACTION], "next": None},
+    ActionAsked: {"id": "act-3f9a2c1b7e5d4086-41", "tenant": "acme", "asked": "retry"},
     StopResult: {"tenant": None, "stopped": True, "receipt": "0:1242"},
     PoliciesView: {
         "digest": "0ac5186a91863e8e1d90c808014aa89bf5da8e3ee1d9f07630f0378f68f1ab62",

@@ -137,6 +137,41 @@ class MachineView(Struct, frozen=True):
     withheld: WithheldView | None
 
 
+class ActionView(Struct, frozen=True):
+    """An action that has not ended. `executor` carries it out; `detail` is what came of the last of its `attempts`.
+    The next is made in `next_attempt_in_s`, null while none is planned: it waits for its receipt or its turn, or is
+    being tried right now.
+    """
+
+    id: str
+    tenant: str
+    governor: str
+    subject: str
+    action: str
+    params: dict[str, int | str]
+    receipt: str
+    executor: str
+    since: str
+    attempts: int
+    detail: str
+    next_attempt_in_s: float | None
+
+
+class ActionsPage(Struct, frozen=True):
+    """Actions in order of their ids. `next` is null at the end."""
+
+    actions: list[ActionView]
+    next: str | None
+
+
+class ActionAsked(Struct, frozen=True):
+    """What an operator wants of an action; it is heard, and not done yet."""
+
+    id: str
+    tenant: str
+    asked: Literal["retry", "abandon"]
+
+
 class TenantView(Struct, frozen=True):
     """A tenant; its `state` is its worst machine's. `stopped`: an emergency stop of its own keeps its governors from
     acting. The answer to a change has that change's `receipt`.
@@ -298,6 +333,15 @@ class Service(Protocol):
     async def withdraw_override(self, tenant: str, governor: str, subject: str, by: str) -> OverrideResult:
         """Raises NotFoundError where no override is in force."""
         ...
+
+    def actions(self, after: str, limit: int, scope: Scope) -> ActionsPage:
+        """A page of the actions that have not ended."""
+
+    def retry_action(self, tenant: str, action_id: str) -> ActionAsked:
+        """Try an action again now. Raises NotFoundError."""
+
+    def abandon_action(self, tenant: str, action_id: str, by: str) -> ActionAsked:
+        """Try an action no more. Raises NotFoundError."""
 
     def policies(self) -> PoliciesView: ...
 

@@ -14,7 +14,7 @@ from governors.app import App
 from governors.demo.clock import SteppedClock
 from governors.demo.script import SECOND_US, START_US, Ask, Wire, World, time_at
 from governors.demo.story import Acted, Asked, Decided, asked, decided
-from governors.outbox.executors import Done
+from governors.outbox.executors import Done, Order
 from governors.runtime import PARTITION
 from governors.settings import HttpSettings, Settings, TenantSettings
 from governors.tenants.tenant import OpenWork
@@ -49,7 +49,13 @@ class Actors:
         self._worlds = worlds
         self._record = record
 
-    async def execute(self, work: OpenWork) -> Done:
+    name = "actors"
+
+    def takes(self, work: OpenWork) -> bool:  # noqa: ARG002 - every action
+        return True
+
+    async def execute(self, order: Order) -> Done:
+        work = order.work
         world, action = self._worlds[work.tenant], work.action
         await self._clock.sleep_until(self._clock.now_us + world.takes_s(action) * SECOND_US)
         second = second_of(self._clock.now_us)
@@ -66,7 +72,7 @@ class Actors:
                 receipt=f"{PARTITION}:{work.receipt}",
             )
         )
-        return Done(ok=True, detail=text)
+        return Done(text)
 
 
 class Stage:
@@ -157,7 +163,7 @@ async def staged(folder: Path, clock: SteppedClock, worlds: Mapping[str, World])
     record = Record()
     settings = Settings(data_dir=folder, http=HttpSettings(port=0), tenants=TenantSettings(auto_create=True))
     actors = Actors(clock, worlds, record)
-    app = await asyncio.to_thread(App, settings, clock_us=clock, executor=actors)
+    app = await asyncio.to_thread(App, settings, clock_us=clock, executors=[actors])
     ready = asyncio.Event()
     serving = asyncio.create_task(app.run(ready.set))
     try:

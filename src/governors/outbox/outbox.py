@@ -2,104 +2,283 @@
 
 Nothing here is durable and nothing needs to be: an open action stands in its machine's record until the result is
 in, so after a crash it is submitted again under the same id. A machine has one action in flight at the most, which
-bounds the queue by the number of machines.
+bounds what is open by the number of machines.
+
+No action waits for another; which of a tenant's may be in flight together is decided where they are asked for. An
+attempt that fails is made again (`persistence.py`) until the action is done, refused, given up, abandoned by
+an operator, or taken back: a machine that has moved on wants it no more. What may have been done already is not taken
+back here; it is carried out, and the machine undoes it.
 """
 
 import asyncio
+import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
+from msgspec import Struct
 
+from governors.machines.catalog import RULES
 from governors.machines.events import ActionResult, Event
-from governors.outbox.executors import Done, Executor
+from governors.machines.explain import explain
+from governors.outbox.executors import Answer, Done, Executor, Order, Refused, TryAgain
+from governors.outbox.persistence import ATTEMPT_S, GIVE_UP_S, WELL, Breaker, failed, pause_s, tried
 from governors.tenants.tenant import OpenWork
+from ledger.appender import StoredReceipt
+from ledger.errors import ReceiptNotFoundError
+from ledger.format import canonical
 
-ACTION_DEADLINE_S: Final = 30.0
-WORKERS: Final = 8
+AT_ONCE_MAX: Final = 8
+"""Attempts under way at one executor."""
 
 
-class Commits(Protocol):
+class Receipts(Protocol):
     """What the outbox needs of the ledger."""
 
     async def wait_committed(self, index: int) -> None: ...
 
+    async def read(self, index: int) -> StoredReceipt: ...
+
+
+class OpenOrder(Struct, frozen=True):
+    """An action that has not ended, as operators see it. `next_in_s` is None while none is planned: it waits for its
+    turn or its receipt, or is being tried right now.
+    """
+
+    work: OpenWork
+    executor: str
+    since_us: int
+    attempts: int
+    detail: str
+    next_in_s: float | None
+
+
+class _Open:
+    """An action that has not ended. `maybe`: an attempt may have done it without our hearing of it."""
+
+    __slots__ = ("attempts", "detail", "ended_by", "maybe", "next_s", "place", "roused", "since_us", "work")
+
+    def __init__(self, work: OpenWork, place: "_Place", since_us: int) -> None:
+        self.work = work
+        self.place = place
+        self.since_us = since_us
+        self.attempts = 0
+        self.detail = ""
+        self.maybe = False
+        self.next_s: float | None = None
+        self.roused = asyncio.Event()
+        self.ended_by = ""
+        """The operator who abandoned it."""
+
+
+class _Place:
+    """An executor, how it is, and who may go there at once."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.breaker: Breaker = WELL
+        self.room = asyncio.Semaphore(AT_ONCE_MAX)
+
 
 class Outbox:
-    """`tell(tenant, key, event)` delivers results to the machines that asked; `on_ended(kind, outcome)` counts;
-    `held_back(tenant)` says why nothing may be done for it any more, although it was decided ("" where it may).
+    """Carries out actions. `executors` are asked in order who takes one; the last of them must take everything.
+
+    `tell(tenant, key, event)` delivers results to the machines that asked, `why_not(work)` says why an action shall not
+    be done any more ("" where it shall); `on_attempt(executor, outcome)` and `on_ended(kind, outcome)` count.
     """
 
     def __init__(
         self,
-        commits: Commits,
-        executor: Executor,
+        receipts: Receipts,
+        partition: int,
+        executors: Sequence[Executor],
         tell: Callable[[str, str, Event], object],
+        why_not: Callable[[OpenWork], str],
         clock_us: Callable[[], int],
+        on_attempt: Callable[[str, str], None],
         on_ended: Callable[[str, str], None],
-        held_back: Callable[[str], str] = lambda _tenant: "",
     ) -> None:
-        self._commits = commits
-        self._executor = executor
+        self._receipts = receipts
+        self._partition = partition
+        self._places = [_Place(executor) for executor in executors]
         self._tell = tell
+        self._why_not = why_not
         self._clock_us = clock_us
+        self._on_attempt = on_attempt
         self._on_ended = on_ended
-        self._held_back = held_back
-        self._queue: deque[OpenWork] = deque()
+        self._open: dict[str, _Open] = {}
+        """By the action's id, in the order in which they were submitted."""
+        self._arrived: deque[_Open] = deque()
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("governors.outbox")
-        self._since_us: dict[str, int] = {}
 
     @property
     def depth(self) -> int:
-        """Actions that wait or are being carried out."""
-        return len(self._since_us)
+        """Actions that have not ended."""
+        return len(self._open)
 
     @property
     def oldest_age_s(self) -> float:
         """How long the oldest action has been open in this process, 0 when none is."""
-        since_us = min(self._since_us.values(), default=None)
-        return 0.0 if since_us is None else max(0, self._clock_us() - since_us) / 1e6
+        oldest = next(iter(self._open.values()), None)
+        return 0.0 if oldest is None else max(0, self._clock_us() - oldest.since_us) / 1e6
+
+    def ailing(self) -> list[str]:
+        """The executors that are left alone for a while, because attempts at them fail."""
+        now_s = asyncio.get_running_loop().time()
+        return [place.executor.name for place in self._places if place.breaker.wait_s(now_s)]
+
+    def orders(self) -> list[OpenOrder]:
+        """What has not ended, oldest first."""
+        now_s = asyncio.get_running_loop().time()
+        return [
+            OpenOrder(
+                one.work, one.place.executor.name, one.since_us, one.attempts, one.detail,
+                None if one.next_s is None else max(0.0, one.next_s - now_s),
+            )
+            for one in self._open.values()
+        ]  # fmt: skip
 
     def submit(self, work: OpenWork) -> None:
-        """Take on an action; it goes out when its receipt is committed."""
-        self._queue.append(work)
-        self._since_us[work.action.id] = self._clock_us()
+        """Take on an action; it goes out when its receipt is committed. One that is open already stays as it is."""
+        if work.action.id in self._open:
+            return
+        place = next(place for place in self._places if place.executor.takes(work))
+        one = self._open[work.action.id] = _Open(work, place, self._clock_us())
+        self._arrived.append(one)
         self._wake.set()
 
-    async def run(self) -> None:
-        """Carry actions out, a few at a time. Those under way when this is cancelled are sent again at recovery."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(WORKERS):
-                workers.create_task(self._work())
+    def hurry(self, action_id: str) -> bool:
+        """Try again now, without the pause that it is in; false where no such action is open."""
+        one = self._open.get(action_id)
+        if one is not None:
+            one.place.breaker = WELL
+            one.roused.set()
+        return one is not None
 
-    async def _work(self) -> None:
-        while True:
-            while not self._queue:
+    def abandon(self, action_id: str, by: str) -> bool:
+        """Make no further attempt, and tell the machine that it was not done; false where no such action is open."""
+        one = self._open.get(action_id)
+        if one is not None:
+            one.ended_by = by
+            one.roused.set()
+        return one is not None
+
+    async def run(self) -> None:
+        """Carry actions out. Those under way when this is cancelled are begun anew by the next `run`, or by recovery.
+
+        Raises LedgerFailedError where it is not known what is committed.
+        """
+        self._arrived = deque(self._open.values())
+        async with asyncio.TaskGroup() as under_way:
+            while True:
+                while self._arrived:
+                    under_way.create_task(self._see_through(self._arrived.popleft()))
                 self._wake.clear()
                 await self._wake.wait()
-            work = self._queue.popleft()
-            try:
-                # No action without a durable receipt.
-                await self._commits.wait_committed(work.receipt)
-                # An emergency stop is for what has not begun as well.
-                why_not = self._held_back(work.tenant)
-                done = Done(ok=False, detail=why_not) if why_not else await self._execute(work)
-            except BaseException:
-                self._queue.appendleft(work)
-                raise
-            self._since_us.pop(work.action.id, None)
-            self._on_ended(work.action.kind, "ok" if done.ok else "failed")
-            result = ActionResult(work.action.id, work.action.kind, done.ok, done.detail)
-            self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
 
-    async def _execute(self, work: OpenWork) -> Done:
+    async def _see_through(self, one: _Open) -> None:
+        ended = await self._carry_out(one)
+        work, ok = one.work, isinstance(ended, Done)
+        del self._open[work.action.id]
+        self._on_ended(work.action.kind, "ok" if ok else "failed")
+        result = ActionResult(work.action.id, work.action.kind, ok, ended.detail)
+        self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
+
+    async def _carry_out(self, one: _Open) -> Done | Refused:
+        """Try until it has ended."""
+        # No action without a durable receipt.
+        await self._receipts.wait_committed(one.work.receipt)
+        order = await self._order(one.work)
+        if order is None:
+            return Refused("its receipt was dropped meanwhile")
+        loop, place = asyncio.get_running_loop(), one.place
+        give_up_s = loop.time() + GIVE_UP_S
+        while True:
+            now_s = loop.time()
+            if one.ended_by:
+                return Refused(f"abandoned by {one.ended_by}" + _behind(one))
+            if not one.maybe and (why_not := self._why_not(one.work)):
+                return Refused(why_not)
+            if now_s >= give_up_s:
+                return Refused("given up" + _behind(one))
+            wait_s = place.breaker.wait_s(now_s)
+            if not wait_s:
+                place.breaker = tried(place.breaker, now_s)
+                answer = await self._attempt(one, order)
+                if not isinstance(answer, TryAgain):
+                    return answer
+                one.maybe = one.maybe or answer.maybe
+                wait_s = pause_s(one.work.action.id, one.attempts, answer.after_s)
+            await self._rest(one, min(wait_s, give_up_s - loop.time()))
+
+    async def _attempt(self, one: _Open, order: Order) -> Answer:
+        place = one.place
+        async with place.room:
+            one.attempts += 1
+            answer = await self._ask(place.executor, order)
+        if isinstance(answer, TryAgain):
+            one.detail = answer.detail
+            if answer.ails:
+                place.breaker = failed(place.breaker, asyncio.get_running_loop().time())
+            self._log.warning(
+                "an action was not done yet",
+                action_id=one.work.action.id, executor=place.executor.name, attempts=one.attempts, reason=answer.detail,
+            )  # fmt: skip
+        else:
+            # Whoever refuses is well.
+            place.breaker = WELL
+        self._on_attempt(place.executor.name, _word(answer))
+        return answer
+
+    async def _ask(self, executor: Executor, order: Order) -> Answer:
         try:
-            async with asyncio.timeout(ACTION_DEADLINE_S):
-                return await self._executor.execute(work)
+            async with asyncio.timeout(ATTEMPT_S):
+                return await executor.execute(order)
         except TimeoutError:
-            return Done(ok=False, detail=f"no answer within {ACTION_DEADLINE_S:g} s")
-        except Exception as error:  # noqa: BLE001 - whatever an executor raises is its answer: not done
-            self._log.exception("executor failed", action_id=work.action.id)
-            return Done(ok=False, detail=f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode())
+            return TryAgain(f"no answer within {ATTEMPT_S:g} s")
+        except Exception as error:  # noqa: BLE001 - a defect of an executor must not end those of others
+            self._log.exception("executor failed", action_id=order.work.action.id)
+            return TryAgain(f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode())
+
+    async def _rest(self, one: _Open, seconds: float) -> None:
+        """Pause before the next look, unless somebody is in a hurry."""
+        loop = asyncio.get_running_loop()
+        one.next_s = loop.time() + seconds
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await one.roused.wait()
+        except TimeoutError:
+            pass
+        one.roused.clear()
+        one.next_s = None
+
+    async def _order(self, work: OpenWork) -> Order | None:
+        try:
+            stored = await self._receipts.read(work.receipt)
+        except ReceiptNotFoundError:
+            return None
+        receipt = canonical.decode(stored.leaf)
+        return Order(
+            work=work,
+            receipt=f"{self._partition}:{work.receipt}",
+            receipt_sha256=hashlib.sha256(stored.leaf).hexdigest(),
+            decided_us=receipt.ts_us,
+            reason=explain(RULES, receipt.rule, receipt.evidence),
+        )
+
+
+def _behind(one: _Open) -> str:
+    """What is known of the attempts so far."""
+    return f" after {one.attempts} attempts: {one.detail}" if one.attempts else ""
+
+
+def _word(answer: Answer) -> str:
+    match answer:
+        case Done():
+            return "done"
+        case Refused():
+            return "refused"
+        case TryAgain():
+            return "again"

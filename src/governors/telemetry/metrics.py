@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from governors.telemetry.action_metrics import ActionMetrics
 from governors.telemetry.connection_metrics import ConnectionMetrics
 from governors.telemetry.series import BatchHistogram, Tally
 
@@ -102,7 +103,6 @@ class Metrics:
         self._admissions = Tally(
             registry, "governors_admissions", "Answers to whether a request may pass.", ("answer", "governor")
         )
-        self._action_outcomes = Tally(registry, "governors_action_outcomes", "Actions that ended.", ("kind", "outcome"))
         self._pull_batch_size = BatchHistogram(
             registry, "governors_pull_batch_size", "Messages in one pull that was not empty.", BATCH_BOUNDS, ("source",)
         )
@@ -120,6 +120,7 @@ class Metrics:
             ("route",),
         )
         self.connections = ConnectionMetrics(registry)
+        self.actions = ActionMetrics(registry)
         self._loop_lag = BatchHistogram(
             registry,
             "governors_event_loop_lag_seconds",
@@ -162,8 +163,6 @@ class Metrics:
         self.active_tenants = gauge("active_tenants", "Tenants that are in memory.")
         self.known_tenants = gauge("known_tenants", "Tenants that have a record.")
         self.queued_signals = gauge("queued_signals", "Signals that wait to be decided.")
-        self.outbox_depth = gauge("outbox_depth", "Actions that have not ended.")
-        self.outbox_oldest_seconds = gauge("outbox_oldest_seconds", "Age of the oldest action that has not ended.")
 
     def received(self, source: str, kinds: Iterable[str]) -> None:
         """A batch was read: one kind for each of its signals."""
@@ -227,10 +226,6 @@ class Metrics:
     def admission(self, answer: str, governor: str) -> None:
         """A request was `admitted` or `refused`; `governor` said so, empty when none had to."""
         self._admissions.add(answer, governor)
-
-    def action_ended(self, kind: str, outcome: str) -> None:
-        """An action is over: `ok` or `failed`."""
-        self._action_outcomes.add(kind, outcome)
 
     def pulled(self, source: str, messages: int) -> None:
         """A pull brought messages."""

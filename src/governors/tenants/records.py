@@ -47,7 +47,7 @@ class MachineRecord(Struct, Generic[S], frozen=True, gc=False):
     """One machine: its state, when it next wants a Timeout, and the receipts that say how it got here.
 
     `last_receipt` is the index of its newest receipt; `because_rule` and `because_evidence` are those of the receipt
-    that put its status in force.
+    that put its status in force; `asked_receipt` is the index of the one that asked for the action in flight.
     """
 
     governor: str
@@ -57,6 +57,7 @@ class MachineRecord(Struct, Generic[S], frozen=True, gc=False):
     last_receipt: int
     because_rule: str
     because_evidence: Evidence
+    asked_receipt: int = -1
 
 
 def machine_key(governor: str, subject: str) -> str:
@@ -83,6 +84,7 @@ class Machine:
 
     __slots__ = (
         "admit",
+        "asked_receipt",
         "because_evidence",
         "because_rule",
         "deadline_us",
@@ -102,6 +104,7 @@ class Machine:
         self.state_key = state_key(tenant, machine_key(governor.name, subject))
         self.deadline_us: int | None = None
         self.last_receipt = -1
+        self.asked_receipt = -1
         self.because_rule = ""
         self.because_evidence: Evidence = {}
         self.admit: AdmitRule | None = None
@@ -112,6 +115,7 @@ class Machine:
         machine = cls(tenant, BY_NAME[record.governor], record.subject, policy, record.state)
         machine.deadline_us = record.deadline_us
         machine.last_receipt = record.last_receipt
+        machine.asked_receipt = record.asked_receipt
         machine.because_rule = record.because_rule
         machine.because_evidence = record.because_evidence
         return machine
@@ -126,6 +130,7 @@ class Machine:
             self.last_receipt,
             self.because_rule,
             self.because_evidence,
+            self.asked_receipt,
         )
 
 

@@ -23,7 +23,7 @@ from governors.tenants.records import (
     encode_record,
     split_state_key,
 )
-from governors.tenants.tenant import Group, Internal, OpenWork, Shared, Tenant
+from governors.tenants.tenant import MOVED_ON, Group, Internal, OpenWork, Shared, Tenant
 from ingest.signals import Signal, TenantEntitlement
 
 # Receipts about tenants that do not exist need a chain; no sender can name this one.
@@ -115,13 +115,11 @@ class Registry:
 
     def restore(self) -> Iterator[OpenWork]:
         """Set timers and admission from what was loaded; yields the actions that were still open."""
-        for name, records in self._passive.items():
+        for records in self._passive.values():
             header, machines = _decode(records)
-            Tenant(self._shared, header, machines, header_kept=True).restore()
-            for key, record in machines.items():
-                action = record.state.in_flight
-                if action is not None:
-                    yield OpenWork(name, key, record.governor, record.subject, action, record.last_receipt)
+            tenant = Tenant(self._shared, header, machines, header_kept=True)
+            tenant.restore()
+            yield from tenant.open_work()
 
     # Work
 
@@ -189,6 +187,17 @@ class Registry:
                 Tenant(self._shared, header, machines, header_kept=True).restore()
             if number % PASSIVE_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    def why_not(self, work: OpenWork) -> str:
+        """Why an action that was asked for shall not be done any more; "" where it shall."""
+        tenant = self._active.get(work.tenant)
+        if tenant is None:
+            records = self._passive.get(work.tenant)
+            if records is None:
+                return MOVED_ON
+            header, machines = _decode(records)
+            tenant = Tenant(self._shared, header, machines, header_kept=True)
+        return tenant.why_not(work)
 
     def set_emergency_stop(self, name: str, *, stopped: bool, why: str) -> int | None:
         """Stop a tenant's governors or let them act; returns the receipt's index, None when the tenant is not known."""

@@ -6,7 +6,7 @@ is tried anew; after its third failure the event goes to the dead letters with a
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from governors.machines.conflicts import precedence
 from governors.machines.events import Event, Reconsider, Timeout
 from governors.machines.governor import ADMIT_ALL
 from governors.machines.overlays import OpenAction
+from governors.machines.wanted import still_wanted
 from governors.tenants.decide import (
     ENTITLEMENT_KEY,
     Decided,
@@ -60,6 +61,7 @@ from ledger.format.receipt import Fsm
 # So that one tenant with a long mailbox does not keep the event loop from the others.
 EVENTS_PER_TURN: Final = 128
 ERROR_CHARS_MAX: Final = 200
+MOVED_ON: Final = "taken back: the machine has moved on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +413,7 @@ class Tenant:
             ):
                 self._let_fellows_look()
             if decided.action is not None:
+                machine.asked_receipt = index
                 shared.on_action(OpenWork(tenant, key, decided.governor, decided.subject, decided.action, index))
         if decided.header is not None:
             self._become(decided.header)
@@ -450,6 +453,21 @@ class Tenant:
             self._admit_as(key, machine)
             if active and machine.deadline_us is not None:
                 self._arm(key, machine.deadline_us)
+
+    def open_work(self) -> Iterator[OpenWork]:
+        """The actions that have not ended, as they were asked for."""
+        for key, machine in self.machines.items():
+            action = machine.state.in_flight
+            if action is not None:
+                asked = machine.asked_receipt if machine.asked_receipt >= 0 else machine.last_receipt
+                yield OpenWork(self.header.tenant, key, machine.governor.name, machine.subject, action, asked)
+
+    def why_not(self, work: OpenWork) -> str:
+        """Why an action that was asked for shall not be done any more, on the terms of now; "" where it shall."""
+        machine = self.machines.get(work.key)
+        if machine is None or not still_wanted(machine.governor, machine.state, work.action, machine.policy):
+            return MOVED_ON
+        return self.terms.conduct(work.governor).observes
 
     def _arm(self, key: str, deadline_us: int) -> None:
         self.shared.timers.arm(self.header.tenant, key, deadline_us)
@@ -504,6 +522,10 @@ class Tenant:
         decided = quarantine(self.header, change, now_us)
         index = self._append(decided, "", now_us, _encode_event(change), now_us)
         self._apply(decided, TENANT, None, index)
+        if not quarantined:
+            # Results that came meanwhile were told to nobody: the actions are carried out again, under their ids.
+            for work in self.open_work():
+                self.shared.on_action(work)
         return index
 
     def set_emergency_stop(self, *, stopped: bool, why: str) -> int:

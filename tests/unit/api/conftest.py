@@ -15,6 +15,8 @@ from governors.admission import Admitted, Refused
 from governors.api.app import build_api
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
+    ActionAsked,
+    ActionsPage,
     Health,
     NotFoundError,
     OperationsPage,
@@ -123,6 +125,21 @@ class FakeService:
         self.asked.append((tenant, governor, subject, by))
         self._maybe_raise()
         return OverrideResult(tenant, governor, subject, "override", "STOP", "WARN", "withdrawn", "0:10", None)
+
+    def actions(self, after: str, limit: int, scope: Scope) -> ActionsPage:
+        self.asked.append((after, limit))
+        self.scopes.append(scope)
+        return ActionsPage([], None)
+
+    def retry_action(self, tenant: str, action_id: str) -> ActionAsked:
+        self.asked.append((tenant, action_id))
+        self._maybe_raise()
+        return ActionAsked(action_id, tenant, "retry")
+
+    def abandon_action(self, tenant: str, action_id: str, by: str) -> ActionAsked:
+        self.asked.append((tenant, action_id, by))
+        self._maybe_raise()
+        return ActionAsked(action_id, tenant, "abandon")
 
     def policies(self) -> PoliciesView:
         return PoliciesView("00" * 32, False, ["standard"], [], [])

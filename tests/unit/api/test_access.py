@@ -78,6 +78,8 @@ NAMING = [
     (Ask("POST", "/v1/tenants/{t}/overrides", OVERRIDE), ("operate", "admin")),
     (Ask("DELETE", "/v1/tenants/{t}/overrides/cost_guard/default"), ("operate", "admin")),
     (Ask("POST", "/v1/tenants/{t}/approvals", APPROVAL), ("operate", "admin")),
+    (Ask("POST", "/v1/tenants/{t}/actions/act-1/retry", STOP), ("operate", "admin")),
+    (Ask("POST", "/v1/tenants/{t}/actions/act-1/abandon", STOP), ("operate", "admin")),
     (Ask("PUT", "/v1/tenants/{t}/emergency-stop", STOP), ("operate", "admin")),
     (Ask("DELETE", "/v1/tenants/{t}/emergency-stop?reason=a"), ("operate", "admin")),
     (Ask("GET", "/v1/tenants/{t}/receipts"), READERS),
@@ -87,6 +89,7 @@ NAMING = [
 # They name no tenant; the service is told what the scope is, and leaves the rest out.
 FILTERED = [
     (Ask("GET", "/v1/tenants"), READERS),
+    (Ask("GET", "/v1/actions"), READERS),
     (Ask("GET", "/v1/receipts/0:1"), READERS),
     (Ask("GET", "/v1/stream"), READERS),
     (Ask("GET", "/v1/receipts/0:1/proof"), READERS),

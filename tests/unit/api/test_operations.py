@@ -35,13 +35,33 @@ ASKED = {
         "/v1/tenants/acme/approvals",
         {"governor": "cost_guard", "verdict": "approve", "reason": "go on"},
     ),
+    ("POST", "/v1/tenants/{tenant}/actions/{action_id}/retry"): (
+        "/v1/tenants/acme/actions/act-1/retry",
+        {"reason": "it is well again"},
+    ),
+    ("POST", "/v1/tenants/{tenant}/actions/{action_id}/abandon"): (
+        "/v1/tenants/acme/actions/act-1/abandon",
+        {"reason": "done by hand"},
+    ),
     ("PUT", "/v1/tenants/{tenant}/emergency-stop"): ("/v1/tenants/acme/emergency-stop", {"reason": "drill"}),
     ("DELETE", "/v1/tenants/{tenant}/emergency-stop"): ("/v1/tenants/acme/emergency-stop?reason=over", None),
     ("PUT", "/v1/emergency-stop"): ("/v1/emergency-stop", {"reason": "drill"}),
     ("DELETE", "/v1/emergency-stop"): ("/v1/emergency-stop?reason=over", None),
     ("POST", "/v1/policies/reload"): ("/v1/policies/reload", None),
 }
-REASONS = ["unpaid", "launch day", "it is over", "go on", "drill", "over", "drill", "over", ""]
+REASONS = [
+    "unpaid",
+    "launch day",
+    "it is over",
+    "go on",
+    "it is well again",
+    "done by hand",
+    "drill",
+    "over",
+    "drill",
+    "over",
+    "",
+]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from support.runtime import LAPTOP, World, quiet, running, send, until
 from governors.fsm.table import Row
 from governors.machines.backlog_valve import BACKLOG_VALVE
 from governors.machines.events import Event, OverrideGranted
-from governors.outbox.executors import Done
+from governors.outbox.executors import Refused
 from governors.settings import DedupSettings, Settings, TenantSettings
 from governors.tenants.records import machine_key
 from ingest.signals import parse_micros
@@ -136,7 +136,7 @@ async def test_an_action_that_was_open_at_a_crash_is_sent_again_under_the_same_i
 
 
 async def test_a_failed_action_is_no_success(tmp_path: Path, world: World) -> None:
-    world.answer = Done(ok=False, detail="permission missing")
+    world.answer = Refused("permission missing")
     async with running(tmp_path, world) as runtime:
         await send(runtime, world.spend("910.25"))
         await until(lambda: any(decided.event == "action.result" for _, decided, _ in world.decided))

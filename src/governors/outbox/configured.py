@@ -1,0 +1,82 @@
+"""The executors that a configuration asks for, in its order; what none of them takes is said in the log."""
+
+from collections.abc import Callable, Sequence
+
+import httpx
+import structlog
+
+from governors.outbox.executors import Answer, Done, Executor, LogExecutor, Order
+from governors.outbox.selection import Selection
+from governors.outbox.standard_webhooks import parse_secret
+from governors.outbox.webhook import Receiver, WebhookExecutor, read_lines
+from governors.settings import ActionSettings, SettingsError, WebhookSettings, webhook_url_problem
+from governors.settings_layers import Problem, shown
+from governors.tenants.tenant import OpenWork
+
+
+def executors_of(settings: ActionSettings, clock_us: Callable[[], int]) -> Sequence[Executor]:
+    """Who carries out actions, in the order in which they are asked.
+
+    Raises SettingsError for secrets that cannot be read: better now than with the first action.
+    """
+    executors = [_webhook(one, clock_us) for one in settings.webhooks]
+    if settings.dry_run:
+        return [*map(DryRun, executors), LogExecutor()]
+    return [*executors, LogExecutor()]
+
+
+class DryRun:
+    """Says in the log what an executor would have been asked for."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._log = structlog.get_logger("governors.action")
+
+    @property
+    def name(self) -> str:
+        return self._executor.name
+
+    def takes(self, work: OpenWork) -> bool:
+        return self._executor.takes(work)
+
+    async def execute(self, order: Order) -> Answer:
+        action = order.work.action
+        self._log.warning(
+            f"dry run: action {action.kind} for {order.work.tenant} is not sent to {self.name}",
+            tenant=order.work.tenant, action_id=action.id, params=action.params, receipt=order.receipt,
+        )  # fmt: skip
+        return Done("dry run: not sent")
+
+
+def _webhook(settings: WebhookSettings, clock_us: Callable[[], int]) -> Executor:
+    def receiver() -> Receiver:
+        return _receiver(settings)
+
+    try:
+        receiver()
+    except (OSError, ValueError) as error:
+        raise SettingsError([Problem("actions.webhooks", shown(settings.name), "its files", str(error))]) from error
+    selection = Selection(settings.kinds, settings.governors, settings.tenants)
+    return WebhookExecutor(settings.name, selection, receiver, clock_us)
+
+
+def _receiver(settings: WebhookSettings) -> Receiver:
+    url = settings.url or ""
+    if settings.url_file is not None:
+        (url,) = read_lines(settings.url_file.read_text(encoding="utf-8")) or ("",)
+        if problem := webhook_url_problem(url, private=settings.private):
+            raise ValueError(f"{settings.url_file}: {problem}")
+    secrets: Sequence[str] = ()
+    if settings.secrets_file is not None:
+        secrets = read_lines(settings.secrets_file.read_text(encoding="utf-8"))
+        if not secrets:
+            raise ValueError(f"{settings.secrets_file}: it has no secret")
+    is_native = settings.format == "native"
+    return Receiver(
+        name=settings.name,
+        url=httpx.URL(url),
+        format=settings.format,
+        keys=tuple(map(parse_secret, secrets)) if is_native else (),
+        routing_key=secrets[0] if settings.format == "pagerduty" else "",
+        private=settings.private,
+    )

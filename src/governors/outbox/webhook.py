@@ -1,0 +1,158 @@
+"""Orders as webhooks: signed, to an address that was looked at, and read as the Standard Webhooks text reads answers.
+
+Redirects are not followed: an order goes where the configuration says, and nowhere that an answer says.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import httpx
+
+from governors.outbox.addresses import AddressRefusedError, AddressUnknownError, resolve
+from governors.outbox.bodies import BODIES, Format, fits, pagerduty
+from governors.outbox.executors import Answer, Done, Order, Refused, TryAgain
+from governors.outbox.selection import Selection
+from governors.outbox.standard_webhooks import sign
+from governors.tenants.tenant import OpenWork
+
+ANSWER_BYTES_MAX: Final = 64 * 1024
+"""Of an answer nothing is needed but its status: what is longer is not read to its end."""
+CONNECT_S: Final = 5.0
+# Those that the text wants fewer requests after, and those that HTTP has for a server that cannot now.
+_UNWELL: Final = frozenset({429, 500, 502, 503, 504})
+_NOT_DONE: Final = frozenset({408, 425, 429, 502, 503})
+"""Statuses that say that the order itself was not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Where orders go, and how they are written. `keys` sign (newest first); `routing_key` is PagerDuty's."""
+
+    name: str
+    url: httpx.URL
+    format: Format
+    keys: tuple[bytes, ...]
+    routing_key: str
+    private: bool
+
+
+class WebhookExecutor:
+    """Sends orders to one receiver. `receiver()` is asked for each attempt, so that secrets can change meanwhile; it
+    raises OSError or ValueError where they cannot be read.
+    """
+
+    def __init__(
+        self, name: str, selection: Selection, receiver: Callable[[], Receiver], clock_us: Callable[[], int]
+    ) -> None:
+        self.name: Final = name
+        self._selection = selection
+        self._receiver = receiver
+        self._clock_us = clock_us
+        self._gone = ""
+        """The address that answered 410: nothing more is sent there until the configuration has another."""
+
+    def takes(self, work: OpenWork) -> bool:
+        return self._selection.takes(work)
+
+    async def execute(self, order: Order) -> Answer:
+        """One attempt."""
+        try:
+            receiver = self._receiver()
+        except (OSError, ValueError) as error:
+            return TryAgain(f"its secrets cannot be read: {error}", maybe=False)
+        if self._gone == str(receiver.url):
+            return Refused("the receiver is gone (410)")
+        body = _body(receiver, order)
+        if not fits(body):
+            return Refused(f"the body has {len(body)} bytes, too many for a webhook")
+        headers = {"content-type": "application/json", "user-agent": "governors"}
+        if receiver.keys:
+            headers |= sign(receiver.keys, order.work.action.id, self._clock_us() // 1_000_000, body)
+        try:
+            answer = await post(receiver.url, headers, body, private=receiver.private)
+        except AddressRefusedError as error:
+            return Refused(str(error))
+        except AddressUnknownError as error:
+            return TryAgain(str(error), maybe=False)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return TryAgain(f"cannot be reached: {_said(error)}", maybe=False)
+        except httpx.HTTPError as error:
+            return TryAgain(f"no answer: {_said(error)}")
+        if answer.status_code == 410:
+            self._gone = str(receiver.url)
+        return read_answer(answer, self._clock_us())
+
+
+def _body(receiver: Receiver, order: Order) -> bytes:
+    if receiver.format == "pagerduty":
+        return pagerduty(order, receiver.routing_key)
+    return BODIES[receiver.format](order)
+
+
+async def post(url: httpx.URL, headers: dict[str, str], body: bytes, *, private: bool) -> httpx.Response:
+    """POST to an address that may be gone to. Raises AddressRefusedError, AddressUnknownError, httpx.HTTPError.
+
+    A connection of its own for each: orders are few, and a name may mean another machine the next time.
+    """
+    port = url.port or (443 if url.scheme == "https" else 80)
+    address = await resolve(url.host, port, private=private)
+    there = url.copy_with(host=address)
+    # The name, where the address stands in the URL: for the request's Host, and for the certificate.
+    headers = {**headers, "host": url.netloc.decode()}
+    timeout = httpx.Timeout(None, connect=CONNECT_S)  # the outbox ends the attempt
+    async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
+        request = client.build_request(
+            "POST", there, headers=headers, content=body, extensions={"sni_hostname": url.host}
+        )
+        answer = await client.send(request, stream=True)
+        try:
+            read = 0
+            async for chunk in answer.aiter_raw():
+                read += len(chunk)
+                if read > ANSWER_BYTES_MAX:
+                    break
+        finally:
+            await answer.aclose()
+        return answer
+
+
+def read_answer(answer: httpx.Response, now_us: int) -> Answer:
+    """What an answer means. Unknown is not success: only 2xx is."""
+    status = answer.status_code
+    said = f"answered {status}"
+    if 200 <= status < 300:
+        return Done(said)
+    if status in _UNWELL or status in _NOT_DONE:
+        return TryAgain(
+            said,
+            maybe=status not in _NOT_DONE,
+            after_s=_retry_after_s(answer.headers.get("retry-after"), now_us),
+            ails=status in _UNWELL,
+        )
+    if status >= 500:
+        return TryAgain(said)
+    return Refused(said if not 300 <= status < 400 else f"{said}: redirects are not followed")
+
+
+def _said(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__
+
+
+def _retry_after_s(text: str | None, now_us: int) -> float | None:
+    """RFC 9110, section 10.2.3: seconds, or a date."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now_us / 1e6)
+    except ValueError:
+        return None
+
+
+def read_lines(text: str) -> Sequence[str]:
+    """A secret file's lines, without blank ones and comments."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

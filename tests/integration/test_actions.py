@@ -1,0 +1,124 @@
+"""A real service and a real receiver: what is decided arrives, signed, once for each id, also across a crash."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+from support.receiver import Receiver
+from support.service import ServiceProcess
+
+pytestmark = pytest.mark.slow
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver().listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+def config(tmp_path: Path, receiver: Receiver) -> str:
+    (tmp_path / "secrets").write_text(SECRET)
+    path = tmp_path / "governors.yaml"
+    path.write_text(f"""
+tenants: {{auto_create: true}}
+actions:
+  webhooks:
+    - {{name: ops, url: "{receiver.url}", private: true, secrets_file: {tmp_path}/secrets, kinds: [throttle, restore]}}
+""")
+    return str(path)
+
+
+def spend(client: httpx.Client, number: int, cost: str, budget: str = "1000.00") -> dict[str, Any]:
+    now = datetime.now(UTC)
+    data = {
+        "cost_amount": cost, "budget_amount": budget, "currency": "USD",
+        "interval_start": now.strftime("%Y-%m-01T00:00:00Z"),
+    }  # fmt: skip
+    signal = {
+        "id": f"b-{number}", "source": "billing", "tenant": "acme", "kind": "cost.snapshot", "subject": "prod",
+        "observed_at": now.isoformat().replace("+00:00", "Z"), "data": data,
+    }  # fmt: skip
+    (result,) = client.post("/v1/signals", json=signal).json()["results"]
+    return dict(result)
+
+
+def actions(client: httpx.Client) -> list[dict[str, Any]]:
+    return list(client.get("/v1/actions").json()["actions"])
+
+
+def test_a_throttle_arrives_signed_and_its_result_has_a_receipt(
+    tmp_path: Path, receiver: Receiver, config: str
+) -> None:
+    with ServiceProcess(tmp_path / "data", "--config", config) as service, httpx.Client(base_url=service.url) as client:
+        decided = spend(client, 1, "910.25")
+        assert decided["decision"] == "throttle"
+        (got,) = receiver.wait(1)
+        sent = Webhook(SECRET).verify(got.body, got.headers)
+        assert sent["type"] == "governors.action.throttle"
+        assert sent["data"]["receipt"] == decided["receipt"]
+        assert sent["data"]["reason"] == decided["reason"]
+        # What is sent is what the ledger has: anybody can look.
+        leaf = client.get(f"/v1/receipts/{decided['receipt']}").json()
+        assert leaf["receipt"]["actions"] == [got.headers["webhook-id"]]
+        assert service.stop() == 0
+    with ServiceProcess(tmp_path / "data", "--config", config) as service, httpx.Client(base_url=service.url) as client:
+        page = client.get("/v1/tenants/acme/receipts", params={"limit": 100}).json()["receipts"]
+        results = [one["receipt"] for one in page if one["receipt"]["fsm"]["event"] == "action.result"]
+        assert [one["evidence"]["result"] for one in results] == ["ok"]
+        assert actions(client) == []
+
+
+def test_an_action_goes_out_again_under_the_same_id_after_a_crash(
+    tmp_path: Path, receiver: Receiver, config: str
+) -> None:
+    receiver.answers.extend([(500, {})] * 100)
+    with ServiceProcess(tmp_path / "data", "--config", config) as service, httpx.Client(base_url=service.url) as client:
+        spend(client, 1, "910.25")
+        receiver.wait(2)
+        spend(client, 2, "911.00")  # a receipt behind the one that asked
+        service.kill()
+    receiver.answers.clear()
+    before = len(receiver.got)
+    with ServiceProcess(tmp_path / "data", "--config", config):
+        got = receiver.wait(before + 1)
+    assert len({one.headers["webhook-id"] for one in got}) == 1
+    assert len({one.body for one in got}) == 1
+    for one in got:
+        Webhook(SECRET).verify(one.body, one.headers)
+
+
+def test_an_operator_sees_hurries_and_abandons_what_is_open(tmp_path: Path, receiver: Receiver, config: str) -> None:
+    receiver.answers.extend([(503, {"retry-after": "250"})] * 3)
+    with ServiceProcess(tmp_path / "data", "--config", config) as service, httpx.Client(base_url=service.url) as client:
+        decided = spend(client, 1, "910.25")
+        receiver.wait(1)
+        while not (one := actions(client)[0])["attempts"] or one["next_attempt_in_s"] is None:
+            pass
+        assert (one["action"], one["executor"], one["detail"]) == ("throttle", "ops", "answered 503")
+        assert one["receipt"] == decided["receipt"]
+        assert 200 < one["next_attempt_in_s"] <= 250
+        where, why = f"/v1/tenants/acme/actions/{one['id']}", {"reason": "drill", "by": "ana"}
+        assert client.post(f"{where}/retry", json=why).json() == {"id": one["id"], "tenant": "acme", "asked": "retry"}
+        receiver.wait(2)
+        assert client.post(f"{where}/abandon", json=why).status_code == 200
+        while actions(client):
+            pass
+        assert client.post(f"{where}/abandon", json=why).status_code == 404
+        assert client.post(f"/v1/tenants/other/actions/{one['id']}/retry", json=why).status_code == 404
+        page = client.get("/v1/tenants/acme/receipts", params={"limit": 100}).json()["receipts"]
+        (result,) = [one["receipt"] for one in page if one["receipt"]["fsm"]["event"] == "action.result"]
+        assert result["evidence"]["result"] == "failed"
+        assert result["evidence"]["detail"].startswith("abandoned by ana after 2 attempts: answered 503")
+
+
+def test_secrets_that_are_not_there_stop_the_start(tmp_path: Path, config: str) -> None:
+    (tmp_path / "secrets").unlink()
+    with pytest.raises(AssertionError, match=r"actions\.webhooks = 'ops'"):
+        ServiceProcess(tmp_path / "data", "--config", config)
