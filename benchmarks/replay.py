@@ -61,11 +61,12 @@ async def live_hour(folder: Path, seconds: int, rate: int, tenants: int) -> tupl
     edges = Edges(
         clock_us=clock,
         entropy=os.urandom,
-        executor=nobody,
+        executors=[nobody],
         dead_letters=nobody,
         on_decided=nobody.decided,
         on_supervision=nobody.supervised,
         on_commit=nobody.committed,
+        on_attempt=nobody.action_ended,
         on_action_ended=nobody.action_ended,
         writer="benchmark",
     )
