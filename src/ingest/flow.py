@@ -53,13 +53,18 @@ class PullsInFlight:
     """How many pulls are worth having at the broker.
 
     A pull that is answered as quickly as any was says that messages had been waiting for it: another one would have had
-    them sooner. One that took several times as long waited for messages, or for its turn in a process that has no time
-    for it: one less would have done. `most` at first, because a start often finds a backlog.
+    them sooner. One that took several times as long waited for messages, or for its turn in a process or a broker that
+    has no time for it: one less would have done. Where it came back full, though, messages are waiting all the same,
+    and a few pulls at once are fetched, decided and committed together. `most` at first, because a start often finds a
+    backlog.
     """
 
     # Of the quickest answer; between the two nothing changes.
     PROMPT: Final = 2.0
     SLOW: Final = 5.0
+    # The emulator gives no more in one pull, the service up to ten times as many: who gets that many found a backlog.
+    FULL: Final = 100
+    FEW: Final = 4
     # So that a broker which became slower is not held against its better days; and what counts as prompt at most, so
     # that pulls which wait for a trickle do not.
     _QUICKEST_GROWTH: Final = 1.02
@@ -74,10 +79,12 @@ class PullsInFlight:
         """A pull brought `messages` after `waited_s`."""
         if messages:
             self._quickest_s = min(waited_s, self._quickest_s * self._QUICKEST_GROWTH, self._QUICKEST_S_MAX)
-        if not messages or waited_s > self.SLOW * self._quickest_s:
-            self.wanted = max(1, self.wanted - 1)
-        elif waited_s <= self.PROMPT * self._quickest_s:
+        least = min(self._most, self.FEW) if messages >= self.FULL else 1
+        is_prompt = messages and waited_s <= self.PROMPT * self._quickest_s
+        if is_prompt or self.wanted < least:
             self.wanted = min(self._most, self.wanted + 1)
+        elif self.wanted > least and (not messages or waited_s > self.SLOW * self._quickest_s):
+            self.wanted -= 1
 
 
 class Lease(Enum):

@@ -88,6 +88,26 @@ def test_pulls_that_only_wait_for_their_turn_in_a_busy_process_are_given_up() ->
     assert pulls.wanted <= 8
 
 
+def test_full_pulls_are_worth_a_few_at_once_however_long_a_busy_machine_takes() -> None:
+    pulls = PullsInFlight(16)
+    pulls.note(1, 0.001)
+    for _ in range(20):
+        pulls.note(1, 0.5)
+    assert pulls.wanted == 1
+    for _ in range(20):
+        pulls.note(100, 0.5)
+    assert pulls.wanted == 4
+    pulls.note(99, 0.5)
+    assert pulls.wanted == 3
+
+
+def test_full_pulls_call_for_no_more_than_the_bound() -> None:
+    pulls = PullsInFlight(2)
+    for _ in range(5):
+        pulls.note(1_000, 0.5)
+    assert pulls.wanted == 2
+
+
 def test_a_trickle_never_counts_as_prompt() -> None:
     pulls = PullsInFlight(4)
     for _ in range(1_000):
