@@ -211,14 +211,16 @@ class PubSubSettings(Struct, frozen=True, kw_only=True):
     topic: GoogleName | None = None
     """Topic of the subscription; only `governors pubsub setup` needs it."""
     dead_letter_topic: GoogleName | None = None
-    """Where signals that cannot be handled are published. Null: the `dead_letter` folder in `data_dir`."""
+    """Where messages that nobody can read are published, pulled or pushed. Null: the folder `dead-letter` in
+    `data_dir`, where signals that a machine fails on go in any case."""
     pulls_in_flight: Annotated[int, Meta(ge=1, le=64)] = 4
     """Pull requests open at once, at most: as few as find enough. The rate stops growing at four and falls with
     sixteen."""
     max_messages: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
     """Messages asked for in one pull; 1,000 is the service's own limit."""
-    ack_deadline_s: Annotated[int, Meta(ge=10, le=600)] = 60
-    """Seconds until an unacknowledged message comes again: far above a commit, so that only a lost worker causes it."""
+    ack_deadline_s: Annotated[int, Meta(ge=10, le=600)] = 10
+    """Seconds until an unacknowledged message comes again, unless its lease was extended, which is done for as long as
+    it is held here. So only what a lost worker held comes again, and this is how long it is late then."""
     outstanding_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """Messages pulled and not yet acknowledged, over all pulls; at it, pulling pauses. It pauses earlier while many
     wait to be decided."""

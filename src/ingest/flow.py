@@ -112,6 +112,11 @@ def lease_check_period_s(ack_deadline_s: float) -> float:
     return ack_deadline_s / 10
 
 
+def lease_request_s(ack_deadline_s: float, rpc_timeout_s: float) -> float:
+    """How long to wait for an extension: one that hangs leaves time for another before the lease is over."""
+    return min(rpc_timeout_s, ack_deadline_s / 5)
+
+
 def chunk_ack_ids(
     ack_ids: Sequence[str], ids_max: int = ACK_IDS_MAX, bytes_max: int = ACK_BYTES_MAX
 ) -> Iterator[Sequence[str]]:

@@ -79,12 +79,12 @@ class LeaseKeeper:
 
     async def _extend(self, ack_ids: Sequence[str]) -> set[str]:
         """Returns the ids whose lease may still be what it was. Half of it is left: the next look tries again."""
+        settings = self._settings
+        timeout_s = flow.lease_request_s(settings.ack_deadline_s, settings.rpc_timeout_s)
         failed: set[str] = set()
         for chunk in flow.chunk_ack_ids(ack_ids):
             try:
-                result = await self._subscriber.modify_ack_deadline(
-                    chunk, self._settings.ack_deadline_s, self._settings.rpc_timeout_s
-                )
+                result = await self._subscriber.modify_ack_deadline(chunk, settings.ack_deadline_s, timeout_s)
             except IngestError as error:
                 # Also where it is refused: the pulls judge what that means for the subscription.
                 self._metrics.lease_errors += 1

@@ -89,7 +89,7 @@ class SetupPlan:
     redeliveries, for a slower pull from one region. Governors decides nothing twice either way. None leaves it as it
     is, which is off for a new one."""
 
-    ack_deadline_s: int = 60
+    ack_deadline_s: int = 10
     """How long a delivery is ours. Commits take seconds, a takeover by another worker 15: one lease outlives both."""
 
     delivery_attempts_max: int = 100

@@ -25,8 +25,9 @@ class PullSettings:
     """No pull starts while payloads of this size are held. Pulls in flight may pass it once, as far as their messages
     are larger than those seen lately."""
 
-    ack_deadline_s: int = 60
-    """The subscription's own deadline, and what every extension asks for."""
+    ack_deadline_s: int = 10
+    """The subscription's own deadline, and what every extension asks for. Leases are extended from their half on, so
+    this bounds only how late the messages of a worker come that was killed; the least that the service takes."""
 
     held_s_max: float = 600.0
     """A handler that keeps a batch longer is cancelled and the batch is delivered again."""

@@ -178,7 +178,7 @@ async def test_each_setting_that_differs_is_named_with_both_values_and_brought_i
     changes = {"ack_deadline_s": 30, "retry_min_s": 2, "retry_max_s": 20, "retention_s": 3_600, "exactly_once": True}
     *_, step = await bench.set_up(**changes)
     assert {(one.key, one.has, one.wanted) for one in step.differences} == {
-        ("ack_deadline_seconds", "60", "30"),
+        ("ack_deadline_seconds", "10", "30"),
         ("enable_exactly_once_delivery", "false", "true"),
         ("message_retention_duration", "604800s", "3600s"),
         (

@@ -1,10 +1,20 @@
 from itertools import pairwise
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.flow import Lease, PullsInFlight, assess_lease, backoff_s, chunk_ack_ids, lease_check_period_s, pull_size
+from ingest.flow import (
+    Lease,
+    PullsInFlight,
+    assess_lease,
+    backoff_s,
+    chunk_ack_ids,
+    lease_check_period_s,
+    lease_request_s,
+    pull_size,
+)
 
 CAP_S = 10.0
 
@@ -176,6 +186,12 @@ def test_a_batch_that_is_held_for_too_long_is_given_up() -> None:
 
 def test_several_looks_fit_between_half_a_lease_and_its_end() -> None:
     assert lease_check_period_s(60.0) * 4 < 30.0
+
+
+@pytest.mark.parametrize("ack_deadline_s", [10, 15, 60, 600])
+def test_an_extension_that_hangs_leaves_time_for_another(ack_deadline_s: int) -> None:
+    looked_s = ack_deadline_s / 2 + lease_check_period_s(ack_deadline_s)
+    assert looked_s + 2 * lease_request_s(ack_deadline_s, 10.0) <= ack_deadline_s
 
 
 @given(

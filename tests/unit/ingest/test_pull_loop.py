@@ -322,7 +322,7 @@ async def test_an_id_that_is_never_taken_is_given_up_once_its_lease_is_over() ->
     stubborn = delivery()
     broker.ack_failures.extend([AckResult(failed=frozenset({stubborn.ack_id}))] * 10_000)
     broker.modify_failures.extend([UNAVAILABLE] * 10_000)
-    loop = make(broker)
+    loop = make(broker, settings=PullSettings(ack_deadline_s=60))
     async with running(loop):
         broker.give([stubborn])
         begun_s = now_s()
