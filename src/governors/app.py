@@ -144,11 +144,12 @@ class App:
             self.runtime.ledger, custody.prover if custody else None, custody.signer.verifier if custody else None
         )
         pusher = self._push_issuer(settings.push)
-        pushes = Pushes(self.routing, self.dead_letters, None if pusher is None else self._pubsub_door(pusher))
+        self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
+        letters = self.dead_letters if self._pull is None else self._pull.dead_letters
+        pushes = Pushes(self.routing, letters, None if pusher is None else self._pubsub_door(pusher))
         self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
         self.certificates = self._certificates(settings.tls)
         self.http = self._http_server(settings.http)
-        self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),

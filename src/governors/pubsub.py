@@ -1,7 +1,9 @@
 """The Pub/Sub source as a supervised child. Imported only where configured: the client takes half a second."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from random import Random
 from typing import Final
 
@@ -13,11 +15,14 @@ from governors.settings import PubSubSettings
 from governors.supervision.child import Child, Started
 from governors.telemetry.metrics import Metrics
 from ingest.dead_letter import DeadLetterSink
+from ingest.errors import SourceRefusedError, SourceUnavailableError
 from ingest.pubsub import DeadLetterTopic, PubSubPublisher, PubSubSubscriber, open_channel
 from ingest.pull import PullLoop
 from ingest.pull_metrics import PullMetrics
 from ingest.pull_settings import PullSettings
 from ingest.source import Handle
+
+_LOGGER = logging.getLogger(__name__)
 
 SHUTDOWN_S: Final = 20.0
 NAME: Final = "pubsub"
@@ -80,10 +85,54 @@ class _PullCounts(Collector):
             yield GaugeMetricFamily(f"governors_pull_{gauge}", documentation, value)
 
 
+class _Letters:
+    """Dead letters to a topic, over whichever channel is open: there is none before the first start and after the end.
+
+    What the topic refuses goes to `folder`: a message at Pub/Sub's limits has no room for the reason, and one that can
+    never be put aside would come again for ever, and hold up all others each time.
+    """
+
+    def __init__(self, topic: str, folder: DeadLetterSink) -> None:
+        self._topic = topic
+        self._folder = folder
+        self._open: DeadLetterTopic | None = None
+
+    @contextmanager
+    def over(self, channel: grpc.aio.Channel) -> Iterator[None]:
+        self._open = DeadLetterTopic(PubSubPublisher(channel, self._topic))
+        try:
+            yield
+        finally:
+            self._open = None
+
+    async def put(
+        self,
+        *,
+        reason: str,
+        tenant: str | None,
+        payload: bytes,
+        attributes: Mapping[str, str],
+        error: str,
+        now_us: int,
+    ) -> str:
+        if self._open is None:
+            raise SourceUnavailableError(f"{self._topic}: the channel is not open")
+        try:
+            return await self._open.put(
+                reason=reason, tenant=tenant, payload=payload, attributes=attributes, error=error, now_us=now_us
+            )
+        except SourceRefusedError as refused:
+            _LOGGER.warning("a dead letter goes to the folder, its topic refused it: %s", refused)
+            return await self._folder.put(
+                reason=reason, tenant=tenant, payload=payload, attributes=attributes, error=error, now_us=now_us
+            )
+
+
 class PullSource:
     """The pull loop of one subscription. `child` runs for as long as the service; a restart opens a new channel.
 
-    `backlog` says how many signals of any source wait to be decided.
+    `backlog` says how many signals of any source wait to be decided. `dead_letters` is where messages go that nobody
+    can read, pushed ones too: the topic, where one is configured, else the folder.
     """
 
     def __init__(
@@ -100,7 +149,9 @@ class PullSource:
         self._settings = settings
         self._attempts_max = attempts_max
         self._handle = handle
-        self._dead_letters = dead_letters
+        topic = settings.dead_letter_topic
+        self._letters = None if topic is None else _Letters(f"projects/{settings.project}/topics/{topic}", dead_letters)
+        self.dead_letters: DeadLetterSink = self._letters or dead_letters
         self._clock_us = clock_us
         self._rng = rng
         self._backlog = backlog
@@ -128,7 +179,7 @@ class PullSource:
             loop = PullLoop(
                 PubSubSubscriber(channel, subscription_path(settings)),
                 self._handle,
-                self._sink(channel),
+                self.dead_letters,
                 PullSettings(
                     pulls_in_flight=settings.pulls_in_flight,
                     messages_per_pull=settings.max_messages,
@@ -141,13 +192,8 @@ class PullSource:
                 metrics=self._counts,
                 backlog=self._backlog,
             )
-            started()
-            await loop.run()
+            with nullcontext() if self._letters is None else self._letters.over(channel):
+                started()
+                await loop.run()
         finally:
             await channel.close()
-
-    def _sink(self, channel: grpc.aio.Channel) -> DeadLetterSink:
-        topic = self._settings.dead_letter_topic
-        if topic is None:
-            return self._dead_letters
-        return DeadLetterTopic(PubSubPublisher(channel, f"projects/{self._settings.project}/topics/{topic}"))

@@ -73,6 +73,8 @@ PubsubMessage: Final[Any] = types.PubsubMessage.pb()
 _NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
 # Attribute values are bounded at 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits).
 _ATTRIBUTE_BYTES_MAX: Final = 1_024
+# Pub/Sub gives messages attributes of its own that begin so (`googclient_schemaencoding`), and lets nobody publish any.
+_RESERVED: Final = "goog"
 
 
 async def open_channel(emulator_host: str | None = None) -> grpc.aio.Channel:
@@ -226,7 +228,8 @@ class DeadLetterTopic:
         }
         if tenant is not None:
             why["governors-dead-letter-tenant"] = _cut(tenant)
-        message = PubsubMessage(data=payload, attributes={**attributes, **why})
+        kept = {f"original-{name}" if name.startswith(_RESERVED) else name: text for name, text in attributes.items()}
+        message = PubsubMessage(data=payload, attributes={**kept, **why})
         ids = await self._publisher.publish([message], self._timeout_s)
         return f"{self._publisher.name}:{ids[0]}"
 

@@ -185,7 +185,7 @@ async def test_an_update_brings_a_subscription_into_line(fake: FakePubSub, bench
     changes = {"ack_deadline_s": 30, "dead_letter_topic": "letters", "exactly_once": True}
     *_, step = await bench.set_up(**changes)
     assert str(step) == (
-        f"updated subscription {bench.subscriber.name}: ack_deadline_seconds from 60 to 30,"
+        f"updated subscription {bench.subscriber.name}: ack_deadline_seconds from 10 to 30,"
         " dead_letter_policy from not set to {dead_letter_topic 'projects/governors-test/topics/letters',"
         " max_delivery_attempts 100}, enable_exactly_once_delivery from false to true"
     )
@@ -228,7 +228,7 @@ async def test_a_dead_letter_topic_takes_the_message_with_the_reason(bench: Benc
         reason="bad_json",
         tenant="acme",
         payload=b"\xff",
-        attributes={"k": "v"},
+        attributes={"k": "v", "googclient_schemaencoding": "JSON"},
         error="ü" * 1_000,
         now_us=1_795_341_600_000_000,
     )
@@ -237,6 +237,7 @@ async def test_a_dead_letter_topic_takes_the_message_with_the_reason(bench: Benc
     assert letter.payload == b"\xff"
     assert letter.attributes == {
         "k": "v",
+        "original-googclient_schemaencoding": "JSON",
         "governors-dead-letter-reason": "bad_json",
         "governors-dead-letter-tenant": "acme",
         "governors-dead-letter-error": "ü" * 512,

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from support import foreign
 from support.google import ACCOUNT, AUDIENCE, Google
-from support.pubsub import Bench
+from support.pubsub import PROJECT, Bench
 from support.service import ServiceProcess
 
 from benchmarks.support_scrape import Scrape
 from governors.replay.folder import replay_folder
+from ingest.dead_letter import StoredLetter, read_letters
 from ingest.fake_pubsub import FakePubSub
 from ingest.pubsub import PubsubMessage, open_channel
 from ingest.signals import format_time
@@ -150,6 +151,48 @@ def test_what_pubsub_pushes_is_believed_by_googles_keys_and_for_the_accounts_tha
 
         dead = client.post("/v1/push/pubsub", content=stray, headers=google.token())
         assert (dead.status_code, dead.json()["reason"]) == (200, "no_tenant")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_what_nobody_can_read_lies_in_the_topic_however_it_came_or_in_the_folder_where_the_topic_refuses_it(
+    broker: tuple[Bench, str], tmp_path: Path, is_there: bool
+) -> None:
+    bench, host = broker
+    letters = Bench(bench.channel, "letters")
+    if is_there:
+        await letters.set_up()
+    google = Google(tmp_path / "keys.json")
+    config = configured(
+        tmp_path,
+        push={"audience": AUDIENCE, "service_accounts": [ACCOUNT], "keys": str(tmp_path / "keys.json")},
+        pubsub={"project": PROJECT, "subscription": SUBSCRIPTION, "dead_letter_topic": letters.name},
+    )
+    stray = foreign.budget(budgetId="nobody-knows-it")
+    env = {"PUBSUB_EMULATOR_HOST": host}
+    service = await asyncio.to_thread(ServiceProcess, tmp_path / "data", "--config", str(config), env=env)
+    with service:
+        async with httpx.AsyncClient(base_url=service.url, timeout=30.0) as client:
+            pushed = await client.post("/v1/push/pubsub", content=foreign.push(stray), headers=google.token())
+            assert pushed.json() == {
+                "outcome": "dead_lettered",
+                "reason": "no_tenant",
+                "detail": pushed.json()["detail"],
+            }
+            alerts = foreign.group(alert(labels={"alertname": "HighErrorRate"}))
+            refused = await client.post("/v1/push/alertmanager", content=alerts)
+            assert refused.json()["results"][0]["error"]["reason"] == "no_tenant"
+        await publish(bench, stray)
+        await until(service, "governors_pull_dead_lettered_total", 1)
+        assert await asyncio.to_thread(service.stop) == 0
+
+    in_folder = list(read_letters(tmp_path / "data" / "dead-letter"))
+    if is_there:
+        found = await letters.pull(3)
+        assert [one.attributes["governors-dead-letter-reason"] for one in found] == ["no_tenant"] * 3
+        assert sorted(one.attributes.get("budgetId", "") for one in found) == ["", "nobody-knows-it", "nobody-knows-it"]
+        assert in_folder == []
+    else:
+        assert [isinstance(one, StoredLetter) and one.reason for one in in_folder] == ["no_tenant"] * 3
 
 
 def test_alertmanager_holds_a_deploy_and_lets_it_go_on(tmp_path: Path) -> None:
