@@ -41,7 +41,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     # The default lets a channel sulk for up to 120 s after a server's restart; our own backoff spaces the attempts.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # This one is how long a single attempt may take as well: TLS, in a pod that has just started, takes its time.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
