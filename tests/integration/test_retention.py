@@ -4,15 +4,17 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.service import ServiceProcess
+from support.sim_gcs import SimGcs
 
-pytestmark = pytest.mark.slow
+# It starts some ten processes, one after another.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CONFIG = """
 tenants: {{auto_create: true}}
@@ -22,9 +24,24 @@ retention: {{payloads_days: 0.000001, receipts_days: 0.000001, receipts_min: 0}}
 """
 
 
-def configure(folder: Path) -> tuple[str, str]:
+Bucket = tuple[str, Callable[[str], bool]]
+"""A store's URL, and whether it has a key."""
+
+
+@pytest.fixture(params=["folder", "gcs"])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    if request.param == "folder":
+        folder = tmp_path / "bucket"
+        yield folder.as_uri(), lambda key: (folder / key).exists()
+        return
+    with SimGcs("logs") as sim:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", sim.url)
+        yield "gs://logs/ours", lambda key: f"ours/{key}" in sim.buckets["logs"]
+
+
+def configure(folder: Path, url: str) -> tuple[str, str]:
     config = folder / "config.yaml"
-    config.write_text(CONFIG.format(bucket=(folder / "bucket").as_uri()))
+    config.write_text(CONFIG.format(bucket=url))
     return "--config", str(config)
 
 
@@ -66,15 +83,16 @@ def problem(answer: httpx.Response) -> tuple[int, str, Any]:
     return answer.status_code, body["type"].rpartition(":")[2].rpartition("/")[2], body.get("kept_from")
 
 
-def test_a_log_that_forgets_says_so_proves_the_rest_and_is_restored_elsewhere(tmp_path: Path) -> None:
-    data, options = tmp_path / "data", configure(tmp_path)
+def test_a_log_that_forgets_says_so_proves_the_rest_and_is_restored_elsewhere(tmp_path: Path, bucket: Bucket) -> None:
+    url, has = bucket
+    data, options = tmp_path / "data", configure(tmp_path, url)
     for run in range(2):
         with ServiceProcess(data, *options) as service:
             with httpx.Client(base_url=service.url, timeout=30) as client:
                 send(client, run * 600)
                 send(client, run * 600 + 300)
                 if run:
-                    wait_until((tmp_path / "bucket/0/retention").exists, "a snapshot was put into the store")
+                    wait_until(lambda: has("0/retention"), "a snapshot was put into the store")
             assert service.stop() == 0
         made = governors("ledger", "snapshot", "--data-dir", str(data))
         assert made.returncode == 0, made.stderr
@@ -92,14 +110,17 @@ def test_a_log_that_forgets_says_so_proves_the_rest_and_is_restored_elsewhere(tm
             assert page["dropped_before"] == metric(client, "ledger_payloads_from") == page["receipts"][0]["index"]
             send(client, 1_200)
         assert service.stop() == 0
-    verified = governors("verify", "log", str(data), "--store", str(tmp_path / "bucket"))
-    assert verified.returncode == 0, verified.stdout
-    assert "receipts 0..255 were dropped by retention" in verified.stdout
-    restored = governors("restore", (tmp_path / "bucket").as_uri(), str(tmp_path / "elsewhere"))
+    restored = governors("restore", url, str(tmp_path / "elsewhere"))
     assert restored.returncode == 0, restored.stdout
-    replayed = governors("replay", str(tmp_path / "elsewhere"))
-    assert replayed.returncode == 0, replayed.stdout
-    assert "the replay began with the snapshot that receipt" in replayed.stdout
+    # The first disk beside a copy of what its store says, and the second by itself.
+    for folder in (data, tmp_path / "elsewhere"):
+        verified = governors("verify", "log", str(folder), "--store", str(tmp_path / "elsewhere/store"))
+        assert verified.returncode == 0, verified.stdout
+        assert "receipts 0..255 were dropped by retention" in verified.stdout
+    if url.startswith("file:"):  # what store it was no longer matters
+        replayed = governors("replay", str(tmp_path / "elsewhere"))
+        assert replayed.returncode == 0, replayed.stdout
+        assert "the replay began with the snapshot that receipt" in replayed.stdout
     with ServiceProcess(tmp_path / "elsewhere", *options) as service:
         with httpx.Client(base_url=service.url, timeout=30) as client:
             again = client.post("/v1/signals", json={
