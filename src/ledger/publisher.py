@@ -70,6 +70,7 @@ class Log(Protocol):
     def sealed_since(self, first_index: int) -> Sequence[SealedSegment]: ...
     def chain_heads(self) -> tuple[int, list[ChainHead]]: ...
     def append(self, draft: Draft) -> int: ...
+    def fail(self, error: BaseException) -> None: ...
 
 
 class Commits(Protocol):
@@ -152,14 +153,20 @@ class Publisher:
     async def run(self) -> None:
         """Publish whenever there is something, until cancelled.
 
-        Raises WriterFencedError, LogForkedError, StoreRefusedError, SegmentCorruptError, and what ended the committer.
+        Raises WriterFencedError and LogForkedError: the process must end then. The ledger has been told already, and
+        answers nobody. Raises StoreRefusedError, SegmentCorruptError, and what ended the committer.
         """
-        while True:
-            await self._commits.wait_beyond(self._published)
-            with suppress(StoreUnavailableError):
-                if await self.publish():
-                    await self._speak_of_heads()
-            await asyncio.sleep(self._cadence.interval_s)
+        try:
+            while True:
+                await self._commits.wait_beyond(self._published)
+                with suppress(StoreUnavailableError):
+                    if await self.publish():
+                        await self._speak_of_heads()
+                await asyncio.sleep(self._cadence.interval_s)
+        except (WriterFencedError, LogForkedError) as error:
+            # What is public is not this log. No new attempt can change that, and each answer would make it worse.
+            self._log.fail(error)
+            raise
 
     async def publish(self) -> bool:
         """Publish what is committed; false if it is published already. Each step's comment says what a crash after it

@@ -9,7 +9,7 @@ from support.memory_store import LANDED, LATE, NOT_LANDED, MemoryStore
 
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence
-from ledger.errors import LogForkedError, WriterFencedError
+from ledger.errors import LedgerClosedError, LedgerFailedError, LogForkedError, WriterFencedError
 from ledger.format import canonical
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.heads import HeadList, read_statement
@@ -204,6 +204,26 @@ def test_a_tile_with_other_bytes_is_a_fork_and_is_not_written_over(tmp_path: Pat
         assert store.objects[key].data == b"another tree's"
         assert CHECKPOINT not in store.objects
         await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_log_other_than_the_published_one_takes_and_answers_nothing_more(tmp_path: Path) -> None:
+    """What runs above it must not go on while the publisher is started again in vain."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path, store)
+        await one.commit(256)
+        store.land(f"0/{tile_path(TileId(0, 0, 256))}", b"another tree's", 0)
+        with pytest.raises(LogForkedError) as fork:
+            await publisher(one).run()
+        assert one.ledger.failed is fork.value
+        with pytest.raises(LedgerClosedError, match="other bytes"):
+            await one.append()
+        with pytest.raises(LedgerFailedError):
+            await one.tasks[0]
+        await one.kill()
 
     run_simulated(run())
 
