@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from governors.fsm.table import Evidence
+from governors.fsm.table import Evidence, step
 from governors.machines.catalog import BY_NAME, RULES
 from governors.machines.conduct import RATE_MAX, RATE_US, STORM_REPEATS, STORM_US, Asking, Conduct
 from governors.machines.conflicts import NOTICES, TENANT_RATE_MAX, targets
-from governors.machines.events import ActionResult, Event, Reconsider, Timeout
+from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Reconsider, Timeout
 from governors.machines.explain import explain
 from governors.machines.governor import Effect, Governor
 from governors.machines.overlays import Advance, MachineState, OpenAction, Turn, advance, deadline, initial
@@ -70,6 +70,10 @@ class House:
         found = advance(turn, before)
         assert advance(turn, before) == found, "deterministic"
         self._check(machine, before, found, body)
+        if found.outcome == "decided" and isinstance(body, OverrideGranted | OverrideEnded | ActionResult):
+            # What the machine itself says to these mostly stands behind what the overlays say.
+            verdict = step(machine.governor.table, before.core, event, machine.policy, self.now_us)
+            self._check_sentence(verdict.rule, verdict.evidence)
         machine.state = found.state
         self._check_blind(machine, before, body)
         ended = before.in_flight is not None and before.in_flight is not found.state.in_flight
@@ -118,14 +122,10 @@ class House:
     # What always holds
 
     def _check(self, machine: Governed, before: MachineState[Any], found: Advance, body: Any) -> None:
-        evidence = found.evidence
-        for name, value in evidence.items():
-            assert name.isascii()
-            assert type(value) is str or (type(value) is int and abs(value) < 2**53), (found.rule, name, value)
-        self.seen.setdefault(found.rule, evidence)
-        sentence = explain(RULES, found.rule, evidence)
-        assert sentence != found.rule, f"{found.rule} has no sentence for {evidence}"
-        assert "{" not in sentence
+        self._check_sentence(found.rule, found.evidence)
+        if found.rule == "overlay.lifted":
+            # A person has looked at it: what was asked for before counts no more.
+            machine.asked.clear()
         encoded = msgspec.msgpack.encode(found.state, enc_hook=int)
         assert msgspec.msgpack.decode(encoded, type=MachineState[machine.governor.state]) == found.state  # type: ignore[name-defined]
         if found.outcome != "decided":
@@ -136,6 +136,15 @@ class House:
             return
         assert before.in_flight is None or isinstance(body, ActionResult), "one at a time"
         self._check_action(machine, found, found.action)
+
+    def _check_sentence(self, rule: str, evidence: Evidence) -> None:
+        for name, value in evidence.items():
+            assert name.isascii()
+            assert type(value) is str or (type(value) is int and abs(value) < 2**53), (rule, name, value)
+        self.seen.setdefault(rule, evidence)
+        sentence = explain(RULES, rule, evidence)
+        assert sentence != rule, f"{rule} has no sentence for {evidence}"
+        assert "{" not in sentence
 
     def _check_action(self, machine: Governed, found: Advance, action: OpenAction) -> None:
         assert found.state.in_flight == action
