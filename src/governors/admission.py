@@ -9,8 +9,10 @@ first.
   answer while the fraction stays; the same hash counts for every class and rule, so that no request is refused where
   one of a lower class would have passed. Without a user, a class's requests pass at even distances, so that exactly
   its share does.
-- A rate is a token bucket; a request takes its cost. Each class leaves standing the tokens that belong to the classes
-  above it: the reserve is there when `critical` needs it, and what nobody above asks for is not lost.
+- A rate is a token bucket; a request takes its cost. The fraction of the demand that the rate comes to is shared out as
+  above, so that mostly the same users pass within the hour. Who passes by that must leave standing the tokens that
+  belong to the classes above it: the reserve is there when `critical` needs it. Who does not, passes all the same from
+  a bucket that is fuller: what nobody before it asks for is not lost.
 """
 
 from collections.abc import Mapping
@@ -35,8 +37,10 @@ _PROBLEMS: Final[Mapping[str, Problem]] = MappingProxyType({"cost_guard": "quota
 
 HOUR_US: Final = 3_600 * SECOND_US
 HASH_BITS: Final = 64
+_LOT_MASK: Final = 2**HASH_BITS - 1
 # Multiples of the golden ratio spread evenly: jitter for callers that have no hash of their own.
 _GOLDEN: Final = 0x9E37_79B9
+_GOLDEN_LOT: Final = 0x9E37_79B9_7F4A_7C15
 
 # Tokens are held in billionths: thousandths a second times microseconds.
 TOKEN: Final = 1_000_000_000
@@ -48,6 +52,11 @@ MIX_EVERY: Final = 64  # requests between two looks at the mix of classes
 MIX_MEMORY: Final = 1_024  # requests after which the older ones count half
 # Shares follow the mix in steps this large: answers at a share's edge must not flicker within the hour.
 SHARE_STEP_PPM: Final = 50_000
+# What a rate comes to as a share of the demand varies more: looks at the mix over which it is averaged, and its steps.
+DEMAND_MEMORY: Final = 16
+RATE_SHARE_STEP_PPM: Final = 100_000
+# Shares come to a little less than the rate: nobody who passes by lot lacks a token, and the rest go by when they ask.
+LOTS_PPM: Final = 950_000
 
 RETRY_FRACTION_S: Final = 10
 RETRY_CLOSED_S: Final = 30
@@ -192,17 +201,19 @@ _UNKNOWN_ADMITTED: Final = Admitted("unknown_tenant")
 class _Tenant:
     """A tenant that is restricted, or was: its rules, and the mix of classes seen while it was."""
 
-    __slots__ = ("gates", "mix", "not_active", "refusals", "seen")
+    __slots__ = ("asked", "gates", "looked_us", "mix", "not_active", "refusals", "seen")
 
     def __init__(self) -> None:
         self.gates: dict[str, _Gate] = {}
         self.mix = [0] * len(CLASSES)
         self.seen = 0
+        self.asked = 0
+        self.looked_us = 0
         self.not_active: str | None = None
         self.refusals = 0
 
     def admit(self, rank: int, lot: int | None, cost: int, now_us: int) -> Admitted | Refused:
-        self._count(rank)
+        self._count(rank, cost, now_us)
         # All rules are asked before any is drawn on: what one refuses must cost nothing at the others.
         refusing: _Gate | None = None
         for gate in self.gates.values():
@@ -222,21 +233,41 @@ class _Tenant:
         self.refusals += 1
         return self.refusals * _GOLDEN
 
-    def _count(self, rank: int) -> None:
+    def _count(self, rank: int, cost: int, now_us: int) -> None:
         self.mix[rank] += 1
         self.seen += 1
+        self.asked += cost
         if self.seen % MIX_EVERY:
             return
+        elapsed_us = now_us - self.looked_us if self.looked_us else 0
+        demand_milli = self.asked * TOKEN // elapsed_us if elapsed_us > 0 else 0
+        self.asked, self.looked_us = 0, now_us
         if sum(self.mix) >= MIX_MEMORY:
             self.mix = [count // 2 for count in self.mix]
         for gate in self.gates.values():
-            gate.follow(self.mix)
+            gate.follow(self.mix, demand_milli)
 
 
 class _Gate:
-    """One machine's rule with what it must remember: shares, credit towards the next request, tokens."""
+    """One machine's rule with what it must remember: shares, credit towards the next request, tokens.
 
-    __slots__ = ("burst", "credit", "filled_us", "levels", "policy", "problem", "rule", "shares", "tokens")
+    `demand_milli` and `rate_milli` are averages of what was asked for and what may pass, thousandths a second.
+    """
+
+    __slots__ = (
+        "burst",
+        "credit",
+        "demand_milli",
+        "filled_us",
+        "levels",
+        "lots",
+        "policy",
+        "problem",
+        "rate_milli",
+        "rule",
+        "shares",
+        "tokens",
+    )
 
     def __init__(self, key: str, rule: AdmitRule, mix: list[int]) -> None:
         self.policy = key.replace(KEY_SEPARATOR, "/")
@@ -245,8 +276,11 @@ class _Gate:
         self.shares = waterfall_ppm(rule.fraction_ppm, mix)
         # Half a request of credit to begin with: what passes is then the share rounded to the nearest.
         self.credit = [FULL_PPM // 2] * len(CLASSES)
-        self.burst = self.tokens = _burst(rule)
+        self.lots = [0] * len(CLASSES)
+        self.demand_milli = self.rate_milli = 0
+        self.burst = _burst(rule)
         self.levels = _levels(rule, self.burst)
+        self.tokens = self._first_tokens()
         self.filled_us = 0
 
     def become(self, rule: AdmitRule, mix: list[int]) -> None:
@@ -255,20 +289,40 @@ class _Gate:
         if rule.fraction_ppm != self.rule.fraction_ppm:
             self.shares = waterfall_ppm(rule.fraction_ppm, mix)
         self.rule = rule
-        self.burst = _burst(rule)
+        burst, self.burst = self.burst, _burst(rule)
         self.levels = _levels(rule, self.burst)
-        self.tokens = min(self.tokens, self.burst) if had_rate else self.burst
+        # The bucket is as full as it was, so that whoever passed passes: more tokens never come of a smaller bucket.
+        self.tokens = min(self.tokens, self.tokens * self.burst // burst) if had_rate else self._first_tokens()
 
-    def follow(self, mix: list[int]) -> None:
-        """Let the classes' shares follow their mix, where it moved enough."""
-        shares = waterfall_ppm(self.rule.fraction_ppm, mix)
-        if any(abs(new - old) >= SHARE_STEP_PPM for new, old in zip(shares, self.shares, strict=True)):
+    def follow(self, mix: list[int], demand_milli: int) -> None:
+        """Let the classes' shares follow their mix, where it moved enough; with a rate, also what it comes to."""
+        fraction_ppm, step_ppm = self.rule.fraction_ppm, SHARE_STEP_PPM
+        rate_milli = self.rule.rate_milli_per_s
+        if rate_milli is not None and demand_milli:
+            if not self.demand_milli:
+                self.demand_milli, self.rate_milli = demand_milli, rate_milli
+            self.demand_milli += (demand_milli - self.demand_milli) // DEMAND_MEMORY
+            self.rate_milli += (rate_milli - self.rate_milli) // DEMAND_MEMORY
+            fraction_ppm = min(fraction_ppm, self.rate_milli * LOTS_PPM // max(self.demand_milli, 1))
+            step_ppm = RATE_SHARE_STEP_PPM
+        shares = waterfall_ppm(fraction_ppm, mix)
+        if any(abs(new - old) >= step_ppm for new, old in zip(shares, self.shares, strict=True)):
             self.shares = shares
 
     def lets_pass(self, rank: int, lot: int | None, cost: int, now_us: int) -> bool:
         rule = self.rule
         if rule.critical_only:
             return rank == CRITICAL
+        rate_milli = rule.rate_milli_per_s
+        if rate_milli is not None:
+            if now_us > self.filled_us:
+                if self.filled_us:
+                    self.tokens = min(self.tokens + (now_us - self.filled_us) * rate_milli, self.burst)
+                self.filled_us = now_us
+            if lot is None:
+                # Multiples of the golden ratio: shares of any size are met at even distances.
+                lot = self.lots[rank] = (self.lots[rank] + _GOLDEN_LOT) & _LOT_MASK
+            return self.tokens >= self._needed(rank, lot, cost)
         passes = True
         if rule.fraction_ppm < FULL_PPM:
             share_ppm = self.shares[rank]
@@ -277,33 +331,27 @@ class _Gate:
                 passes = self.credit[rank] >= FULL_PPM
             else:
                 passes = lot * FULL_PPM >> HASH_BITS < share_ppm
-        rate_milli = rule.rate_milli_per_s
-        if rate_milli is not None:
-            if now_us > self.filled_us:
-                self.tokens = min(self.tokens + (now_us - self.filled_us) * rate_milli, self.burst)
-                self.filled_us = now_us
-            passes = passes and self.tokens >= self._needed(rank, cost)
         return passes
 
     def draw(self, rank: int, lot: int | None, cost: int) -> None:
         """Take what an admitted request costs."""
         if self.rule.critical_only:
             return
-        if lot is None and self.rule.fraction_ppm < FULL_PPM:
-            self.credit[rank] -= FULL_PPM
         if self.rule.rate_milli_per_s is not None:
             self.tokens -= cost * TOKEN
+        elif lot is None and self.rule.fraction_ppm < FULL_PPM:
+            self.credit[rank] -= FULL_PPM
 
     def refuse(self, rank: int, cost: int, jitter: int) -> Refused:
         rule = self.rule
         problem, policy = self.problem, self.policy
         if rule.critical_only:
             return Refused(problem, _spread(RETRY_CLOSED_S, jitter), policy, "critical_only")
-        missing = self._needed(rank, cost) - self.tokens
-        if rule.rate_milli_per_s is None or missing <= 0:
+        missing = self._needed(rank, 0, cost) - self.tokens
+        if rule.rate_milli_per_s is None:
             retry_s = _spread(RETRY_FRACTION_S, jitter)
             return Refused(problem, retry_s, policy, "fraction", fraction_ppm=rule.fraction_ppm)
-        wait_s = missing // max(rule.rate_milli_per_s * SECOND_US, 1) + 1
+        wait_s = max(missing, 0) // max(rule.rate_milli_per_s * SECOND_US, 1) + 1
         retry_s = _spread(min(wait_s, RETRY_RATE_S_MAX), jitter)
         return Refused(problem, retry_s, policy, "rate", rate_milli_per_s=rule.rate_milli_per_s)
 
@@ -313,18 +361,24 @@ class _Gate:
             shares = {name: FULL_PPM * (rank == CRITICAL) for rank, name in enumerate(CLASSES)}
         return GateView(self.policy, self.rule, shares)
 
-    def _needed(self, rank: int, cost: int) -> int:
+    def _needed(self, rank: int, lot: int, cost: int) -> int:
         """Tokens that must be there; a cost beyond what fits above the level waits for a full bucket, and then owes."""
-        level = self.levels[rank]
+        level = self.levels[rank if lot * FULL_PPM >> HASH_BITS < self.shares[rank] else rank + len(CLASSES)]
         return level + min(cost * TOKEN, self.burst - level)
+
+    def _first_tokens(self) -> int:
+        """A valve restricts because too much came in already: its bucket begins with the reserve alone."""
+        return self.burst if self.rule.burst is None else self.levels[1]
 
 
 def _burst(rule: AdmitRule) -> int:
-    return max((rule.rate_milli_per_s or 0) * BURST_US, BURST_TOKENS_MIN * TOKEN)
+    burst = (rule.rate_milli_per_s or 0) * BURST_US if rule.burst is None else rule.burst * TOKEN
+    return max(burst, BURST_TOKENS_MIN * TOKEN)
 
 
 def _levels(rule: AdmitRule, burst: int) -> list[int]:
-    return [burst * level // FULL_PPM for level in levels_ppm(rule.critical_reserve_ppm, len(CLASSES))]
+    """The tokens that each class must leave: those that pass by their lot, then those that do not."""
+    return [burst * level // FULL_PPM for level in levels_ppm(rule.critical_reserve_ppm, 2 * len(CLASSES))]
 
 
 def _spread(base_s: int, jitter: int) -> int:

@@ -1,5 +1,6 @@
 """Admission by its sentences: who passes, who gives way, and what the refused are told."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,7 +246,7 @@ def served(gate: Admission, seconds: int, per_s: dict[str, int], *, cost: int = 
 @pytest.mark.parametrize("klass", CLASSES)
 def test_whoever_asks_alone_gets_the_whole_rate(klass: str) -> None:
     gate = admission(AdmitRule(rate_milli_per_s=20_000, critical_reserve_ppm=RESERVE))
-    assert served(gate, 20, {klass: 50})[klass] == pytest.approx(20, abs=0.5)
+    assert served(gate, 60, {klass: 50})[klass] == pytest.approx(20, abs=0.5)
 
 
 def test_a_cost_counts_as_that_many_tokens() -> None:
@@ -308,6 +309,70 @@ def test_a_clock_that_steps_back_brings_no_tokens() -> None:
         pass
     assert not passed(gate, now_us=NOW_US - HOUR_US)
     assert not passed(gate, now_us=NOW_US)
+
+
+VALVE_RULE = AdmitRule(rate_milli_per_s=1_000_000, critical_reserve_ppm=RESERVE, burst=40)
+MIX = ("critical", "high", "high", *["normal"] * 4, *["low"] * 3)
+
+
+def crowd(
+    gate: Admission, seconds: float, *, per_s: int = 1_500, begins_s: float = 0.0
+) -> list[tuple[int, str, str, bool]]:
+    """Everybody asks again and again: time, class, user and answer of each request."""
+    answers = []
+    for index in range(int(seconds * per_s)):
+        now_us = NOW_US + int((begins_s + index / per_s) * SECOND_US)
+        klass, user = MIX[index % len(MIX)], f"user-{index // len(MIX) % 97}"
+        answers.append((now_us, klass, user, passed(gate, klass, user, 1, now_us)))
+    return answers
+
+
+def test_a_valves_bucket_begins_with_what_belongs_to_critical() -> None:
+    gate = admission(VALVE_RULE)
+    assert not passed(gate, "high")
+    assert sum(passed(gate, "critical") for _ in range(20)) == 8
+
+
+def test_a_rate_with_users_is_met_whole_by_class_and_then_by_user() -> None:
+    answers = crowd(admission(VALVE_RULE), 10)[3_000:]
+    shares = {klass: [ok for _, one, _, ok in answers if one == klass] for klass in CLASSES}
+    assert sum(sum(each) for each in shares.values()) / 8 == pytest.approx(1_000, rel=0.02)
+    assert sum(shares["critical"]) == len(shares["critical"])
+    assert sum(shares["high"]) == len(shares["high"])
+    assert sum(shares["low"]) < 0.02 * len(shares["low"])
+
+
+def test_under_a_rate_users_get_the_same_answer_within_the_hour() -> None:
+    """But for those at the edge of what may pass."""
+    gate = admission(AdmitRule(rate_milli_per_s=20_000, critical_reserve_ppm=RESERVE, burst=40))
+    asked: dict[str, list[bool]] = {}
+    for _, klass, user, ok in crowd(gate, 50 * 60, per_s=30)[3_000:]:
+        if klass == "normal":
+            asked.setdefault(user, []).append(ok)
+    steady = [user for user, answers in asked.items() if sum(answers) in (0, len(answers))]
+    assert len(steady) >= 0.75 * len(asked)
+
+
+def test_under_a_rate_no_request_gives_way_to_a_lower_class_that_comes_just_after_it() -> None:
+    """Nor while the limit changes with each sample."""
+    gate = admission(VALVE_RULE)
+    answers = []
+    for sample, rate in enumerate((700, 1_000, 650, 1_050, 400, 1_200, 900, 1_000)):
+        gate.update("acme", VALVE, msgspec.structs.replace(VALVE_RULE, rate_milli_per_s=rate * 1_000, burst=rate // 25))
+        answers += crowd(gate, 0.25, begins_s=sample * 0.25)
+    ranks: dict[str, int] = {klass: rank for rank, klass in enumerate(CLASSES)}
+    for index, (at_us, klass, _, ok) in enumerate(answers):
+        later = [one for one in answers[index + 1 : index + 4] if one[0] <= at_us + 2_000]
+        assert ok or not any(let_in and ranks[other] > ranks[klass] for _, other, _, let_in in later)
+
+
+def test_a_bucket_stays_as_full_as_it_was_when_its_rate_falls() -> None:
+    gate = admission(AdmitRule(rate_milli_per_s=50_000))
+    assert sum(passed(gate) for _ in range(50)) == 50  # half of what two seconds bring
+    gate.update("acme", VALVE, AdmitRule(rate_milli_per_s=20_000))
+    gate.update("acme", VALVE, AdmitRule(rate_milli_per_s=50_000))
+    left = sum(passed(gate, "critical") for _ in range(100))
+    assert left == 20
 
 
 # Several rules

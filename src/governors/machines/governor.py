@@ -30,14 +30,16 @@ class Effect(Struct, frozen=True):
 class AdmitRule(Struct, frozen=True):
     """What admission answers for a tenant while a status is in force.
 
-    `fraction_ppm` of requests pass; `rate_milli_per_s` caps them when set; `critical_only` lets only the class
-    `critical` through; `critical_reserve_ppm` of the capacity is kept for it.
+    `fraction_ppm` of requests pass or, where that is set, `rate_milli_per_s` of them, `burst` at once (None: what the
+    rate brings in two seconds); `critical_only` lets only the class `critical` through; `critical_reserve_ppm` of the
+    capacity is kept for it.
     """
 
     fraction_ppm: int = FULL_PPM
     rate_milli_per_s: int | None = None
     critical_only: bool = False
     critical_reserve_ppm: int = 0
+    burst: int | None = None
 
 
 ADMIT_ALL: Final = AdmitRule()
