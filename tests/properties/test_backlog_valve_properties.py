@@ -72,12 +72,19 @@ class ValveMachine(RuleBasedStateMachine):
             grew = limits(after) > limits(before)
             assert after.control.direction == (LOOSER if grew else TIGHTER)
             assert verdict.decision == "adjust"
-        if verdict.rule == "valve.climb":
-            low = max(before.control.high_depth * valve.policy.low_water_ppm // 1_000_000, 1)
-            assert after.sensor.depth - after.sensor.stuck_depth < low
+        if after.control.climb_ppm > before.control.climb_ppm:
+            assert after.sensor.depth - after.sensor.stuck_depth <= self.most_at_rest() / 8
             step_ppm = max(valve.policy.climb_max_ppm, valve.policy.limit_step_ppm)
-            most = before.control.limit_milli * (1_000_000 + step_ppm) // 1_000_000 + 1
-            assert after.control.limit_milli <= max(most, after.sensor.done_milli)
+            most = max(before.sensor.done_milli, int(getattr(body, "done_rate_per_s", 0.0) * 1000) + 1)
+            assert after.sensor.done_milli <= most * (1_000_000 + step_ppm) // 1_000_000 + 1
+        if verdict.rule == "valve.drained":
+            assert after.control.due_us == 0 < before.control.due_us
+        assert after.control.due_us == before.control.due_us or verdict.decision != "none" or not after.control.due_us
+
+    def most_at_rest(self) -> float:
+        """What may stand where work is held back or let in again: two fifths of what the target allows."""
+        sensor = self.valve.state.sensor
+        return 0.4 * max(sensor.done_milli, sensor.good_milli) / 1e6 * self.valve.policy.target_ms
 
     def opened_right(self, probe_ppm: int, status: ValveStatus) -> None:
         """It opens only after everything was let through, onto a queue under low water with short waits."""
@@ -85,7 +92,7 @@ class ValveMachine(RuleBasedStateMachine):
         if status is OPEN:
             assert probe_ppm == 1_000_000
         if status in (OPEN, PROBING):
-            low = max(control.high_depth * self.valve.policy.low_water_ppm // 1_000_000, 1)
+            low = max(control.high_depth * self.valve.policy.low_water_ppm // 1_000_000, self.most_at_rest(), 1)
             assert sensor.depth - sensor.stuck_depth < low
 
     @rule(body=WILD | WORK, after_s=st.floats(0, 120), late_s=st.sampled_from([0.0, 0.0, 5.0, 4000.0, -4000.0]))
@@ -132,6 +139,7 @@ class ValveMachine(RuleBasedStateMachine):
             rule_in_force = BACKLOG_VALVE.admit(self.valve.state, status, self.valve.policy)
             assert 0 < rule_in_force.fraction_ppm <= 1_000_000
             assert rule_in_force.rate_milli_per_s is None or rule_in_force.rate_milli_per_s > 0
+            assert rule_in_force.burst is None or rule_in_force.burst > 0
 
 
 TestValveMachine = ValveMachine.TestCase

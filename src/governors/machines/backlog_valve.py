@@ -3,9 +3,10 @@
     OPEN -> SHEDDING -> DRAINING (closed) -> PROBING -> OPEN
 
 Depths: messages. Waits: ms. Rates: thousandths a second. Times: µs UTC. Shares: ppm.
-Sources: minimum wait over an interval, CoDel (RFC 8289); steps without rates, DAGOR (Zhou et al., SoCC 2018); no growth
-of a limit that is not used, Netflix concurrency-limits; doubling steps up from a limit that starves its queue, TCP's
-slow start (RFC 5681); stuck lag left out, KEDA's Kafka scaler.
+Sources: minimum wait over an interval, CoDel (RFC 8289); intervals cut short by enough messages, and steps without
+rates, DAGOR (Zhou et al., SoCC 2018); no growth of a limit that is not used, Netflix concurrency-limits; doubling steps
+up from a limit that starves its queue, TCP's slow start (RFC 5681); as much left standing as chance moves, the
+square-root rule of staffing (Halfin and Whitt 1981); stuck lag left out, KEDA's Kafka scaler.
 A number that cannot be (nothing measured, a clock ahead of ours) changes nothing or is capped, never raised.
 
 Waits are judged in the sender's time, so that late samples still tell how long a wait lasted; statuses are kept in our
@@ -26,31 +27,32 @@ from governors.machines.valve_control import (
     Control,
     Judgement,
     back_off,
-    climb,
+    believe,
     count,
-    fade,
     falls_in_time,
     first_limit_milli,
+    first_promise_us,
     floor_milli,
     has_overshot,
     high_water,
     in_use,
     is_binding,
-    is_starved,
     is_step,
     judge,
     low_water,
     may_turn,
-    next_climb_ppm,
+    must_close,
+    pace_milli,
     promise,
     reckon_limit,
+    short_depth,
     shortest_drain_us,
     turn,
 )
 from governors.machines.valve_effects import RESTRICTED, admit, deadline, effect, expected_period_us
 from governors.machines.valve_policy import ValvePolicy, drain_us, interval_us
 from governors.machines.valve_rules import RULES
-from governors.machines.valve_sensor import Sensor, backlog, rates, reading, restart, sense
+from governors.machines.valve_sensor import Sensor, backlog, lasted_ms, rates, reading, restart, sense
 from governors.machines.valve_state import ValveState, ValveStatus
 from governors.numerics.codel import is_whole
 from ingest.signals import QueueSample, WorkDone
@@ -72,15 +74,15 @@ def watch(state: ValveState, event: Event, policy: ValvePolicy, now_us: int) -> 
     if sensor.wait_ms < policy.target_ms:
         return Verdict(seen, "none", "valve.flowing", reading(sensor, policy))
     if not _is_whole(sensor, policy):
-        standing = {**reading(sensor, policy), "standing_ms": (sensor.at_us - sensor.interval.start_us) // 1000}
-        return Verdict(seen, "none", "valve.standing", standing)
+        return Verdict(seen, "none", "valve.standing", {**reading(sensor, policy), "standing_ms": lasted_ms(sensor)})
     if not _has_dwelt(seen, policy, now_us) or not may_turn(seen.control, TIGHTER, policy, now_us):
         return _waits(seen, policy, now_us)
     control = seen.control
     if now_us - seen.since_us >= policy.probe_wait_max_s * 1_000_000:
         control = replace(control, failed_wait_us=0)
-    control = replace(control, high_depth=high_water(sensor, policy), retry_us=0)
-    return _restrict(seen, control, policy, now_us, {})
+    high = high_water(sensor, policy)
+    control = replace(control, high_depth=high, retry_us=0)
+    return _restrict(seen, control, policy, now_us, {"standing_ms": lasted_ms(sensor)})
 
 
 def hold_back(state: ValveState, event: Event, policy: ValvePolicy, now_us: int) -> Decision:
@@ -88,22 +90,21 @@ def hold_back(state: ValveState, event: Event, policy: ValvePolicy, now_us: int)
     sensor = sense(state.sensor, event, policy, now_us, is_open=False)
     if sensor is None:
         return _unmeasured(state)
-    seen = ValveState(SHEDDING, state.since_us, sensor, state.control)
-    if _is_drained(seen, policy):
+    control = state.control
+    if isinstance(event.body, QueueSample) and sensor.has_rates:
+        sensor, control = believe(state.sensor, sensor, control, policy, event.body)
+    seen = ValveState(SHEDDING, state.since_us, sensor, control)
+    if _is_drained(seen):
         return _drained(seen, policy, now_us)
-    if not _is_whole(sensor, policy) and not _may_step_back(seen, policy, now_us):
+    if not _is_whole(sensor, policy) and not _may_step_back(sensor, state.control, policy, now_us):
         return Verdict(seen, "none", "valve.shedding", _shedding(seen, policy))
     judgement = judge(sensor, seen.control, policy)
     judged = ValveState(SHEDDING, state.since_us, restart(sensor), count(seen.control, judgement))
-    if judged.control.limit_milli and is_binding(sensor, judged.control):
+    if judgement is Judgement.BAD and _has_new_backlog(judged):
+        return _promise_again(judged, policy, now_us, lasted_ms(sensor))
+    if judged.control.limit_milli and is_binding(sensor, judged.control, policy):
         # Calm under a limit that holds work back does not speak for letting everything through.
         held = replace(judged, control=replace(judged.control, calm_intervals=0))
-        if is_starved(sensor, held.control, policy, judgement):
-            return _climb(held, policy, now_us)
-        if held.control.climb_ppm and judgement is Judgement.CALM:
-            # A handful of messages may be chance: the limit stays, and the next step is no larger than the last.
-            held = replace(held, control=replace(held.control, climb_ppm=fade(held.control.climb_ppm)))
-            return Verdict(held, "none", "valve.shedding", _shedding(held, policy))
         return _adjust_rate(held, policy, now_us)
     if _may_probe(judged, policy, now_us):
         # A limit that held nobody back let everything through already: probing starts from there, never below.
@@ -123,14 +124,14 @@ def stay_closed(state: ValveState, event: Event, policy: ValvePolicy, now_us: in
     if sensor is None:
         return _unmeasured(state)
     seen = ValveState(DRAINING, state.since_us, sensor, state.control)
-    if _is_drained(seen, policy):
+    if _is_drained(seen):
         return _drained(seen, policy, now_us)
     if _is_whole(sensor, policy):
         control = count(seen.control, judge(sensor, seen.control, policy))
         seen = ValveState(DRAINING, state.since_us, restart(sensor), control)
         if _may_probe(seen, policy, now_us):
             return _probe(seen, policy.probe_start_ppm, policy, now_us)
-    evidence = {**reading(sensor, policy), **rates(sensor), "low_water": low_water(seen.control, policy)}
+    evidence = {**reading(sensor, policy), **rates(sensor), "low_water": low_water(sensor, seen.control, policy)}
     evidence["calm_intervals"] = seen.control.calm_intervals
     return Verdict(seen, "none", "valve.draining", evidence)
 
@@ -146,7 +147,11 @@ def try_out(state: ValveState, event: Event, policy: ValvePolicy, now_us: int) -
         judgement = judge(sensor, seen.control, policy)
         seen = ValveState(PROBING, state.since_us, restart(sensor), count(seen.control, judgement))
     control = seen.control
-    evidence = {**reading(sensor, policy), "fraction_ppm": control.probe_ppm, "low_water": low_water(control, policy)}
+    evidence = {
+        **reading(sensor, policy),
+        "fraction_ppm": control.probe_ppm,
+        "low_water": low_water(sensor, control, policy),
+    }
     if control.bad_intervals:
         if not may_turn(control, TIGHTER, policy, now_us):
             return Verdict(seen, "none", "valve.probe_bad", evidence)
@@ -171,17 +176,17 @@ def check_promise(state: ValveState, event: Event, policy: ValvePolicy, now_us: 
     control, sensor = state.control, state.sensor
     if not control.due_us or now_us < control.due_us:
         return Verdict(state, "none", "valve.not_due", {})
-    if backlog(sensor) < low_water(control, policy):
+    if backlog(sensor) < short_depth(sensor, control):
         done = replace(state, control=replace(control, due_us=0))
         return Verdict(done, "none", "valve.only_stuck", {"depth": sensor.depth, "stuck_depth": sensor.stuck_depth})
-    # Half the usual time, or as long as it takes closed: then the limit comes out at nothing, and the valve closes.
-    again_us = max(shortest_drain_us(sensor, control, policy), drain_us(policy) // 2)
-    renewed = promise(control, sensor, again_us, now_us)
+    # As soon as can be, or as long as it takes closed: then the limit comes out at nothing, and the valve closes.
+    renewed = promise(control, sensor, shortest_drain_us(sensor, control, policy), now_us)
+    renewed = replace(renewed, missed=control.missed + 1)
     evidence = {
         **reading(sensor, policy),
         "drain_ms": renewed.promise_us // 1000,
-        "low_water": low_water(control, policy),
         "promised_ms": control.promise_us // 1000,
+        "short_depth": short_depth(sensor, control),
     }
     return Verdict(replace(state, control=renewed), "adjust", "valve.promise_missed", evidence)
 
@@ -196,15 +201,15 @@ def _unmeasured(state: ValveState) -> Decision:
 
 
 def _is_whole(sensor: Sensor, policy: ValvePolicy) -> bool:
-    return is_whole(sensor.interval, sensor.at_us, interval_us(policy), policy.samples_min)
+    return is_whole(sensor.interval, sensor.at_us, interval_us(policy), policy.samples_min, policy.interval_messages)
 
 
 def _has_dwelt(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
     return now_us - state.since_us >= policy.dwell_intervals * interval_us(policy)
 
 
-def _is_drained(state: ValveState, policy: ValvePolicy) -> bool:
-    return state.control.due_us > 0 and state.sensor.depth < low_water(state.control, policy)
+def _is_drained(state: ValveState) -> bool:
+    return state.control.due_us > 0 and state.sensor.depth < short_depth(state.sensor, state.control)
 
 
 def _may_probe(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
@@ -217,8 +222,13 @@ def _may_probe(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
     )
 
 
-def _may_step_back(state: ValveState, policy: ValvePolicy, now_us: int) -> bool:
-    return has_overshot(state.sensor, state.control, policy) and may_turn(state.control, TIGHTER, policy, now_us)
+def _may_step_back(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: int) -> bool:
+    return has_overshot(sensor, control, policy) and may_turn(control, TIGHTER, policy, now_us)
+
+
+def _has_new_backlog(state: ValveState) -> bool:
+    control, sensor = state.control, state.sensor
+    return control.limit_milli > 0 and not control.due_us and backlog(sensor) >= short_depth(sensor, control)
 
 
 def _waits(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
@@ -234,16 +244,17 @@ def _drained(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
         **reading(state.sensor, policy),
         "drain_ms": control.promise_us // 1000,
         "drained_ms": (now_us - made_us) // 1000,
-        "low_water": low_water(control, policy),
+        "short_depth": short_depth(state.sensor, control),
     }
     return Verdict(replace(state, control=replace(control, due_us=0)), "none", "valve.drained", evidence)
 
 
-def _restrict(state: ValveState, control: Control, policy: ValvePolicy, now_us: int, tried: Evidence) -> Decision:
-    """Shed or close, whichever drains the queue in time. `tried` is what a failed probe tried; else it is empty."""
+def _restrict(state: ValveState, control: Control, policy: ValvePolicy, now_us: int, why: Evidence) -> Decision:
+    """Shed or close, whichever drains the queue in time. `why` is what a failed probe tried, or how long waits were."""
     sensor = state.sensor
     control = _fresh(turn(control, TIGHTER, now_us))
-    evidence = {**reading(sensor, policy), **tried, "high_water": control.high_depth}
+    evidence = {**reading(sensor, policy), **why, "high_water": control.high_depth}
+    tried = "probe_wait_ms" in why
     if not sensor.has_rates:
         share_ppm = max(FULL_PPM - policy.decrease_ppm, policy.floor_ppm)
         control = replace(control, limit_milli=0, share_ppm=share_ppm, promised_depth=backlog(sensor), due_us=0)
@@ -254,8 +265,8 @@ def _restrict(state: ValveState, control: Control, policy: ValvePolicy, now_us: 
 
     rate_milli = first_limit_milli(sensor, control, policy)
     if rate_milli <= 0:
-        return _close(replace(state, control=control), policy, now_us, evidence, tried=bool(tried))
-    control = promise(control, sensor, drain_us(policy), now_us)
+        return _close(replace(state, control=control), policy, now_us, evidence, tried=tried)
+    control = promise(control, sensor, first_promise_us(sensor, control, policy), now_us)
     control = replace(control, limit_milli=max(rate_milli, floor_milli(sensor, policy)), share_ppm=0)
     evidence |= rates(sensor)
     evidence |= {"admit_rate_milli_per_s": control.limit_milli, "drain_ms": control.promise_us // 1000}
@@ -263,6 +274,23 @@ def _restrict(state: ValveState, control: Control, policy: ValvePolicy, now_us: 
     return Verdict(
         shed, "back_off" if tried else "shed", "valve.back_off_rate" if tried else "valve.shed_rate", evidence
     )
+
+
+def _promise_again(state: ValveState, policy: ValvePolicy, now_us: int, standing_ms: int) -> Decision:
+    """While shedding waits were too long for an interval, as when consumers leave: another backlog, another promise."""
+    control, sensor = state.control, state.sensor
+    if not may_turn(control, TIGHTER, policy, now_us):
+        return Verdict(state, "none", "valve.shedding", _shedding(state, policy))
+    rate_milli = first_limit_milli(sensor, control, policy)
+    if rate_milli <= 0:
+        return _close(state, policy, now_us, _shedding(state, policy), tried=False)
+    control = promise(turn(control, TIGHTER, now_us), sensor, first_promise_us(sensor, control, policy), now_us)
+    # Never looser by a promise: that has its own time and rule.
+    limit_milli = min(max(rate_milli, floor_milli(sensor, policy)), control.limit_milli)
+    control = replace(control, limit_milli=limit_milli, missed=0)
+    moved = replace(state, control=control)
+    evidence = {**_shedding(moved, policy), "drain_ms": control.promise_us // 1000, "standing_ms": standing_ms}
+    return Verdict(moved, "adjust", "valve.promise_again", evidence)
 
 
 def _close(state: ValveState, policy: ValvePolicy, now_us: int, evidence: Evidence, *, tried: bool) -> Decision:
@@ -283,7 +311,7 @@ def _probe(state: ValveState, share_ppm: int, policy: ValvePolicy, now_us: int) 
         **reading(state.sensor, policy),
         "calm_intervals": control.calm_intervals,
         "fraction_ppm": share_ppm,
-        "low_water": low_water(control, policy),
+        "low_water": low_water(state.sensor, control, policy),
     }
     control = replace(_fresh(turn(control, LOOSER, now_us)), probe_ppm=share_ppm, due_us=0)
     return Verdict(ValveState(PROBING, now_us, state.sensor, control), "probe", "valve.probe", evidence)
@@ -292,11 +320,11 @@ def _probe(state: ValveState, share_ppm: int, policy: ValvePolicy, now_us: int) 
 def _adjust_rate(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
     control, sensor = state.control, state.sensor
     limit = reckon_limit(sensor, control, policy, now_us)
-    control = replace(control, integral_ppm=limit.integral_ppm, climb_ppm=0)
+    control = replace(control, integral_ppm=limit.integral_ppm)
     state = replace(state, control=control)
     evidence = {**_shedding(state, policy), **limit.evidence}
     old_milli = control.limit_milli
-    if limit.rate_milli <= 0 and may_turn(control, TIGHTER, policy, now_us):
+    if limit.rate_milli <= 0 and must_close(sensor, control, policy) and may_turn(control, TIGHTER, policy, now_us):
         return _close(state, policy, now_us, evidence, tried=False)
     new_milli = max(limit.rate_milli, floor_milli(sensor, policy))
     direction = LOOSER if new_milli > old_milli else TIGHTER
@@ -306,21 +334,8 @@ def _adjust_rate(state: ValveState, policy: ValvePolicy, now_us: int) -> Decisio
         return Verdict(state, "none", "valve.limit_unused", evidence)
     moved = replace(turn(control, direction, now_us), limit_milli=new_milli)
     evidence |= {"admit_rate_milli_per_s": new_milli, "previous_milli_per_s": old_milli}
-    return Verdict(replace(state, control=moved), "adjust", "valve.adjust_rate", evidence)
-
-
-def _climb(state: ValveState, policy: ValvePolicy, now_us: int) -> Decision:
-    """The queue is empty because of the limit, so that what is done is no measure of what could be: try more."""
-    control, sensor = state.control, state.sensor
-    evidence = _shedding(state, policy)
-    if not may_turn(control, LOOSER, policy, now_us):
-        return Verdict(state, "none", "valve.shedding", evidence)
-    step_ppm = next_climb_ppm(control, policy)
-    # At once to what was done before. The trim was learned from a queue that is gone.
-    new_milli = max(climb(control, step_ppm), sensor.done_milli)
-    control = replace(turn(control, LOOSER, now_us), limit_milli=new_milli, climb_ppm=step_ppm, integral_ppm=0)
-    evidence |= {"admit_rate_milli_per_s": new_milli, "previous_milli_per_s": state.control.limit_milli}
-    return Verdict(replace(state, control=control), "adjust", "valve.climb", evidence)
+    rule = "valve.climb" if control.climb_ppm and direction == LOOSER else "valve.adjust_rate"
+    return Verdict(replace(state, control=moved), "adjust", rule, evidence)
 
 
 def _adjust_share(state: ValveState, judgement: Judgement, policy: ValvePolicy, now_us: int) -> Decision:
@@ -345,9 +360,10 @@ def _adjust_share(state: ValveState, judgement: Judgement, policy: ValvePolicy, 
 def _shedding(state: ValveState, policy: ValvePolicy) -> Evidence:
     control, sensor = state.control, state.sensor
     evidence = {**reading(sensor, policy), "calm_intervals": control.calm_intervals}
-    evidence["low_water"] = low_water(control, policy)
+    evidence["low_water"] = low_water(sensor, control, policy)
     if control.limit_milli:
         evidence["admit_rate_milli_per_s"] = control.limit_milli
+        evidence["pace_milli_per_s"] = pace_milli(sensor, control, policy)
         evidence |= rates(sensor)
     else:
         evidence["fraction_ppm"] = control.share_ppm
@@ -355,7 +371,7 @@ def _shedding(state: ValveState, policy: ValvePolicy) -> Evidence:
 
 
 def _fresh(control: Control) -> Control:
-    return replace(control, calm_intervals=0, bad_intervals=0, climb_ppm=0)
+    return replace(control, calm_intervals=0, bad_intervals=0, climb_ppm=0, missed=0)
 
 
 _ANSWERS: Final = {
@@ -381,7 +397,7 @@ TABLE: Final[Table] = MappingProxyType(
 
 BACKLOG_VALVE: Final = Governor(
     name=NAME,
-    version=1,
+    version=2,
     status=ValveStatus,
     state=ValveState,
     policy=ValvePolicy,

@@ -1,7 +1,9 @@
 """How much the Backlog Valve lets in: limits, the promise to drain, turns and waits. Arithmetic on its own state.
 
 The limit is the capacity less what the backlog needs to be gone in time, trimmed by how far the queue is off its plan.
-The time left is reckoned anew each interval, so that what was lost is made up for, up to closing altogether.
+The time left is reckoned anew each interval, so that what was lost is made up for, up to closing altogether. The limit
+is what is told outside, and changes seldom. Admission, which is asked here, follows each sample (`pace_milli`): within
+an interval a queue moves by more than the target allows.
 """
 
 from enum import IntEnum
@@ -11,8 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from governors.fsm.table import Evidence
-from governors.machines.valve_policy import DAY_S, ValvePolicy, drain_us, interval_us
-from governors.machines.valve_sensor import NUMBER_MAX, Sensor, backlog
+from governors.machines.valve_policy import DAY_S, ValvePolicy, drain_us, interval_us, shortest_promise_us
+from governors.machines.valve_sensor import NUMBER_MAX, Sensor, backlog, by_chance
 from governors.numerics.fluid import (
     FULL_PPM,
     admissible_rate_milli,
@@ -22,6 +24,7 @@ from governors.numerics.fluid import (
     planned_depth,
     trim_ppm,
 )
+from ingest.signals import QueueSample
 
 TIGHTER: Final = -1
 LOOSER: Final = 1
@@ -30,7 +33,7 @@ DAY_US: Final = DAY_S * 1_000_000
 BINDING_PPM: Final = 800_000
 # The first step of a climb, where a policy allows smaller ones.
 CLIMB_MIN_PPM: Final = 10_000
-# An empty queue: under an eighth of what draining aims at. Nearer to it the limit is right, and the trim sees to it.
+# An empty queue: under an eighth of what shall stand.
 EMPTY_PARTS: Final = 8
 
 
@@ -43,7 +46,8 @@ class Control(Struct, frozen=True, array_like=True, gc=False):
     `promise_us`, by `due_us` (0 once kept); without rates there is none, and `promised_depth` is the depth an interval
     ago. `direction` and `turned_us` say which way the limit last moved and since when that way. `failed_wait_us` is
     the newest wait after a failed probe, over at `retry_us`. `climb_ppm` is the newest step up from a limit that
-    starves its queue, 0 once there is a queue.
+    starves its queue, 0 once there is a queue. `missed` counts the promises missed since the newest one was made for
+    another reason.
     """
 
     limit_milli: int = 0
@@ -61,6 +65,7 @@ class Control(Struct, frozen=True, array_like=True, gc=False):
     calm_intervals: int = 0
     bad_intervals: int = 0
     climb_ppm: int = 0
+    missed: int = 0
 
 
 class Judgement(IntEnum):
@@ -84,7 +89,7 @@ def judge(sensor: Sensor, control: Control, policy: ValvePolicy) -> Judgement:
     interval = sensor.interval
     if interval.wait_min_ms >= policy.target_ms:
         return Judgement.BAD
-    if 2 * interval.wait_min_ms < policy.target_ms and interval.depth_max < low_water(control, policy):
+    if 2 * interval.wait_min_ms < policy.target_ms and interval.depth_max < low_water(sensor, control, policy):
         return Judgement.CALM
     return Judgement.FAIR
 
@@ -120,39 +125,91 @@ def high_water(sensor: Sensor, policy: ValvePolicy) -> int:
     return min(max(depth, policy.high_water_min), NUMBER_MAX)
 
 
-def low_water(control: Control, policy: ValvePolicy) -> int:
-    """Reopening begins under this depth."""
-    return max(control.high_depth * policy.low_water_ppm // FULL_PPM, 1)
+def low_water(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """Reopening begins under this depth; what chance alone makes of a queue is no reason to wait."""
+    return max(control.high_depth * policy.low_water_ppm // FULL_PPM, rest_depth(sensor, policy))
 
 
-def goal_depth(control: Control, policy: ValvePolicy) -> int:
-    """What draining aims at: half of low water, so that low water is passed before the promise is due."""
-    return low_water(control, policy) // 2
+def allowed_depth(sensor: Sensor, policy: ValvePolicy) -> int:
+    """The depth at which the wait reaches the target, by what is known now: rate times wait (Little's law)."""
+    return max(1, max(sensor.done_milli, sensor.good_milli) * policy.target_ms // 1_000_000)
+
+
+def rest_depth(sensor: Sensor, policy: ValvePolicy) -> int:
+    """What shall stand while work is held back, so that consumers do not run dry by chance between two samples.
+
+    As much as chance moves a queue meanwhile; less where four times that on top would be twice what the target allows.
+    """
+    chance = by_chance(max(sensor.done_milli, sensor.good_milli), sensor.period_us)
+    allowed = allowed_depth(sensor, policy)
+    return max(1, min(chance, max(2 * allowed - 4 * chance, allowed // 4)))
+
+
+def goal_depth(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """What the limit aims at: while a backlog drains, so far under high water that chance does not lift it over."""
+    rest = rest_depth(sensor, policy)
+    if not control.due_us:
+        return rest
+    return max(rest, control.high_depth - 3 * by_chance(sensor.done_milli, sensor.period_us))
+
+
+def short_depth(sensor: Sensor, control: Control) -> int:
+    """A backlog under this depth is drained: no more stands than the target allows, or than chance makes of nothing."""
+    return max(control.high_depth, 3 * by_chance(sensor.done_milli, sensor.period_us))
 
 
 def excess(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
     """Messages beyond the goal."""
-    return max(0, backlog(sensor) - goal_depth(control, policy))
+    return max(0, backlog(sensor) - goal_depth(sensor, control, policy))
 
 
 def first_limit_milli(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
     """The rate that keeps the full promise; at or under zero the valve must close."""
-    return admissible_rate_milli(sensor.done_milli, excess(sensor, control, policy), planned_us(drain_us(policy)))
+    promised_us = first_promise_us(sensor, control, policy)
+    return admissible_rate_milli(sensor.done_milli, excess(sensor, control, policy), planned_us(promised_us, sensor))
 
 
-def planned_us(promised_us: int) -> int:
-    """A promise is planned to be kept a tenth early: steps are coarse, and capacity is an estimate."""
-    return promised_us * 9 // 10
+def first_promise_us(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """As soon as the critical reserve leaves room for, at most the policy's time: the same work is turned away either
+    way, and the sooner the backlog is gone the less of it waits in vain.
+    """
+    spare_milli = sensor.done_milli * (FULL_PPM - policy.critical_reserve_ppm) // FULL_PPM
+    needed_us = drain_time_us(excess(sensor, control, policy), spare_milli)
+    if needed_us is None:
+        return drain_us(policy)
+    promised_us = max(needed_us * 10 // 9, needed_us + sensor.period_us, shortest_promise_us(policy))
+    return min(promised_us, drain_us(policy))
+
+
+def pace_milli(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
+    """The rate that admission keeps until the next sample: what brings the queue to its goal in the time left.
+
+    That is never less than one and a half samples: to mend all of what is off within one would double what chance made
+    of it wherever a limit acts late.
+    """
+    soonest_us = (3 * sensor.period_us // 2) or interval_us(policy)
+    due_us = control.due_us - control.promise_us + planned_us(control.promise_us, sensor)
+    left_us = max(due_us - sensor.at_us, soonest_us)
+    capacity = sensor.done_milli + sensor.done_milli * control.integral_ppm // FULL_PPM
+    over = backlog(sensor) - goal_depth(sensor, control, policy)
+    return min(max(admissible_rate_milli(capacity, over, left_us), floor_milli(sensor, policy)), NUMBER_MAX)
+
+
+def planned_us(promised_us: int, sensor: Sensor) -> int:
+    """A promise is planned to be kept a tenth early, a sample at the least: capacity is an estimate."""
+    return max(promised_us - max(promised_us // 10, sensor.period_us), promised_us // 2)
 
 
 def reckon_limit(sensor: Sensor, control: Control, policy: ValvePolicy, now_us: int) -> Limit:
     """The rate that brings the queue to where the promise says, trimmed by how far off its plan it is."""
-    whole_us = planned_us(control.promise_us)
+    whole_us = planned_us(control.promise_us, sensor)
     left_us = max(control.due_us - control.promise_us + whole_us - now_us, 0)
-    planned = planned_depth(control.promised_depth, goal_depth(control, policy), left_us, whole_us)
+    planned = planned_depth(control.promised_depth, goal_depth(sensor, control, policy), left_us, whole_us)
     # One interval is the soonest that a limit can act in; with no promise to keep there is time for a gentler one.
     left_us = max(left_us, (1 if control.due_us else 2) * interval_us(policy))
-    error = error_ppm(planned, backlog(sensor), control.high_depth)
+    # What chance alone makes of a queue is no error.
+    is_chance = abs(planned - backlog(sensor)) <= 4 * rest_depth(sensor, policy)
+    error = 0 if is_chance else error_ppm(planned, backlog(sensor), control.high_depth)
     integral = control.integral_ppm
     # A limit that takes nothing from anybody says nothing of what it could be raised to.
     if error < 0 or in_use(sensor, control):
@@ -169,25 +226,35 @@ def floor_milli(sensor: Sensor, policy: ValvePolicy) -> int:
     return max(1, sensor.done_milli * policy.floor_ppm // FULL_PPM)
 
 
-def is_starved(sensor: Sensor, control: Control, policy: ValvePolicy, judgement: Judgement) -> bool:
-    """Whether consumers idle for want of work, so that the completion rate is no more than a lower bound of capacity.
+def believe(
+    before: Sensor, after: Sensor, control: Control, policy: ValvePolicy, sample: QueueSample
+) -> tuple[Sensor, Control]:
+    """Believe in more capacity while the limit starves its queue.
 
-    The queue was as good as empty throughout, and what came in was done: so capacity lies above the limit, nobody
-    knows how far.
+    Two samples in a row found consumers with hardly anything to do, though what was let in, and done, was what the
+    limit allowed: so capacity lies above it, nobody knows how far. Steps double as long as that is so, and a queue
+    that stands again ends them; a handful of messages may be chance and halves them.
     """
-    if judgement is not Judgement.CALM or sensor.interval.depth_max > goal_depth(control, policy) // EMPTY_PARTS:
-        return False
-    return sensor.done_milli * FULL_PPM >= sensor.in_milli * BINDING_PPM
+    rest = rest_depth(after, policy)
+    if backlog(after) > rest:
+        return after, replace(control, climb_ppm=0) if control.climb_ppm else control
+    allowed_milli = pace_milli(before, control, policy)
+    is_dry = (
+        max(backlog(before), backlog(after)) <= rest // EMPTY_PARTS
+        and sample.in_rate_per_s * 1000 * FULL_PPM >= allowed_milli * BINDING_PPM
+        and sample.done_rate_per_s * FULL_PPM >= sample.in_rate_per_s * BINDING_PPM
+    )
+    if not is_dry:
+        return after, replace(control, climb_ppm=fade(control.climb_ppm)) if control.climb_ppm else control
+    step_ppm = next_climb_ppm(control, policy)
+    more_milli = min(after.done_milli - (-after.done_milli * step_ppm // FULL_PPM), NUMBER_MAX)
+    # The trim was learned from a queue that is gone.
+    return replace(after, done_milli=more_milli), replace(control, climb_ppm=step_ppm, integral_ppm=0)
 
 
 def next_climb_ppm(control: Control, policy: ValvePolicy) -> int:
     """The next step up from a limit that starves its queue: twice the one before (as TCP's slow start does)."""
     return max(min(2 * control.climb_ppm, policy.climb_max_ppm), policy.limit_step_ppm, CLIMB_MIN_PPM)
-
-
-def climb(control: Control, step_ppm: int) -> int:
-    """The limit one step up, rounded up: a limit of nearly nothing grows too."""
-    return min(control.limit_milli - (-control.limit_milli * step_ppm // FULL_PPM), NUMBER_MAX)
 
 
 def fade(climb_ppm: int) -> int:
@@ -197,7 +264,7 @@ def fade(climb_ppm: int) -> int:
 
 def has_overshot(sensor: Sensor, control: Control, policy: ValvePolicy) -> bool:
     """Whether climbing went past capacity: a queue stands again. An interval is too long to wait then."""
-    return control.climb_ppm > 0 and backlog(sensor) >= low_water(control, policy)
+    return control.climb_ppm > 0 and backlog(sensor) >= low_water(sensor, control, policy)
 
 
 def in_use(sensor: Sensor, control: Control) -> bool:
@@ -205,9 +272,10 @@ def in_use(sensor: Sensor, control: Control) -> bool:
     return 2 * sensor.in_milli >= control.limit_milli
 
 
-def is_binding(sensor: Sensor, control: Control) -> bool:
-    """Whether the limit holds anybody back."""
-    return sensor.in_milli * FULL_PPM >= control.limit_milli * BINDING_PPM
+def is_binding(sensor: Sensor, control: Control, policy: ValvePolicy) -> bool:
+    """Whether the limit holds anybody back, as it was told or as it is kept from sample to sample."""
+    limit_milli = min(control.limit_milli, pace_milli(sensor, control, policy))
+    return sensor.in_milli * FULL_PPM >= limit_milli * BINDING_PPM
 
 
 def is_step(old: int, new: int, policy: ValvePolicy) -> bool:
@@ -223,6 +291,11 @@ def promise(control: Control, sensor: Sensor, duration_us: int, now_us: int) -> 
     )
 
 
+def must_close(sensor: Sensor, control: Control, policy: ValvePolicy) -> bool:
+    """Whether a limit that comes out at nothing is no passing lag: the policy's time is too short, or was over once."""
+    return control.missed > 0 or shortest_drain_us(sensor, control, policy) > drain_us(policy)
+
+
 def falls_in_time(was: int, depth: int, policy: ValvePolicy) -> bool:
     """Whether a backlog fell within one interval by the share of the drain time that the interval is."""
     return was > 0 and (was - depth) * drain_us(policy) >= was * interval_us(policy)
@@ -231,7 +304,7 @@ def falls_in_time(was: int, depth: int, policy: ValvePolicy) -> bool:
 def shortest_drain_us(sensor: Sensor, control: Control, policy: ValvePolicy) -> int:
     """The time to drain with nothing let in; a day where nothing is served."""
     needed_us = drain_time_us(excess(sensor, control, policy), sensor.done_milli)
-    return DAY_US if needed_us is None else max(needed_us, 2 * interval_us(policy))
+    return DAY_US if needed_us is None else max(needed_us, shortest_promise_us(policy))
 
 
 def back_off(control: Control, policy: ValvePolicy, now_us: int) -> Control:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from governors.machines.governor import ADMIT_ALL, AdmitRule, Effect
+from governors.machines.valve_control import allowed_depth, pace_milli
 from governors.machines.valve_policy import ValvePolicy
 from governors.machines.valve_state import ValveState, ValveStatus
 
@@ -11,7 +12,9 @@ RESTRICTED: Final = frozenset({ValveStatus.SHEDDING, ValveStatus.DRAINING})
 
 def deadline(state: ValveState, policy: ValvePolicy) -> int | None:  # noqa: ARG001 - the governor's shape
     """When the promise to drain is due."""
-    return state.control.due_us or None if state.status in RESTRICTED else None
+    due_us = state.control.due_us
+    # The sample that shows whether it was kept has to be in.
+    return due_us + state.sensor.period_us if due_us and state.status in RESTRICTED else None
 
 
 def effect(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> Effect | None:
@@ -25,7 +28,7 @@ def effect(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> Effec
         case ValveStatus.PROBING:
             return Effect("probe", {"fraction_ppm": rule.fraction_ppm})
         case ValveStatus.SHEDDING if rule.rate_milli_per_s is not None:
-            return Effect("shed", {"rate_milli_per_s": rule.rate_milli_per_s})
+            return Effect("shed", {"rate_milli_per_s": state.control.limit_milli})
         case ValveStatus.SHEDDING:
             return Effect("shed", {"fraction_ppm": rule.fraction_ppm})
 
@@ -42,7 +45,11 @@ def admit(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> AdmitR
         case ValveStatus.PROBING:
             return AdmitRule(fraction_ppm=control.probe_ppm or policy.probe_start_ppm, critical_reserve_ppm=reserve_ppm)
         case ValveStatus.SHEDDING if control.limit_milli:
-            return AdmitRule(rate_milli_per_s=control.limit_milli, critical_reserve_ppm=reserve_ppm)
+            return AdmitRule(
+                rate_milli_per_s=pace_milli(state.sensor, control, policy),
+                critical_reserve_ppm=reserve_ppm,
+                burst=allowed_depth(state.sensor, policy),
+            )
         case ValveStatus.SHEDDING:
             return AdmitRule(fraction_ppm=control.share_ppm or policy.forced_ppm, critical_reserve_ppm=reserve_ppm)
 

@@ -26,11 +26,15 @@ class ValvePolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     interval_ms: Annotated[int, Meta(ge=0, le=DAY_S * 1000)] = 0
     """A wait must stay too long for this long before anything is shed: bursts shorter than it are let be. 0: half the
     age objective, or 1 s for `rpc` (DAGOR's window)."""
+    interval_messages: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 0
+    """So many messages make an interval whole however short it was: they say as much as a longer one. 0: 2,000 for
+    `rpc` (DAGOR's window), as good as never for `queue`."""
     samples_min: Annotated[int, Meta(ge=0, le=1_000)] = 0
     """Samples that an interval needs before it is judged. 0: 3, or 1 for `rpc`, whose windows hold many requests."""
     drain_s: Annotated[float, Meta(ge=0, le=DAY_S)] = 0.0
-    """Seconds in which a backlog shall be gone while shedding. 0: 300 (KEDA's cooldown; consumers have time to scale),
-    or 10 for `rpc`, where a minute-old request has no caller left. A backlog too large for it closes the valve."""
+    """Seconds in which a backlog shall be gone at the latest while shedding. 0: 300 (KEDA's cooldown; consumers have
+    time to scale), or 10 for `rpc`, where a minute-old request has no caller left. It is drained as soon as the
+    critical reserve leaves room for; one too large for this time closes the valve."""
     sample_period_s: Annotated[float, Meta(gt=0, le=DAY_S)] = 10.0
     """Seconds between samples as the sender promises them; three missing ones and the valve is blind."""
     trim_gain_ppm: Ppm = 50_000
@@ -84,6 +88,7 @@ class ValvePolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         slo_ms = int(self.age_slo_s * 1000)
         self._default("target_ms", 20 if rpc else max(1, slo_ms // 10))
         self._default("interval_ms", 1000 if rpc else max(1, slo_ms // 2))
+        self._default("interval_messages", 2_000 if rpc else 2**53 - 1)
         self._default("samples_min", 1 if rpc else 3)
         self._default("drain_s", 10.0 if rpc else 300.0)
         self._default("probe_wait_s", min(2 * self.interval_ms / 1000, self.probe_wait_max_s))
@@ -101,5 +106,10 @@ def interval_us(policy: ValvePolicy) -> int:
 
 
 def drain_us(policy: ValvePolicy) -> int:
-    """The time to drain in µs; never under two intervals, within which nothing can be steered."""
-    return max(int(policy.drain_s * 1_000_000), 2 * interval_us(policy))
+    """The longest time to drain in µs."""
+    return max(int(policy.drain_s * 1_000_000), shortest_promise_us(policy))
+
+
+def shortest_promise_us(policy: ValvePolicy) -> int:
+    """Two intervals, within which a limit can be corrected a few times."""
+    return 2 * interval_us(policy)

@@ -10,10 +10,10 @@ RULES: Final = MappingProxyType(
         "{standing_ms:duration}, acted on after {interval_ms:duration}",
         "valve.dwell": "work waits {sojourn_ms:duration}, the target is {target_ms:duration}, but the valve opened "
         "{since_ms:duration} ago and stays as it is for {dwell_ms:duration}",
-        "valve.shed_rate": "work waited {target_ms:duration} or more for {interval_ms:duration} and {depth} messages "
+        "valve.shed_rate": "work waited {target_ms:duration} or more for {standing_ms:duration} and {depth} messages "
         "stand: admitting {admit_rate_milli_per_s:rate} of {done_rate_milli_per_s:rate} capacity drains them in "
         "{drain_ms:duration}",
-        "valve.shed_share": "work waited {target_ms:duration} or more for {interval_ms:duration} and {depth} messages "
+        "valve.shed_share": "work waited {target_ms:duration} or more for {standing_ms:duration} and {depth} messages "
         "stand: admitting {fraction_ppm:percent}",
         "valve.close": "{depth} messages stand and cannot be drained within {drain_limit_ms:duration} at "
         "{done_rate_milli_per_s:rate} while anything is let in: closed, drained in {drain_ms:duration}",
@@ -27,10 +27,13 @@ RULES: Final = MappingProxyType(
         "the limit climbs from {previous_milli_per_s:rate} to {admit_rate_milli_per_s:rate}",
         "valve.adjust_share": "work waits {sojourn_ms:duration}, the target is {target_ms:duration}: admitting "
         "{fraction_ppm:percent} after {previous_ppm:percent}",
-        "valve.drained": "{depth} messages are under low water {low_water}: drained after {drained_ms:duration}, "
-        "promised were {drain_ms:duration}",
-        "valve.promise_missed": "{depth} messages stand over low water {low_water} though {promised_ms:duration} were "
-        "promised: {drain_ms:duration} more",
+        "valve.drained": "{depth} messages stand, fewer than {short_depth}, which the target allows: drained after "
+        "{drained_ms:duration}, promised were {drain_ms:duration}",
+        "valve.promise_missed": "{depth} messages stand, over the {short_depth} that the target allows, though "
+        "{promised_ms:duration} were promised: {drain_ms:duration} more",
+        "valve.promise_again": "work waited {target_ms:duration} or more for {standing_ms:duration} while shedding: "
+        "admitting {admit_rate_milli_per_s:rate} of {done_rate_milli_per_s:rate} capacity drains {depth} messages in "
+        "{drain_ms:duration}",
         "valve.only_stuck": "{stuck_depth} of {depth} messages do not move; what moves was drained as promised",
         "valve.not_due": "the promise to drain is not due",
         "valve.draining": "closed: {depth} messages stand, low water is {low_water}, calm for {calm_intervals} "

@@ -5,6 +5,7 @@ and the rates. Finished work shows the wait by its smallest sojourn; its counts 
 so that they say nothing of the rates.
 """
 
+from math import isqrt
 from typing import Final
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from ingest.signals import QueueSample, WorkDone
 # Evidence is exact only below 2**53 (RFC 8785 section 3.2.2.3); what a sender claims beyond is capped.
 NUMBER_MAX: Final = 2**53 - 1
 WAIT_MS_MAX: Final = 10**13
+COUNT: Final = 1_000_000_000  # a thousandth of a message a second, for a microsecond
 
 
 class Sensor(Struct, frozen=True, array_like=True, gc=False):
@@ -28,7 +30,7 @@ class Sensor(Struct, frozen=True, array_like=True, gc=False):
     that the reading showed, `depth` the messages in the queue and `stuck_depth` those of them that do not move.
     `in_milli` and `done_milli` are moving averages of the rates (thousandths a second); the latter estimates capacity.
     `good_milli` is the completion rate of good times: it is not learned while waits are long or the valve restricts.
-    `has_rates` says whether the sender knows rates at all.
+    `has_rates` says whether the sender knows rates at all. `period_us` is the usual time between two readings of them.
     """
 
     at_us: int = 0
@@ -42,14 +44,17 @@ class Sensor(Struct, frozen=True, array_like=True, gc=False):
     still_since_us: int = 0
     stuck_depth: int = 0
     interval: Interval = Interval()
+    period_us: int = 0
 
 
 def sense(sensor: Sensor, event: Event, policy: ValvePolicy, now_us: int, *, is_open: bool) -> Sensor | None:
     """The sensor after a signal; None when it measured nothing (no work finished).
 
     While open, a wait under the target begins the interval anew, so that it always is the unbroken run above the
-    target, and the estimate of capacity follows the completion rate up and down. While restricted it follows only
-    what a standing queue proves, as long as it moves: else the completion rate is our own limit looking back at us.
+    target, and the estimate of capacity follows the completion rate up and down; in such a run it is the rate of the
+    run alone. While restricted it follows only what a queue proves that stands at both ends, as long as it moves: else
+    the completion rate is our own limit looking back at us. It then remembers two intervals, but what chance does not
+    explain (four standard deviations) is taken for a change of capacity, and counts half at once.
     """
     body = event.body
     at_us = max(sensor.at_us, min(event.observed_us, now_us))
@@ -83,12 +88,25 @@ def _sense_queue(sensor: Sensor, sample: QueueSample, policy: ValvePolicy, at_us
     else:
         wait_ms = int(min(sample.oldest_age_s * 1000.0, WAIT_MS_MAX))
 
+    period_us, came = sensor.period_us, 0
     if not sensor.rated_us:
         in_average, capacity = in_milli, done_milli
     else:
         elapsed_us, memory_us = at_us - sensor.rated_us, policy.interval_ms * 500
+        came = min(in_milli * elapsed_us // COUNT, NUMBER_MAX)
+        period_us = moving_average(period_us or elapsed_us, elapsed_us, 1, 3)
         in_average = moving_average(sensor.in_milli, in_milli, elapsed_us, memory_us)
-        if is_open or done_milli > capacity or (2 * wait_ms >= policy.target_ms and not still_us):
+        stood = min(backlog(sensor), depth - stuck)
+        if is_open:
+            if sensor.interval.samples and wait_ms >= policy.target_ms:
+                # What was done before the queue stood says what was asked for, not what can be done.
+                memory_us = max(sensor.at_us - sensor.interval.start_us, 1)
+            capacity = moving_average(capacity, done_milli, elapsed_us, memory_us)
+        elif done_milli > capacity or (stood >= by_chance(capacity, period_us) // 2 and not still_us):
+            memory_us = 4 * memory_us
+            off = abs(done_milli - capacity) * elapsed_us // COUNT
+            if off > 4 * by_chance(max(capacity, done_milli), elapsed_us):
+                memory_us = elapsed_us
             capacity = moving_average(capacity, done_milli, elapsed_us, memory_us)
 
     good, interval = sensor.good_milli, sensor.interval
@@ -97,9 +115,11 @@ def _sense_queue(sensor: Sensor, sample: QueueSample, policy: ValvePolicy, at_us
         interval = Interval(at_us)
     else:
         if is_open and not interval.samples:
-            interval = Interval(at_us)
-        interval = extend(interval, wait_ms, depth - stuck)
-    return Sensor(at_us, at_us, wait_ms, depth, in_average, capacity, good, has_rates, still_us, stuck, interval)
+            interval, came = Interval(at_us), 0
+        interval = extend(interval, wait_ms, depth - stuck, came)
+    return Sensor(
+        at_us, at_us, wait_ms, depth, in_average, capacity, good, has_rates, still_us, stuck, interval, period_us
+    )
 
 
 def _sense_work(sensor: Sensor, work: WorkDone, policy: ValvePolicy, at_us: int, *, is_open: bool) -> Sensor:
@@ -124,6 +144,7 @@ def _sense_work(sensor: Sensor, work: WorkDone, policy: ValvePolicy, at_us: int,
         sensor.still_since_us,
         sensor.stuck_depth,
         interval,
+        sensor.period_us,
     )
 
 
@@ -141,7 +162,18 @@ def restart(sensor: Sensor) -> Sensor:
         sensor.still_since_us,
         sensor.stuck_depth,
         Interval(sensor.at_us),
+        sensor.period_us,
     )
+
+
+def lasted_ms(sensor: Sensor) -> int:
+    """How long the interval has lasted."""
+    return (sensor.at_us - sensor.interval.start_us) // 1000
+
+
+def by_chance(rate_milli: int, period_us: int) -> int:
+    """By how many messages chance alone moves what is done in a while: the square root of their number (Poisson)."""
+    return isqrt(max(rate_milli, 0) * period_us // COUNT)
 
 
 def backlog(sensor: Sensor) -> int:

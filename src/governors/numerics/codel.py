@@ -12,24 +12,27 @@ NO_WAIT_MS: Final = 2**53 - 1
 
 
 class Interval(Struct, frozen=True, array_like=True, gc=False):
-    """What was seen since `start_us`: the smallest wait and the largest depth."""
+    """What was seen since `start_us`: the smallest wait, the largest depth and how many messages came."""
 
     start_us: int = 0
     samples: int = 0
     wait_min_ms: int = NO_WAIT_MS
     depth_max: int = 0
+    came: int = 0
 
 
-def extend(interval: Interval, wait_ms: int, depth: int) -> Interval:
+def extend(interval: Interval, wait_ms: int, depth: int, came: int = 0) -> Interval:
     """The interval with one more sample in it."""
     return Interval(
         interval.start_us,
         interval.samples + 1,
         min(interval.wait_min_ms, wait_ms),
         max(interval.depth_max, depth),
+        interval.came + came,
     )
 
 
-def is_whole(interval: Interval, at_us: int, length_us: int, samples_min: int) -> bool:
-    """Whether it has lasted long enough, and was looked at often enough, to be judged."""
-    return interval.samples >= samples_min and at_us - interval.start_us >= length_us
+def is_whole(interval: Interval, at_us: int, length_us: int, samples_min: int, enough: int = NO_WAIT_MS) -> bool:
+    """Whether it has lasted long enough, or enough messages came, and was looked at often enough, to be judged."""
+    lasted = at_us - interval.start_us >= length_us or interval.came >= enough
+    return interval.samples >= samples_min and lasted
