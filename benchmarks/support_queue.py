@@ -35,17 +35,21 @@ class Trace(NamedTuple):
     users: list[str] | None
 
 
-def read_trace(path: Path) -> Trace:
-    """A CSV whose first column is a time (ISO 8601 or seconds); with `work` or `GeneratedTokens`, `class`, `user`."""
+def read_trace(path: Path, *, swings: bool = False) -> Trace:
+    """A CSV whose first column is a time (ISO 8601 or seconds); with `work` or `GeneratedTokens`, `class`, `user`.
+
+    `swings` keeps the slow swing of what requests cost, hours of which pass in seconds when a trace is sped up.
+    """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     first = next(iter(rows[0]))
-    times = sorted(_seconds(row[first]) for row in rows)
+    rows.sort(key=lambda row: _seconds(row[first]))
+    times = [_seconds(row[first]) for row in rows]
     column = next((name for name in WORK_COLUMNS if name in rows[0]), None)
     works = [max(float(row[column]), 1e-9) for row in rows] if column else None
     if works:
         mean = sum(works) / len(works)
-        works = [one / mean for one in works]
+        works = [one / mean for one in works] if swings else _evened(times, works)
     classes = [CLASSES.index(row["class"]) for row in rows] if "class" in rows[0] else None
     users = [row["user"] for row in rows] if "user" in rows[0] else None
     return Trace(_without_swing(times), works, classes, users)
@@ -63,6 +67,17 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError:
         return datetime.fromisoformat(text[:26]).timestamp()
+
+
+def _evened(times: list[float], works: list[float]) -> list[float]:
+    """Works of which the mean over a while is always one."""
+    whiles = [int((one - times[0]) / SWING_S) for one in times]
+    sums: dict[int, list[float]] = {}
+    for index, work in zip(whiles, works, strict=True):
+        of = sums.setdefault(index, [0.0, 0])
+        of[0] += work
+        of[1] += 1
+    return [work * sums[index][1] / sums[index][0] for index, work in zip(whiles, works, strict=True)]
 
 
 def _without_swing(times: list[float]) -> list[float]:
@@ -233,10 +248,10 @@ def jain(run: Run, from_s: float, until_s: float) -> float:
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
-def inversions(run: Run, moment_s: float) -> int:
+def inversions(run: Run, moment_s: float, until_s: float) -> int:
     """Requests turned away within a moment in which one of a lower class was let in after them.
 
-    After them: what came before may have used up what there was.
+    After them: what came before may have used up what there was. What came later than `until_s` may only not be done.
     """
     found = 0
     let_in: deque[tuple[float, int]] = deque()
@@ -245,6 +260,6 @@ def inversions(run: Run, moment_s: float) -> int:
             let_in.popleft()
         if one.served_at is not None:
             let_in.append((one.at, one.rank))
-        elif any(rank > one.rank for _, rank in islice(let_in, 500)):
+        elif one.at < until_s and any(rank > one.rank for _, rank in islice(let_in, 500)):
             found += 1
     return found

@@ -79,6 +79,21 @@ def drains(valve: Valve) -> list[tuple[float, float]]:
     ]
 
 
+def turns(valve: Valve) -> int:
+    """The most changes of direction, tighter to looser or back, from leaving OPEN until it is OPEN again."""
+    most = here = 0
+    severity, direction = 0, 0
+    for _, status in changes(valve):
+        now = BACKLOG_VALVE.severity[BACKLOG_VALVE.status(status)]
+        heading = 1 if now > severity else -1
+        here += heading != direction
+        most = max(most, here)
+        severity, direction = now, heading
+        if not severity:
+            here, direction = 0, 0
+    return most
+
+
 def missed(valve: Valve) -> int:
     """Promises that were not kept."""
     return sum(found.rule == "valve.promise_missed" for _, found in valve.decided)

@@ -2,6 +2,8 @@
 
 Requests come as a trace of arrivals has them (`support_queue`), each with a class and a user, to a few workers. Every
 gate sees the same requests, capacity and noise (`support_limiters`, `support_valve`). Intervals are the valve's.
+
+The exit status says whether what is promised after a doubled load (scenario `step`) held for every seed.
 """
 
 import argparse
@@ -32,10 +34,26 @@ from benchmarks.support_queue import (
     sojourns,
 )
 from benchmarks.support_valve import Valve, changes, drains, missed
+from benchmarks.support_valve import turns as turns_of
 from governors.machines.valve_policy import ValvePolicy
 
 PEERS: Final = ("codel", "aimd", "gradient2", "dagor")
 GATES: Final = ("valve", *PEERS)
+# Whom the valve must not be worse than, figure by figure. AIMD and Gradient2 know what is in flight at every request;
+# the valve knows it from samples, so that waits, goodput and drain time are compared with who has no count either.
+UNCOUNTED: Final = ("codel", "dagor")
+RIVALS: Final = {
+    "settled_p99_ms": UNCOUNTED,
+    "goodput": UNCOUNTED,
+    "drain_s": UNCOUNTED,
+    "turns": PEERS,
+    "inversions": PEERS,
+}
+TARGET_TIMES: Final = 2  # p99 of waits, in targets
+GOODPUT_MIN: Final = 0.95
+DRAIN_SLACK: Final = 0.2  # of what was promised, either way
+TRANSITIONS_MAX: Final = 2  # changes of direction in an episode
+JAIN_MIN: Final = 0.95
 # In intervals of the valve: before the trouble, of it, and after it.
 CALM, TROUBLE, AFTER = 20, 60, 40
 SETTLED: Final = 3  # intervals within which waits shall be short again
@@ -141,17 +159,24 @@ def measure(trace: Trace, setting: Setting, task: tuple[Scenario, str, int]) -> 
         "goodput": goodput(run, way, setting.useful_s),
         "drain_s": drain_s(run, way, setting),
         "turns": turns(run, way, setting.interval_s),
-        "inversions": inversions(run, setting.target_s / 10),
+        "inversions": inversions(run, setting.target_s / 10, way.seconds - 2 * setting.interval_s),
+        "refused_in_calm": refused(run, 0.0, way.from_s),
         "jain": jain(run, way.from_s, way.until_s),
     }
     if isinstance(judged, Valve):
         entered = changes(judged)
         figures["statuses"] = [f"{status} {at:.1f}" for at, status in entered]
-        figures["transitions"] = len(entered)
+        figures["transitions"] = turns_of(judged)
         figures["drains"] = drains(judged)
         figures["promises_missed"] = missed(judged)
         figures["actions"] = sum(found.action is not None for _, found in judged.decided)
     return figures
+
+
+def refused(run: Run, from_s: float, until_s: float) -> float:
+    """The share of what came in that time that was turned away or dropped."""
+    asked = [one.served_at is None for one in run.requests if from_s <= one.at < until_s]
+    return sum(asked) / len(asked) if asked else 0.0
 
 
 def goodput(run: Run, way: Course, useful_s: float) -> float:
@@ -203,13 +228,51 @@ def merge(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
+class Check(NamedTuple):
+    """One thing that is promised: the figures, what they must be, and whether they are."""
+
+    what: str
+    seen: str
+    wanted: str
+    holds: bool
+
+
+def promised(runs: dict[str, list[dict[str, Any]]], setting: Setting) -> list[Check]:
+    """What must hold of the scenario `step`: of the valve in every run, and beside its rivals in the middle of all."""
+    ours = runs["valve"]
+    target_ms = TARGET_TIMES * 1000 * setting.target_s
+    waited_ms, done = max(one["settled_p99_ms"] for one in ours), min(one["goodput"] for one in ours)
+    off = max(max((abs(took / due - 1) for took, due in one["drains"]), default=1.0) for one in ours)
+    lost = sum(one["promises_missed"] for one in ours)
+    turned, upset = (max(one[key] for one in ours) for key in ("transitions", "inversions"))
+    even = min(one["jain"] for one in ours)
+    slack = f"within {DRAIN_SLACK:.0%} of the promise"
+    checks = [
+        Check("p99 after three intervals", f"{waited_ms:.1f} ms", f"under {target_ms:.0f} ms", waited_ms < target_ms),
+        Check("goodput", f"{done:.1%}", f"{GOODPUT_MIN:.0%} or more", done >= GOODPUT_MIN),
+        Check("drained", f"{off:.0%} off, {lost} missed", slack, not lost and off <= DRAIN_SLACK),
+        Check("changes of direction", str(turned), f"{TRANSITIONS_MAX} an episode at most", turned <= TRANSITIONS_MAX),
+        Check("priority inversions", str(upset), "none", not upset),
+        Check("Jain's index", f"{even:.3f}", f"{JAIN_MIN} or more", even >= JAIN_MIN),
+    ]  # fmt: skip
+    for key, rivals in RIVALS.items():
+        there = [name for name in rivals if name in runs]
+        if there:
+            middle = {name: median(one[key] for one in runs[name]) for name in ("valve", *there)}
+            sign = -1 if key == "goodput" else 1
+            best = min(there, key=lambda name: sign * middle[name])
+            holds = sign * middle["valve"] <= sign * middle[best]
+            checks.append(Check(key, f"{middle['valve']:.4g}", f"no worse than {best}'s {middle[best]:.4g}", holds))
+    return checks
+
+
 def line(name: str, figures: dict[str, Any]) -> str:
     text = f"  {name:10}{figures['p50_ms']:9.1f}{figures['p99_ms']:10.1f}{figures['settled_p99_ms']:10.1f}"
     text += f"{100 * figures['goodput']:9.1f}%{figures['drain_s']:9.1f}{figures['turns']:7.0f}"
-    text += f"{figures['inversions']:9.0f}{figures['jain']:8.3f}"
+    text += f"{figures['inversions']:9.0f}{figures['jain']:8.3f}{100 * figures['refused_in_calm']:8.2f}%"
     if "transitions" in figures:
         kept = ", ".join(f"{took:.1f}/{promised:.1f}" for took, promised in figures["drains"][:4])
-        text += f"   {figures['transitions']} transitions; drained/promised {kept}; missed {figures['promises_missed']}"
+        text += f"   turned {figures['transitions']}; drained/promised {kept}; missed {figures['promises_missed']}"
     return text
 
 
@@ -217,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 1 if something that is promised was missed."""
     options_of = parser("The Backlog Valve before an overloaded queue, beside CoDel, AIMD, Gradient2 and DAGOR.")
     options_of.add_argument("--arrivals", type=Path, default=ARRIVALS, help="CSV; without one, arrivals are made up")
+    options_of.add_argument("--swings", action="store_true", help="let what requests cost swing as in the trace")
     options_of.add_argument("--profile", choices=("rpc", "queue"), default="rpc")
     options_of.add_argument("--capacity", type=float, help="requests a second; 2,000 for rpc, 50 for queue")
     options_of.add_argument("--sample-s", type=float, help="between two samples; a quarter or third of an interval")
@@ -231,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options_of.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = options_of.parse_args(arguments)
     is_there = options.arrivals.exists()
-    trace = read_trace(options.arrivals) if is_there else made_up()
+    trace = read_trace(options.arrivals, swings=options.swings) if is_there else made_up()
     common = setting(options)
     scenarios = [adapt(one, options) for one in SCENARIOS if not options.scenario or one.name in options.scenario]
     gates = options.gate or GATES
@@ -247,17 +311,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in results:
         lines.append(
             f"{result['scenario']:12}{'p50 ms':>9}{'p99 ms':>10}{'settled':>10}{'goodput':>10}{'drain s':>9}"
-            f"{'turns':>7}{'inverted':>9}{'jain':>8}"
+            f"{'turns':>7}{'inverted':>9}{'jain':>8}{'in calm':>9}"
         )
         lines += [line(name, result[name]) for name in gates]
+    checks: list[Check] = []
+    for one in scenarios:
+        if one.name == "step" and "valve" in gates:
+            checks = promised({name: [runs[one, name, seed] for seed in seeds] for name in gates}, common)
+    lines += [f"{'held' if one.holds else 'MISSED':8}{one.what}: {one.seen}; promised {one.wanted}" for one in checks]
     report = {
         "benchmark": "valve_control", "machine": machine(), "profile": options.profile,
         "trace": options.arrivals.name if is_there else None,
         "capacity_per_s": common.capacity, "target_ms": common.policy.target_ms, "sample_s": common.look_s,
         "interval_ms": common.policy.interval_ms, "seeds": options.seeds, "scenarios": results,
+        "promised": [one._asdict() for one in checks], "ok": all(one.holds for one in checks),
     }  # fmt: skip
     print_report(report, lines, as_json=options.json)
-    return 0
+    return int(not all(one.holds for one in checks))
 
 
 def adapt(scenario: Scenario, options: argparse.Namespace) -> Scenario:
