@@ -34,6 +34,8 @@ class Access(NamedTuple):
     door: Door = Door.OURS
 
 
+PROXIED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 _OPEN: Final = Access("read", Reach.NOBODY)
 
 ACCESS: Final[Mapping[tuple[str, str], Access]] = {
@@ -49,6 +51,9 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("POST", "/v1/push/alertmanager"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/pubsub"): Access("ingest", Reach.OWN, Door.PUSH),
     ("GET", "/v1/admit"): Access("admit", Reach.OWN),
+    ("GET", "/v1/admit/nginx"): Access("admit", Reach.OWN),
+    # Whatever a client asks Envoy for.
+    **{(method, "/v1/admit/envoy/{original:path}"): Access("admit", Reach.OWN) for method in PROXIED_METHODS},
     ("GET", "/v1/tenants"): Access("read", Reach.OWN),
     ("GET", "/v1/tenants/{tenant}"): Access("read", Reach.NAMED),
     ("PUT", "/v1/tenants/{tenant}"): Access("admin", Reach.NAMED),

@@ -1,8 +1,8 @@
 """`GET /v1/admit`: may this request of this tenant pass now? Gateways ask for every request, so it does little."""
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,51 +32,59 @@ def admit_endpoint(service: Service, metrics: Metrics) -> Endpoint:
 
     async def get_admit(request: Request) -> Response:
         try:
-            tenant, klass, user, cost = read_query(request)
+            asked = read_query(request)
         except ProblemError:
             metrics.rejected("admit", Reason.BAD_FIELD)
             raise
-        require_tenant(principal_of(request), tenant)
-        answer = service.admit(tenant, klass, user, cost)
+        require_tenant(principal_of(request), asked.tenant)
+        answer = service.admit(asked.tenant, asked.klass, asked.user, asked.cost)
         if isinstance(answer, Admitted):
             return json_response(answer)
-        raise refusal(tenant, answer)
+        raise refusal(asked.tenant, answer)
 
     return get_admit
 
 
-def read_query(request: Request) -> tuple[str, str, str, int]:
-    """Tenant, class, user and cost. Raises ProblemError naming the parameter."""
+class Asked(NamedTuple):
+    """For which request admission is asked; `user` is empty where nobody is named."""
+
+    tenant: str
+    klass: str
+    user: str
+    cost: int
+
+
+def read_query(request: Request) -> Asked:
+    """What the query asks. Raises ProblemError naming the parameter."""
     given = request.query_params
     pairs = given.multi_items()
     for name, _ in pairs:
         if name not in PARAMETERS:
-            raise _invalid(name, f"unknown parameter; expected {', '.join(PARAMETERS)}")
+            raise invalid(name, f"unknown parameter; expected {', '.join(PARAMETERS)}")
     if len(pairs) != len(given):
         twice = next(name for name in given if len(given.getlist(name)) > 1)
-        raise _invalid(twice, "given twice")
-    tenant = given.get("tenant", "")
+        raise invalid(twice, "given twice")
+    klass, cost = given.get("class", CLASS_DEFAULT), given.get("cost", "1")
+    return read_asked(given.get("tenant", ""), klass, given.get("user", ""), cost)
+
+
+def read_asked(tenant: str, klass: str, user: str, cost: str, prefix: str = "") -> Asked:
+    """What is asked, if it can be. Raises ProblemError naming what is wrong, by its name behind `prefix`."""
     if not tenant:
-        raise _invalid("tenant", "required")
+        raise invalid(f"{prefix}tenant", "required")
     if len(tenant) > NAME_CHARS_MAX or not is_tenant(tenant):
-        raise _invalid("tenant", TENANT_RULE)
-    klass = given.get("class", CLASS_DEFAULT)
+        raise invalid(f"{prefix}tenant", TENANT_RULE)
     if klass not in CLASSES:
-        raise _invalid("class", f"expected one of {', '.join(CLASSES)}")
-    user = given.get("user", "")
+        raise invalid(f"{prefix}class", f"expected one of {', '.join(CLASSES)}")
     if len(user) > USER_CHARS_MAX:
-        raise _invalid("user", f"expected at most {USER_CHARS_MAX} characters")
-    return tenant, klass, user, _cost(given)
+        raise invalid(f"{prefix}user", f"expected at most {USER_CHARS_MAX} characters")
+    if len(cost) <= len(str(COST_MAX)) and cost.isascii() and cost.isdigit() and 1 <= int(cost) <= COST_MAX:
+        return Asked(tenant, klass, user, int(cost))
+    raise invalid(f"{prefix}cost", f"expected an integer from 1 to {COST_MAX}")
 
 
-def _cost(given: Mapping[str, str]) -> int:
-    text = given.get("cost", "1")
-    if len(text) <= len(str(COST_MAX)) and text.isascii() and text.isdigit() and 1 <= (cost := int(text)) <= COST_MAX:
-        return cost
-    raise _invalid("cost", f"expected an integer from 1 to {COST_MAX}")
-
-
-def _invalid(field: str, detail: str) -> ProblemError:
+def invalid(field: str, detail: str) -> ProblemError:
+    """A parameter or header that cannot be."""
     return ProblemError("invalid-field", detail, field=field)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from governors.admission import CLASSES, Admitted
-from governors.api.access import ACCESS, AccessTable, Door, Reach
+from governors.api.access import ACCESS, PROXIED_METHODS, AccessTable, Door, Reach
 from governors.api.actions import actions_router
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
 from governors.api.docs_page import docs_route
@@ -26,6 +26,7 @@ from governors.api.documents import (
     problem_answers,
 )
 from governors.api.edge import Edge
+from governors.api.gateways import ENVOY_PATH, NGINX_PATH, envoy_endpoint, gateway_operations, nginx_endpoint
 from governors.api.governing import governing_router
 from governors.api.guard import Authenticate, Guard
 from governors.api.health import health_router
@@ -112,11 +113,13 @@ def build_api(
         app.add_exception_handler(kind, answer_problem)
 
     limits = DecodeLimits(body_bytes_max=http.body_bytes_max, batch_max=http.batch_max)
-    # Plain routes, and first: they are matched in order, and these two are asked thousands of times a second.
+    # Plain routes, and first: they are matched in order, and these are asked thousands of times a second.
     app.router.routes.insert(
         0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us, rates), methods=["POST"])
     )
     app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
+    app.router.routes.insert(2, Route(NGINX_PATH, nginx_endpoint(service, metrics), methods=["GET"]))
+    app.router.routes.insert(3, Route(ENVOY_PATH, envoy_endpoint(service, metrics), methods=[*PROXIED_METHODS]))
     app.router.routes.append(docs_route(app.title))
     if pushes is not None:
         alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us, rates)
@@ -152,6 +155,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     paths = {"/v1/signals": {"post": _signals_operation()}, "/v1/admit": {"get": _admit_operation()}}
+    paths |= {path: {"get": operation} for path, operation in gateway_operations().items()}
     routed = {getattr(route, "path", "") for route in app.routes}
     paths |= {path: {"post": operation} for path, operation in push_operations().items() if path in routed}
     document["paths"] = paths | document["paths"]

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from support.pushes import Handler, Sink, pusher_of
 
-from governors.api.access import ACCESS, AccessTable, Door
+from governors.api.access import ACCESS, PROXIED_METHODS, AccessTable, Door
 from governors.api.app import build_api
 from governors.api.push import PubSubDoor, Pushes
 from governors.api.service import TenantView
@@ -27,6 +27,8 @@ class Ask(NamedTuple):
     method: str
     path: str
     body: Any = None
+    header: str = ""
+    """The name of one that has the tenant."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -73,6 +75,10 @@ EVERYBODYS = [
 NAMING = [
     (Ask("POST", "/v1/signals", signal_of), ("ingest", "admin")),
     (Ask("GET", "/v1/admit?tenant={t}"), ("admit", "admin")),
+    *(
+        (Ask(method, path, header="x-governor-tenant"), ("admit", "admin"))
+        for method, path in [("GET", "/v1/admit/nginx"), *((one, "/v1/admit/envoy/a/b") for one in PROXIED_METHODS)]
+    ),
     (Ask("GET", "/v1/tenants/{t}"), READERS),
     (Ask("PUT", "/v1/tenants/{t}", {"entitlement": "active"}), ("admin",)),
     (Ask("POST", "/v1/tenants/{t}/overrides", OVERRIDE), ("operate", "admin")),
@@ -134,6 +140,8 @@ async def guarded(api: Any) -> AsyncIterator[Any]:
 
 async def ask(api: Any, one: Ask, tenant: str = "acme", token: str | None = None) -> httpx.Response:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    if one.header:
+        headers[one.header] = tenant
     body = one.body(tenant) if callable(one.body) else one.body
     response: httpx.Response = await api.client.request(
         one.method, one.path.format(t=tenant), headers=headers, json=body

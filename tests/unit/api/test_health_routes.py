@@ -152,6 +152,8 @@ async def test_the_openapi_document_names_every_route_and_its_problems(api: Any)
         ("/v1/actions", "get"),
         ("/v1/tenants/{tenant}/actions/{action_id}/retry", "post"),
         ("/v1/tenants/{tenant}/actions/{action_id}/abandon", "post"),
+        ("/v1/admit/nginx", "get"),
+        ("/v1/admit/envoy/{original}", "get"),
         ("/v1/stream", "get"),
         ("/healthz", "get"),
         ("/readyz", "get"),
