@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from support.buckets import FOLDER, GCS, Bucket, serve_bucket
 from support.service import ServiceProcess
-from support.sim_gcs import SimGcs
 
 # It starts some ten processes, one after another.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -24,19 +24,10 @@ retention: {{payloads_days: 0.000001, receipts_days: 0.000001, receipts_min: 0}}
 """
 
 
-Bucket = tuple[str, Callable[[str], bool]]
-"""A store's URL, and whether it has a key."""
-
-
-@pytest.fixture(params=["folder", "gcs"])
-def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    if request.param == "folder":
-        folder = tmp_path / "bucket"
-        yield folder.as_uri(), lambda key: (folder / key).exists()
-        return
-    with SimGcs("logs") as sim:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", sim.url)
-        yield "gs://logs/ours", lambda key: f"ours/{key}" in sim.buckets["logs"]
+@pytest.fixture(params=[FOLDER, GCS])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bucket]:
+    with serve_bucket(request.param, tmp_path / "bucket") as served:
+        yield served
 
 
 def configure(folder: Path, url: str) -> tuple[str, str]:
@@ -84,15 +75,14 @@ def problem(answer: httpx.Response) -> tuple[int, str, Any]:
 
 
 def test_a_log_that_forgets_says_so_proves_the_rest_and_is_restored_elsewhere(tmp_path: Path, bucket: Bucket) -> None:
-    url, has = bucket
-    data, options = tmp_path / "data", configure(tmp_path, url)
+    data, options = tmp_path / "data", configure(tmp_path, bucket.url)
     for run in range(2):
         with ServiceProcess(data, *options) as service:
             with httpx.Client(base_url=service.url, timeout=30) as client:
                 send(client, run * 600)
                 send(client, run * 600 + 300)
                 if run:
-                    wait_until(lambda: has("0/retention"), "a snapshot was put into the store")
+                    wait_until(lambda: bucket.has("0/retention"), "a snapshot was put into the store")
             assert service.stop() == 0
         made = governors("ledger", "snapshot", "--data-dir", str(data))
         assert made.returncode == 0, made.stderr
@@ -110,14 +100,14 @@ def test_a_log_that_forgets_says_so_proves_the_rest_and_is_restored_elsewhere(tm
             assert page["dropped_before"] == metric(client, "ledger_payloads_from") == page["receipts"][0]["index"]
             send(client, 1_200)
         assert service.stop() == 0
-    restored = governors("restore", url, str(tmp_path / "elsewhere"))
+    restored = governors("restore", bucket.url, str(tmp_path / "elsewhere"))
     assert restored.returncode == 0, restored.stdout
     # The first disk beside a copy of what its store says, and the second by itself.
     for folder in (data, tmp_path / "elsewhere"):
         verified = governors("verify", "log", str(folder), "--store", str(tmp_path / "elsewhere/store"))
         assert verified.returncode == 0, verified.stdout
         assert "receipts 0..255 were dropped by retention" in verified.stdout
-    if url.startswith("file:"):  # what store it was no longer matters
+    if bucket.url.startswith("file:"):  # what store it was no longer matters
         replayed = governors("replay", str(tmp_path / "elsewhere"))
         assert replayed.returncode == 0, replayed.stdout
         assert "the replay began with the snapshot that receipt" in replayed.stdout

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.buckets import FOLDER, GCS, serve_bucket
 from support.service import ServiceProcess
 
 from ledger.fsck import verify_log
@@ -39,13 +40,13 @@ def send(url: str, number: int, wait: str = "committed") -> dict[str, Any]:
     return result
 
 
-def configure(folder: Path, signing_key: Path | None = None) -> dict[str, str]:
+def configure(folder: Path, signing_key: Path | None = None, url: str | None = None) -> dict[str, str]:
     config = folder / "config.json"
     ledger = {"origin": "ledger.test/two"} | ({"signing_key": str(signing_key)} if signing_key else {})
     document = {
         "tenants": {"auto_create": True},
         "ledger": ledger,
-        "store": {"url": (folder / "bucket").as_uri(), "lease_s": 2.0, "commit_interval_s": 0.2},
+        "store": {"url": url or (folder / "bucket").as_uri(), "lease_s": 2.0, "commit_interval_s": 0.2},
     }
     config.write_text(json.dumps(document))
     return {"config": str(config)}
@@ -57,8 +58,16 @@ def governors(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_stopped_writer_that_wakes_up_after_a_takeover_ends_and_nothing_committed_is_lost(tmp_path: Path) -> None:
-    args = ("--config", configure(tmp_path)["config"])
+@pytest.mark.parametrize("kind", [FOLDER, GCS])
+def test_a_stopped_writer_that_wakes_up_after_a_takeover_ends_and_nothing_committed_is_lost(
+    tmp_path: Path, kind: str
+) -> None:
+    with serve_bucket(kind, tmp_path / "bucket") as bucket:
+        wake_up_after_a_takeover(tmp_path, bucket.url)
+
+
+def wake_up_after_a_takeover(tmp_path: Path, url: str) -> None:
+    args = ("--config", configure(tmp_path, url=url)["config"])
     first = ServiceProcess(tmp_path / "a", *args)
     with first:
         committed = [send(first.url, number) for number in range(9)]
@@ -80,7 +89,7 @@ def test_a_stopped_writer_that_wakes_up_after_a_takeover_ends_and_nothing_commit
             assert send(second.url, 14)["outcome"] == "decided"
             assert second.stop() == 0
 
-    restored = governors("restore", str(tmp_path / "bucket"), str(tmp_path / "c"), "--json")
+    restored = governors("restore", url, str(tmp_path / "c"), "--json")
     assert restored.returncode == 0, restored.stderr
     (partition,) = json.loads(restored.stdout)["partitions"]
     report = verify_log(tmp_path / "b")
