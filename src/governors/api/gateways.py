@@ -5,7 +5,7 @@ What a request is, the gateway says in headers that it sets itself: `x-governor-
 
 - NGINX takes 2xx for yes, 401 and 403 for no, and anything else for a failure of ours
   (https://nginx.org/en/docs/http/ngx_http_auth_request_module.html). So a refusal is 403, and the status that the
-  client shall see stands in `x-governor-status`. A body would be thrown away.
+  client shall see stands in `x-governor-status`; the body does not reach it.
 - Envoy takes 200 for yes, 5xx for a failure of ours, and hands any other answer to the client as it is
   (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter). So a refusal is 429.
   It appends the original path to ours, and keeps the original method.
@@ -23,7 +23,7 @@ from governors.admission import CLASSES, Admitted
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, invalid, read_asked, refusal
 from governors.api.documents import problem_answers
 from governors.api.guard import principal_of, require_tenant
-from governors.api.problem import ProblemError
+from governors.api.problem import MEDIA_TYPE, ProblemError, body_of
 from governors.api.service import Service
 from governors.telemetry.metrics import Metrics
 from ingest.errors import Reason
@@ -43,7 +43,8 @@ def nginx_endpoint(service: Service, metrics: Metrics) -> Endpoint:
         refused = _refusal_of(service, metrics, request)
         if refused is None:
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        return Response(status_code=HTTPStatus.FORBIDDEN, headers=refused.headers)
+        status = HTTPStatus.FORBIDDEN
+        return Response(body_of(refused, status), status, refused.headers, MEDIA_TYPE)
 
     return admit_for_nginx
 
@@ -113,12 +114,12 @@ def gateway_operations() -> dict[str, dict[str, Any]]:
             f"{PREFIX}reason": "Which rule refused.",
         }.items()
     }
-    nginx = {
+    nginx: dict[str, dict[str, Any]] = {
         "204": {"description": "It may pass."},
-        "403": {"description": "It may not pass, or the token is not for this.", "headers": said},
-        **{str(status): answer for status, answer in problem_answers(422).items()},
+        **{str(status): answer for status, answer in problem_answers(403, 422).items()},
     }
-    envoy = {
+    nginx["403"] |= {"description": "It may not pass, or the token is not for this.", "headers": said}
+    envoy: dict[str, dict[str, Any]] = {
         "200": {"description": "It may pass."},
         **{str(status): answer for status, answer in problem_answers(422, 429).items()},
     }

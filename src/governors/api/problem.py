@@ -128,21 +128,25 @@ def problem_of(error: Exception) -> ProblemError:
 def render(problem: ProblemError, rng: random.Random) -> Response:
     """The document, with its headers. Retry-After is spread out, so that those sent away do not come back at once."""
     kind = TYPES[problem.name]
-    document: dict[str, Any] = {
-        "type": URN + problem.name,
-        "title": kind.title,
-        "status": kind.status,
-        "detail": problem.detail,
-    }
-    if problem.field is not None:
-        document["field"] = problem.field
     headers = dict(problem.headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(spread(problem.retry_after_s, rng))
     if kind.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         headers["Connection"] = "close"  # the rest of the body is not waited for
-    body = _encode({**problem.members, **document})
-    return Response(body, kind.status, headers, MEDIA_TYPE)
+    return Response(body_of(problem, kind.status), kind.status, headers, MEDIA_TYPE)
+
+
+def body_of(problem: ProblemError, status: int) -> bytes:
+    """The document's bytes, under a status that may be another than the type's own."""
+    document: dict[str, Any] = {
+        "type": URN + problem.name,
+        "title": TYPES[problem.name].title,
+        "status": status,
+        "detail": problem.detail,
+    }
+    if problem.field is not None:
+        document["field"] = problem.field
+    return _encode({**problem.members, **document})
 
 
 def spread(seconds: float, rng: random.Random) -> int:
