@@ -263,7 +263,7 @@ _SEVERITY: Final[Mapping[Status, int]] = MappingProxyType(
 
 ROLLBACK_GUARD: Final = Governor(
     name="rollback_guard",
-    version=3,
+    version=4,
     status=Status,
     state=RollbackState,
     policy=RollbackPolicy,
@@ -277,7 +277,8 @@ ROLLBACK_GUARD: Final = Governor(
     undo=MappingProxyType({"hold_rollout": "resume_rollout"}),
     released=MappingProxyType({Status.HOLD: Status.WATCHING, Status.ROLLING_BACK: Status.WATCHING}),
     severity=_SEVERITY,
-    # Samples, results and alerts add up in any order; an old deploy must not supersede a newer one.
+    # Samples and results add up in any order, and of each alert by itself the newest word counts
+    # (`rollback.alert_late`); an old deploy must not supersede a newer one.
     stale_tolerance_us=MappingProxyType({DeployStarted: 0}),
     rules=RULES,
     lasting=frozenset({"rollback"}),

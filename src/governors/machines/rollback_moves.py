@@ -39,6 +39,7 @@ def watch(state: RollbackState, deploy: Deploy, before: Before | None) -> Rollba
         deploy=deploy,
         evidence=Evidence(weighed_us=deploy.started_us, before=before),
         known_alerts=newest_alerts({**state.known_alerts, **state.blamed_alerts}),
+        resolved_alerts=state.resolved_alerts,
         refused_revision=state.refused_revision,
         refused_until_us=state.refused_until_us,
         rollbacks=state.rollbacks,
@@ -133,7 +134,7 @@ def recent_rollbacks(state: RollbackState, now_us: int) -> tuple[int, ...]:
 
 
 def newest_alerts(alerts: dict[str, int]) -> dict[str, int]:
-    """At most ALERTS_MAX, the latest to fire; one that is forgotten can only hold a rollout again."""
+    """At most ALERTS_MAX, those last spoken of; one that is forgotten can only hold a rollout again."""
     if len(alerts) <= ALERTS_MAX:
         return alerts
     return dict(sorted(alerts.items(), key=lambda alert: (alert[1], alert[0]))[-ALERTS_MAX:])

@@ -60,6 +60,7 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         # alerts
         "rollback.alert_hold": "alert {alert} ({severity}) began to fire while revision {revision} is watched",
         "rollback.alert_noted": "alert {alert} ({severity}) is {alert_status}",
+        "rollback.alert_late": "alert {alert} ({severity}) was {alert_status}, and something newer is known of it",
         "rollback.alert_resolved": "the alerts that began the hold are resolved",
         # the hold ends
         "rollback.approved": "an operator approved the rollback",

@@ -159,8 +159,9 @@ class RollbackState(Struct, frozen=True, omit_defaults=True):
 
     `cause` says why it holds or why it ended. `late_result` expects the failure of an attempt that was given up.
     `known_alerts` fire without blame (before the deploy, or vetoed), `blamed_alerts` began during the watch; both map
-    a fingerprint to when it was last said to fire. `after` counts requests since a rollback, `rollbacks` holds the
-    starts of the last day's. `past` has the last week's hours in which no deploy was judged, oldest first.
+    a fingerprint to when it was last said to fire, `resolved_alerts` to when it was last said to be over. `after`
+    counts requests since a rollback, `rollbacks` holds the starts of the last day's. `past` has the last week's hours
+    in which no deploy was judged, oldest first.
     """
 
     status: Status = Status.IDLE
@@ -175,6 +176,7 @@ class RollbackState(Struct, frozen=True, omit_defaults=True):
     late_result: bool = False
     known_alerts: dict[str, int] = {}
     blamed_alerts: dict[str, int] = {}
+    resolved_alerts: dict[str, int] = {}
     refused_revision: str = ""
     refused_until_us: int = 0
     rollbacks: tuple[int, ...] = ()

@@ -201,6 +201,8 @@ def _escalate(state: RollbackState, cause: Cause, rule: str, compared: Numbers) 
 def watch_alert(state: RollbackState, event: Event, policy: RollbackPolicy, _now_us: int) -> Decided:
     """In WATCHING an alert that begins to fire holds the rollout. It never rolls back."""
     alert: Alert = event.body  # type: ignore[assignment] # the table's row says so
+    if _is_late(state, alert, event.observed_us):
+        return stay(state, "rollback.alert_late", _about(alert))
     noted = _note(state, alert, policy, event.observed_us, blame=True)
     if not noted.blamed_alerts:
         return stay(noted, "rollback.alert_noted", _about(alert))
@@ -211,6 +213,8 @@ def watch_alert(state: RollbackState, event: Event, policy: RollbackPolicy, _now
 def hold_alert(state: RollbackState, event: Event, policy: RollbackPolicy, _now_us: int) -> Decided:
     """In HOLD alerts come and go; when only alerts held the rollout and all are resolved, the watch goes on."""
     alert: Alert = event.body  # type: ignore[assignment] # the table's row says so
+    if _is_late(state, alert, event.observed_us):
+        return stay(state, "rollback.alert_late", _about(alert))
     noted = _note(state, alert, policy, event.observed_us, blame=True)
     if state.cause is Cause.ALERT and not noted.blamed_alerts:
         return Verdict(resume(noted), "resume", "rollback.alert_resolved", _about(alert))
@@ -220,7 +224,18 @@ def hold_alert(state: RollbackState, event: Event, policy: RollbackPolicy, _now_
 def note_alert(state: RollbackState, event: Event, policy: RollbackPolicy, _now_us: int) -> Decided:
     """Without a watch an alert is only remembered: a later deploy is not to blame for it."""
     alert: Alert = event.body  # type: ignore[assignment] # the table's row says so
+    if _is_late(state, alert, event.observed_us):
+        return stay(state, "rollback.alert_late", _about(alert))
     return stay(_note(state, alert, policy, event.observed_us, blame=False), "rollback.alert_noted", _about(alert))
+
+
+def _is_late(state: RollbackState, alert: Alert, at_us: int) -> bool:
+    """Whether something newer was said of the same alert. Brokers deliver in any order, and what overtook its end would
+    fire on for ever.
+    """
+    key = alert.fingerprint
+    said_us = (state.known_alerts.get(key), state.blamed_alerts.get(key), state.resolved_alerts.get(key))
+    return any(newer_us is not None and at_us < newer_us for newer_us in said_us)
 
 
 def _note(state: RollbackState, alert: Alert, policy: RollbackPolicy, at_us: int, *, blame: bool) -> RollbackState:
@@ -232,6 +247,7 @@ def _note(state: RollbackState, alert: Alert, policy: RollbackPolicy, at_us: int
             state,
             known_alerts={name: seen_us for name, seen_us in state.known_alerts.items() if name != key},
             blamed_alerts={name: seen_us for name, seen_us in state.blamed_alerts.items() if name != key},
+            resolved_alerts=newest_alerts({**state.resolved_alerts, key: at_us}),
         )
     # Monitoring repeats a firing alert every few hours; one not repeated for a day was resolved without our hearing.
     known = key in state.known_alerts and at_us - state.known_alerts[key] < DAY_US

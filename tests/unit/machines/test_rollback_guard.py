@@ -55,8 +55,15 @@ class Guard:
         for _ in range(count):
             self.interval(canary, baseline)
 
-    def alert(self, status: Any = "firing", severity: str = "critical", fingerprint: str = "f1") -> None:
-        self.tell(Alert(fingerprint, status, severity, "HighErrorRate"))
+    def alert(
+        self,
+        status: Any = "firing",
+        severity: str = "critical",
+        fingerprint: str = "f1",
+        *,
+        observed_s: int | None = None,
+    ) -> None:
+        self.tell(Alert(fingerprint, status, severity, "HighErrorRate"), observed_s=observed_s)
 
     def at_deadline(self) -> Verdict[RollbackState]:
         assert self.state.deadline_us is not None
@@ -568,12 +575,38 @@ def test_evidence_that_fades_leaves_a_hold_to_the_alerts_that_fire() -> None:
     assert guard.status() is Status.WATCHING
 
 
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_an_alert_that_was_overtaken_by_its_end_does_not_fire_on_for_ever(is_watched: bool) -> None:
+    guard = Guard()
+    guard.alert("resolved", observed_s=60)
+    if is_watched:
+        guard.deploy()
+    before = guard.status()
+    guard.alert("firing", observed_s=30)
+    assert guard.last.rule == "rollback.alert_late"
+    assert not guard.state.known_alerts | guard.state.blamed_alerts
+    assert guard.status() is before
+    guard.alert("firing", fingerprint="f2", observed_s=30)
+    assert guard.last.rule != "rollback.alert_late", "another alert has a time of its own"
+
+
+def test_an_end_that_came_after_the_alert_fired_again_does_not_end_it() -> None:
+    guard = Guard()
+    guard.deploy()
+    guard.alert("firing", observed_s=90)
+    guard.alert("resolved", observed_s=60)
+    assert (guard.status(), guard.last.rule) == (Status.HOLD, "rollback.alert_late")
+    guard.alert("resolved", observed_s=90)
+    assert guard.status() is Status.WATCHING
+
+
 def test_the_number_of_remembered_alerts_is_bounded() -> None:
     guard = Guard()
     for index in range(100):
+        guard.alert("resolved", fingerprint=f"f{index:03}")
         guard.alert(fingerprint=f"f{index:03}")
         guard.now_s += 1
-    assert len(guard.state.known_alerts) == 32
+    assert len(guard.state.known_alerts) == len(guard.state.resolved_alerts) == 32
     assert "f099" in guard.state.known_alerts
 
 

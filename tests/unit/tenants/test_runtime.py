@@ -250,6 +250,16 @@ async def test_a_tenant_that_is_not_active_decides_nothing_and_admits_nothing(tm
         assert outcome.outcome == "decided"
 
 
+async def test_an_entitlement_that_a_newer_one_has_overtaken_changes_nothing(tmp_path: Path, world: World) -> None:
+    async with running(tmp_path, world) as runtime:
+        await send(runtime, world.signal("tenant.entitlement", {"status": "suspended"}))
+        late = world.signal("tenant.entitlement", {"status": "active"}, ago_s=60.0)
+        (outcome,) = await send(runtime, late)
+        assert (outcome.outcome, outcome.rule) == ("stale", "overlay.stale")
+        (outcome,) = await send(runtime, world.queue(1))
+        assert (outcome.outcome, outcome.rule) == ("refused", "tenant.not_active")
+
+
 async def test_an_unknown_profile_is_refused_and_never_means_allow(tmp_path: Path, world: World) -> None:
     async with running(tmp_path, world) as runtime:
         entitle = world.signal("tenant.entitlement", {"status": "active", "profile": "platinum"})
