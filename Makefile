@@ -44,6 +44,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.valve_control
 	$(BIN)/python -m benchmarks.detect_nab
 	$(BIN)/python -m benchmarks.pubsub
+	$(BIN)/python -m benchmarks.pull_throughput
 
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)

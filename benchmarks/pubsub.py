@@ -197,7 +197,10 @@ def _read_notes(path: Path, from_us: int) -> tuple[list[float], list[float]]:
     """Milliseconds from sent to committed, and from in hand to committed, of every message sent since `from_us`."""
     committed_ms, inside_ms = [], []
     for line in path.read_text().splitlines():
-        received_us, committed_us, sent_us = json.loads(line)
+        what, *note = json.loads(line)
+        if what != "batch":
+            continue
+        received_us, committed_us, sent_us = note
         recent = [at_us for at_us in sent_us if at_us >= from_us]
         committed_ms += [(committed_us - at_us) / 1e3 for at_us in recent]
         inside_ms += [(committed_us - received_us) / 1e3] * len(recent)

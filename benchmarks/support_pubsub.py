@@ -6,7 +6,7 @@ receives it on this machine can tell how long it took.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,16 +85,18 @@ async def publish_at_rate(
 
 
 async def publish_all(
-    host: str, topic: str, payloads: Sequence[bytes], *, ordering_keys: Sequence[str] | None = None
+    host: str, topic: str, payloads: Sequence[bytes], *, ordering_keys: Sequence[str] | None = None, stamp: bool = True
 ) -> float:
-    """Publish payloads one full request after the other; returns the rate reached."""
+    """Publish payloads one full request after the other; returns the rate reached. Without `stamp` the messages have
+    no attribute, as most have none.
+    """
     channel = await open_channel(host)
     publisher = PubSubPublisher(channel, topic)
     started_s = time.perf_counter()
     for start in range(0, len(payloads), _PUBLISH_MESSAGES_MAX):
         part = slice(start, start + _PUBLISH_MESSAGES_MAX)
         keys = ordering_keys[part] if ordering_keys is not None else None
-        await _publish(publisher, _stamped(payloads[part], keys))
+        await _publish(publisher, _stamped(payloads[part], keys) if stamp else _plain(payloads[part], keys))
     seconds = time.perf_counter() - started_s
     await channel.close()
     return len(payloads) / seconds
@@ -105,7 +107,12 @@ async def _publish(publisher: PubSubPublisher, messages: list[Any]) -> None:
 
 
 def _stamped(payloads: Sequence[bytes], keys: Sequence[str] | None) -> list[Any]:
-    attributes = {SENT_US: str(now_us())}
+    return _plain(payloads, keys, {SENT_US: str(now_us())})
+
+
+def _plain(
+    payloads: Sequence[bytes], keys: Sequence[str] | None, attributes: Mapping[str, str] | None = None
+) -> list[Any]:
     return [
         PubsubMessage(data=payload, attributes=attributes, ordering_key=key)
         for payload, key in zip(payloads, keys if keys is not None else [""] * len(payloads), strict=True)
