@@ -1,5 +1,6 @@
 """The Cost Guard against anything that feeds, meters, timers and operators can say, in any order."""
 
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ from governors.fsm.table import Verdict, step
 from governors.machines.cost_guard import COST_GUARD, TABLE, deadline
 from governors.machines.cost_policy import CostPolicy
 from governors.machines.cost_rules import RULES, budget_now, read
-from governors.machines.cost_state import Budget, CostState, CostStatus, Trend
+from governors.machines.cost_state import Budget, CostState, CostStatus, Learnt, Trend
 from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Timeout
 from governors.machines.explain import explain
 from ingest.signals import BudgetSet, CostDelta, CostSnapshot, EpochMicros, Micros
@@ -42,15 +43,36 @@ POLICIES = st.sampled_from(
     ]
 )
 ADMITTING: Final = frozenset({THROTTLE, RECOVERING})
+MEASURED: Final = frozenset({"cost.stop", "cost.lag_margin"})
+
+
+@cache
+def settled() -> tuple[CostState, int]:
+    """A machine that has metered a unit every half hour for 16 days, most of them of October, and the time."""
+    state: CostState = COST_GUARD.initial()
+    now_us = NOVEMBER - 13 * DAY
+    bodies: list[Any] = [BudgetSet(Micros(1_000_000_000), "USD", "month")]
+    while bodies:
+        state = step(TABLE, state, Event("e", now_us, bodies.pop()), CostPolicy(), now_us).state
+        if now_us < NOVEMBER + 3 * DAY:
+            now_us += HOUR // 2
+            bodies.append(CostDelta(Micros(1_000_000), "USD", EpochMicros(now_us)))
+    return state, now_us
 
 
 class CostGuardMachine(RuleBasedStateMachine):
-    @initialize(policy=POLICIES, day=st.sampled_from([1, 10, 28]), share=st.none() | st.integers(0, 1_100_000))
+    @initialize(
+        policy=POLICIES,
+        day=st.sampled_from([0, 1, 10, 28]),
+        share=st.none() | st.integers(0, 1_100_000),
+    )
     def begin(self, policy: CostPolicy, day: int, share: int | None) -> None:
         self.policy = policy
         self.state: CostState = COST_GUARD.initial()
         self.now_us = NOVEMBER + day * DAY
-        if share is not None:
+        if not day:
+            self.state, self.now_us = settled()
+        if share is not None and day:
             self.report_share(share)
 
     def tell(self, body: Any, observed_us: int | None = None) -> Verdict[CostState]:
@@ -83,6 +105,9 @@ class CostGuardMachine(RuleBasedStateMachine):
             return
         if after.status is not before.status:
             assert verdict.decision != "none"
+        if verdict.decision == "stop":
+            assert verdict.rule in MEASURED, "no statistic stops a tenant"
+            assert verdict.rule == "cost.stop" or self.policy.lag_margin_stops
         if before.status is STOP and after.status is not STOP:
             self.check_way_out_of_stop(before, body, after)
         if before.status in (WARN, THROTTLE) and verdict.rule == "cost.clear":
@@ -183,6 +208,14 @@ class CostGuardMachine(RuleBasedStateMachine):
             self.now_us += HOUR // 3
             self.tell(CostDelta(Micros(amount), budget.currency or "USD", EpochMicros(self.now_us + shift_us)))
 
+    @rule(units=st.integers(0, 60), hours=st.integers(1, 48))
+    def the_meter_runs_for_a_while(self, units: int, hours: int) -> None:
+        for _ in range(hours):
+            self.now_us += HOUR // 2
+            self.tell(
+                CostDelta(Micros(units * 1_000_000), self.state.budget.currency or "USD", EpochMicros(self.now_us))
+            )
+
     @rule(amount=AMOUNTS, currency=CURRENCIES, shift_us=st.sampled_from([0, 0, 0, -40 * DAY, -HOUR, HOUR, 2 * HOUR]))
     def the_meter_reports(self, amount: int, currency: str, shift_us: int) -> None:
         self.tell(CostDelta(Micros(amount), currency, EpochMicros(self.now_us + shift_us)))
@@ -253,7 +286,7 @@ class CostGuardMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_state_stays_small(self) -> None:
-        assert len(msgspec.msgpack.encode(self.state)) < 260
+        assert len(msgspec.msgpack.encode(self.state)) < 1_100
 
     @invariant()
     def a_budget_that_is_set_is_governed_and_its_period_is_one(self) -> None:
@@ -273,8 +306,22 @@ MID: Final = NOVEMBER + 15 * DAY
 
 
 @st.composite
+def lessons(draw: st.DrawFn) -> Learnt:
+    low, middle = sorted(draw(st.lists(st.integers(0, 10**10), min_size=2, max_size=2)))
+    return Learnt(
+        at_us=MID - draw(st.integers(0, 10)) * HOUR,
+        end_us=NOVEMBER + 30 * DAY,
+        rest_low_micros=low,
+        rest_micros=middle,
+        excess_per_h=draw(st.sampled_from([0, 0, 10**5, 10**7, 10**9])),
+        z_milli=(0, 0, 0),
+    )
+
+
+@st.composite
 def books(draw: st.DrawFn) -> CostState:
     return CostState(
+        learnt=draw(st.none() | lessons()),
         status=NORMAL,
         budget=Budget(draw(st.integers(1, 10**10)), "USD", 1),
         start_us=NOVEMBER,

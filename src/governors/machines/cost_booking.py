@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from governors.machines.cost_learning import learn
 from governors.machines.cost_policy import INTERVALS, CostPolicy
 from governors.machines.cost_rules import SECOND_US
 from governors.machines.cost_state import FULL_PPM, RECOVERING, STOP, THROTTLE, Budget, CostState, Trend, within_receipt
@@ -79,10 +80,14 @@ def book_delta(state: CostState, delta: CostDelta, policy: CostPolicy, now_us: i
     trend = state.trend
     if metered >= state.snapshot_micros:
         trend = follow(state, metered, policy, now_us)
+    before = state
     if state.budget.currency:
-        return replace(state, metered_micros=metered, trend=trend), cause
-    budget = replace(state.budget, currency=delta.currency)
-    return replace(state, budget=budget, metered_micros=metered, trend=trend), cause
+        state = replace(state, metered_micros=metered, trend=trend)
+    else:
+        budget = replace(state.budget, currency=delta.currency)
+        state = replace(state, budget=budget, metered_micros=metered, trend=trend)
+    # Most signals come within a bucket, and pay one comparison.
+    return (state if trend is before.trend else learn(before, state, policy, now_us)), cause
 
 
 def book_snapshot(
@@ -108,7 +113,9 @@ def book_snapshot(
     if cost > state.metered_micros:
         trend = follow(state, cost, policy, now_us)
     forecast = max(int(snapshot.forecast_amount or 0), 0)
-    return replace(state, snapshot_micros=cost, forecast_micros=forecast, trend=trend), cause
+    before = state
+    state = replace(state, snapshot_micros=cost, forecast_micros=forecast, trend=trend)
+    return (state if trend is before.trend else learn(before, state, policy, now_us)), cause
 
 
 def book_budget(state: CostState, new: BudgetSet, policy: CostPolicy, now_us: int) -> Booked:

@@ -21,7 +21,7 @@ from governors.fsm.table import Evidence, Row, Table, Verdict
 from governors.machines import cost_booking as book
 from governors.machines.cost_judge import CostVerdict, judge
 from governors.machines.cost_policy import CostPolicy
-from governors.machines.cost_rules import NOTICE_HIGH, NOTICE_LIMIT, NOTICE_PACE, RULES, SECOND_US
+from governors.machines.cost_rules import NOTICE_HIGH, NOTICE_LIMIT, NOTICE_PACE, NOTICE_UNUSUAL, RULES, SECOND_US
 from governors.machines.cost_state import (
     FULL_PPM,
     NORMAL,
@@ -142,7 +142,14 @@ def _refuse_future(state: CostState, at_us: int, policy: CostPolicy, now_us: int
 
 _NOTICES: Final = {
     level: Effect("notify", {"level": word})
-    for level, word in ((NOTICE_PACE, "pace"), (NOTICE_LIMIT, "limit"), (NOTICE_HIGH, "high"))
+    for level, word in (
+        (NOTICE_PACE, "pace"),
+        (NOTICE_LIMIT, "limit"),
+        (NOTICE_HIGH, "high"),
+        (NOTICE_PACE | NOTICE_UNUSUAL, "anomaly"),
+        (NOTICE_LIMIT | NOTICE_UNUSUAL, "limit_anomaly"),
+        (NOTICE_HIGH | NOTICE_UNUSUAL, "high_anomaly"),
+    )
 }
 _STOPPED: Final = Effect("stop")
 _CRITICAL_ONLY: Final = AdmitRule(critical_only=True)
@@ -253,7 +260,7 @@ TABLE: Final[Table] = {
 
 COST_GUARD: Final = Governor(
     name="cost_guard",
-    version=1,
+    version=2,
     status=CostStatus,
     state=CostState,
     policy=CostPolicy,

@@ -16,6 +16,7 @@ from governors.machines.cost_rules import (
     SECOND_US,
     Reading,
     is_calm,
+    louder,
     notice_level,
     read,
     step_fraction,
@@ -58,7 +59,7 @@ def _judge_warn(state: CostState, now: Reading, policy: CostPolicy, now_us: int,
     if now.natural is STOP or now.natural is THROTTLE:
         return _tighten(state, now, policy, now_us, FULL_PPM)
     if now.natural is WARN:
-        if notice_level(now, policy) > state.notice:
+        if louder(state.notice, notice_level(now, policy)) != state.notice:
             return _warn(state, now, policy, "warn", now.rule)
         return _quiet(replace(state, calm_since_us=0) if state.calm_since_us else state, now, cause)
     if cause.fresh:
@@ -152,7 +153,10 @@ def _tighten(state: CostState, now: Reading, policy: CostPolicy, now_us: int, fr
 
 
 def _warn(state: CostState, now: Reading, policy: CostPolicy, decision: str, rule: str) -> CostVerdict:
-    state = replace(state, status=WARN, step_due_us=0, calm_since_us=0, notice=notice_level(now, policy))
+    notice = notice_level(now, policy)
+    if state.status is WARN:
+        notice = louder(state.notice, notice)
+    state = replace(state, status=WARN, step_due_us=0, calm_since_us=0, notice=notice)
     return Verdict(state, decision, rule, _evidence(state, now))
 
 
@@ -188,7 +192,8 @@ def _wait_for_calm(state: CostState, now: Reading, policy: CostPolicy, now_us: i
     clear_ppm = policy.throttle_clear_ppm if throttled else policy.warn_clear_ppm
     evidence = _evidence(state, now)
     evidence["clear_ppm"] = clear_ppm
-    if not is_calm(now, policy, clear_ppm):
+    # A warning ends only once an overrun is unlikely: a forecast that trembles about the budget must not warn daily.
+    if not is_calm(now, policy, clear_ppm) or (not throttled and now.forecast_high_micros >= now.budget_micros):
         if state.calm_since_us:
             state = replace(state, calm_since_us=0)
         return Verdict(state, cause.decision, cause.rule or "cost.not_clear", evidence)
@@ -200,7 +205,7 @@ def _wait_for_calm(state: CostState, now: Reading, policy: CostPolicy, now_us: i
     if throttled:
         # A notice that says what was: it is under the limits now.
         relaxed = _warn(state, now, policy, "relax", "cost.clear").state
-        return Verdict(replace(relaxed, notice=max(relaxed.notice, NOTICE_LIMIT)), "relax", "cost.clear", evidence)
+        return Verdict(replace(relaxed, notice=louder(relaxed.notice, NOTICE_LIMIT)), "relax", "cost.clear", evidence)
     return Verdict(_normal(state, now, "clear", "cost.clear").state, "clear", "cost.clear", evidence)
 
 
@@ -214,6 +219,15 @@ def _evidence(state: CostState, now: Reading) -> Evidence:
     }
     if now.forecast_micros:
         evidence["forecast_micros"] = now.forecast_micros
+    if now.forecast_low_micros:
+        evidence["forecast_low_micros"] = now.forecast_low_micros
+    learnt = state.learnt
+    if now.impact_micros and learnt is not None:
+        evidence["impact_micros"] = now.impact_micros
+        evidence["rate_per_h"] = learnt.rate_per_h
+        evidence["expected_per_h"] = learnt.expected_per_h
+        evidence["z_milli"] = sorted(learnt.z_milli)[-2]
+        evidence["drift_milli"] = learnt.outlook.drift_milli
     if now.lag_micros:
         evidence["lag_micros"] = now.lag_micros
     if state.budget.extra_micros:

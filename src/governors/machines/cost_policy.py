@@ -6,7 +6,10 @@ from msgspec import Meta, Struct
 
 from governors.numerics.periods import DAY_US, MONTH, QUARTER, WEEK_US, YEAR
 
+FULL_PPM: Final = 1_000_000
+
 Share = Annotated[int, Meta(ge=1, le=1_000_000)]
+Odds = Annotated[int, Meta(ge=10_000, le=990_000)]
 Limit = Annotated[int, Meta(ge=1, le=100_000_000)]
 Span = Annotated[int, Meta(ge=1, le=366 * 86_400)]
 Interval = Literal["day", "week", "month", "quarter", "year"]
@@ -39,6 +42,30 @@ class CostPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The overrun is gone once the pace points below this."""
     pace_min_elapsed_ppm: Share = 250_000
     """No pace before a quarter of the period: about a week of a month, so that weekdays and weekends are both in."""
+
+    forecast_history_s: Span = 864_000
+    """No forecast before ten days were seen: until then the linear pace is all there is, and warns at most."""
+    overrun_warn_ppm: Odds = 500_000
+    """WARN when an overrun is at least this likely."""
+    overrun_throttle_ppm: Odds = 900_000
+    """THROTTLE when an overrun is at least this likely, and so much is spent that it is no mere guess:"""
+    overrun_used_ppm: Limit = 500_000
+    """half of the budget."""
+
+    anomaly_z_milli: Annotated[int, Meta(ge=1_000, le=1_000_000)] = 3_500
+    """A rate is unusual from this modified z-score on, in two of three buckets: the usual limit of the usual test."""
+    anomaly_over_ppm: Annotated[int, Meta(ge=0, le=100_000_000)] = 400_000
+    """And only when it is over what was expected by so much: AWS' default for an anomaly of cost."""
+    anomaly_record_ppm: Annotated[int, Meta(ge=FULL_PPM, le=100_000_000)] = 1_100_000
+    """And by so much over the largest that the spend has shown by itself: some are wild by habit."""
+    anomaly_raise_ppm: Annotated[int, Meta(ge=FULL_PPM, le=100_000_000)] = 2_000_000
+    """After an anomaly the next one must be so many times as large; this fades with a half-life of 2,700 buckets."""
+    anomaly_drift_milli: Annotated[int, Meta(ge=1_000, le=20_000)] = 5_000
+    """Days are unusual together when the sum of their z-scores beyond a half comes to this."""
+    anomaly_share_ppm: Share = 50_000
+    """What is unusual matters when, going on to the period's end, it would cost a twentieth of the budget"""
+    anomaly_least_micros: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 100_000_000
+    """and a hundred units of the currency: below that nobody wants to be woken."""
 
     feed_lag_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 86_400
     """Billing feeds may be a day behind: that much spend is taken as made already. Metered cost has none."""
@@ -82,6 +109,8 @@ class CostPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("throttle_clear_ppm: must not be over throttle_ppm")
         if self.pace_clear_ppm > self.pace_overrun_ppm:
             raise ValueError("pace_clear_ppm: must not be over pace_overrun_ppm")
+        if self.overrun_warn_ppm > self.overrun_throttle_ppm:
+            raise ValueError("overrun_warn_ppm: must not be over overrun_throttle_ppm")
         if self.recover_start_ppm < self.throttle_floor_ppm:
             raise ValueError("recover_start_ppm: must not be under throttle_floor_ppm")
         if self.throttle_quantum_ppm > self.throttle_step_ppm:

@@ -27,8 +27,11 @@ LAG_RATES_MIN: Final = 3
 NOTICE_PACE: Final = 1
 NOTICE_LIMIT: Final = 2
 NOTICE_HIGH: Final = 3
+NOTICE_UNUSUAL: Final = 4
+"""A bit beside the level: something is unusual."""
 
 _OF_BUDGET: Final = "cost {cost_micros:money} of {budget_micros:money} {currency}"
+_UNUSUAL: Final = "{rate_per_h:estimate} an hour where {expected_per_h:estimate} is usual"
 
 RULES: Final = {
     "cost.within": f"{_OF_BUDGET} is under {{limit_ppm:percent}}",
@@ -36,6 +39,11 @@ RULES: Final = {
     "cost.throttle": f"{_OF_BUDGET} is at or over {{limit_ppm:percent}}",
     "cost.stop": f"{_OF_BUDGET} is at or over {{limit_ppm:percent}}",
     "cost.pace": f"{_OF_BUDGET}; at this pace the period ends at {{forecast_micros:estimate}}",
+    "cost.forecast": f"{_OF_BUDGET}; by the last weeks the period likely ends at {{forecast_micros:estimate}}",
+    "cost.forecast_throttle": f"{_OF_BUDGET}; by the last weeks the period ends at {{forecast_low_micros:estimate}} "
+    "or more, all but certainly",
+    "cost.anomaly": f"{_OF_BUDGET}; {_UNUSUAL} would cost {{impact_micros:estimate}} more by the end of the period",
+    "cost.anomaly_overrun": f"{_OF_BUDGET}; {_UNUSUAL}, and the period likely ends at {{forecast_micros:estimate}}",
     "cost.feed_forecast": f"{_OF_BUDGET}; the billing feed forecasts {{forecast_micros:money}}",
     "cost.lag_margin": f"{_OF_BUDGET}, with {{lag_micros:estimate}} likely spent but not reported yet, "
     "reaches the budget",
@@ -80,6 +88,9 @@ class Reading(Struct, frozen=True, gc=False):
     used_ppm: int
     forecast_micros: int
     lag_micros: int
+    forecast_low_micros: int = 0
+    forecast_high_micros: int = 0
+    impact_micros: int = 0
 
 
 def budget_now(state: CostState, now_us: int) -> int:
@@ -97,8 +108,20 @@ def read(state: CostState, policy: CostPolicy, now_us: int) -> Reading:
     used_ppm = cost * FULL_PPM // budget
     if not -MICROS_MAX <= used_ppm <= MICROS_MAX:
         used_ppm = within_receipt(used_ppm)
-    pace = _pace(state, policy, cost, now_us)
-    forecast = max(pace, state.forecast_micros)
+    learnt = state.learnt
+    forecast_low = forecast_high = impact = 0
+    if learnt is not None and learnt.end_us == state.end_us and now_us < state.end_us:
+        # What was left to spend shrinks with the time that is left to spend it in.
+        left_us, of_us = state.end_us - now_us, learnt.end_us - learnt.at_us
+        own = min(MICROS_MAX, cost + learnt.rest_micros * left_us // of_us)
+        forecast_low = min(MICROS_MAX, cost + learnt.rest_low_micros * left_us // of_us)
+        forecast_high = min(MICROS_MAX, cost + learnt.rest_high_micros * left_us // of_us)
+        own_rule = "cost.forecast"
+    else:
+        own, own_rule = _pace(state, policy, cost, now_us), "cost.pace"
+    forecast = max(own, state.forecast_micros)
+    if learnt is not None and learnt.excess_per_h:
+        impact = _impact(learnt.excess_per_h, state.end_us - now_us, budget, policy)
     lag = 0
     if used_ppm >= policy.warn_ppm and state.snapshot_micros > state.metered_micros:
         lag = _unreported(state, policy, now_us)
@@ -112,21 +135,33 @@ def read(state: CostState, policy: CostPolicy, now_us: int) -> Reading:
         natural, rule, limit_ppm = THROTTLE, "cost.throttle", policy.throttle_ppm
     elif lag and cost + lag >= budget:
         natural, rule, limit_ppm = THROTTLE, "cost.lag_margin", policy.stop_ppm
+    elif forecast_low >= budget and used_ppm >= policy.overrun_used_ppm:
+        natural, rule, limit_ppm = THROTTLE, "cost.forecast_throttle", policy.stop_ppm
+    elif impact and forecast_low and own >= budget:
+        natural, rule, limit_ppm = THROTTLE, "cost.anomaly_overrun", policy.stop_ppm
+    elif impact:
+        natural, rule = WARN, "cost.anomaly"
     elif used_ppm >= policy.warn_ppm:
         natural, rule = WARN, "cost.warn"
         if used_ppm >= policy.warn_high_ppm:
             limit_ppm = policy.warn_high_ppm
     elif forecast * FULL_PPM >= budget * policy.pace_overrun_ppm:
         natural, limit_ppm = WARN, policy.pace_overrun_ppm
-        rule = "cost.pace" if forecast == pace else "cost.feed_forecast"
-    return Reading(natural, rule, limit_ppm, cost, budget, used_ppm, forecast, lag)
+        rule = own_rule if forecast == own else "cost.feed_forecast"
+    return Reading(natural, rule, limit_ppm, cost, budget, used_ppm, forecast, lag, forecast_low, forecast_high, impact)
 
 
 def notice_level(reading: Reading, policy: CostPolicy) -> int:
-    """How loud WARN is: for a forecast only, for the limit, for the high limit."""
+    """How loud WARN is: for a forecast only, for the limit, for the high limit; and whether something is unusual."""
+    unusual = NOTICE_UNUSUAL if reading.impact_micros else 0
     if reading.used_ppm < policy.warn_ppm:
-        return NOTICE_PACE
-    return NOTICE_HIGH if reading.used_ppm >= policy.warn_high_ppm else NOTICE_LIMIT
+        return NOTICE_PACE | unusual
+    return (NOTICE_HIGH if reading.used_ppm >= policy.warn_high_ppm else NOTICE_LIMIT) | unusual
+
+
+def louder(notice: int, level: int) -> int:
+    """A notice with all that another one says."""
+    return max(notice & 3, level & 3) | (notice | level) & NOTICE_UNUSUAL
 
 
 def is_calm(reading: Reading, policy: CostPolicy, clear_ppm: int) -> bool:
@@ -163,6 +198,13 @@ def _pace(state: CostState, policy: CostPolicy, cost: int, now_us: int) -> int:
     if cost <= 0 or elapsed_us * FULL_PPM < length_us * policy.pace_min_elapsed_ppm:
         return 0
     return min(MICROS_MAX, linear_pace(cost, elapsed_us, length_us))
+
+
+def _impact(excess_per_h: int, left_us: int, budget: int, policy: CostPolicy) -> int:
+    """What is unusual would cost so much more by the end of the period; 0 where that is too little to speak of."""
+    impact = min(MICROS_MAX, excess_per_h * max(0, left_us) // HOUR_US)
+    matters = impact >= policy.anomaly_least_micros and impact * FULL_PPM >= budget * policy.anomaly_share_ppm
+    return impact if matters else 0
 
 
 def _unreported(state: CostState, policy: CostPolicy, now_us: int) -> int:

@@ -5,6 +5,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from governors.numerics.anomaly import Habit
+from governors.numerics.outlook import Outlook
 from governors.numerics.periods import MONTH
 from ingest.signals import MICROS_MAX
 
@@ -56,6 +58,36 @@ class Trend(Struct, frozen=True, gc=False, array_like=True):
     rates_per_h: tuple[int, ...] = ()
 
 
+class Learnt(Struct, frozen=True, gc=False, array_like=True):
+    """What a stream of rates has taught, a bucket at a time; the same object until a bucket has passed.
+
+    `habit` and `outlook` are those of `numerics`. `z_milli` are the z-scores of the last three buckets, newest last,
+    `record_milli` the largest that two of three came to, slowly fading; `reach_ppm` is how far the last bucket reached
+    if it was an alarm, `bar_ppm` by how much both are to be surpassed, and `unusual_us` when that was last so.
+
+    `rest_low_micros`, `rest_micros` and `rest_high_micros` are what will be spent from `at_us` to `end_us`, the end of
+    the period: at least, likely, at most, with the odds of the policy (0 and `end_us` 0 while nothing is known).
+    `excess_per_h` is by how much the last two rates were over what was expected, 0 where that is nothing unusual;
+    `rate_per_h` and `expected_per_h` are the figures of the last bucket.
+    """
+
+    habit: Habit = Habit()
+    outlook: Outlook = Outlook()
+    z_milli: tuple[int, ...] = ()
+    record_milli: int = 0
+    reach_ppm: int = 0
+    bar_ppm: int = FULL_PPM
+    unusual_us: int = 0
+    at_us: int = 0
+    end_us: int = 0
+    rest_low_micros: int = 0
+    rest_micros: int = 0
+    rest_high_micros: int = 0
+    excess_per_h: int = 0
+    rate_per_h: int = 0
+    expected_per_h: int = 0
+
+
 class CostState(Struct, frozen=True, gc=False, array_like=True):
     """One budget's machine.
 
@@ -63,7 +95,8 @@ class CostState(Struct, frozen=True, gc=False, array_like=True):
     feed's latest word, `metered_micros` the sum of deltas, `ahead_micros` deltas of the next period that came early;
     `forecast_micros` the feed's own forecast or 0. `fraction_ppm` is the fraction last admitted under THROTTLE or
     RECOVERING, 1,000,000 when none was since NORMAL, and `step_due_us` when it may move next. `calm_since_us` is 0
-    while not calm. `notice` is the highest notice level of this stay in WARN.
+    while not calm. `notice` is the highest notice level of this stay in WARN, and whether there was something unusual.
+    `learnt` is None until a first bucket has brought a rate.
     """
 
     status: CostStatus = CostStatus.UNBUDGETED
@@ -79,6 +112,7 @@ class CostState(Struct, frozen=True, gc=False, array_like=True):
     step_due_us: int = 0
     calm_since_us: int = 0
     notice: int = 0
+    learnt: Learnt | None = None
 
     @property
     def cost_micros(self) -> int:

@@ -17,8 +17,9 @@ to be known of a stream's distribution, and a stream that is wild by habit becom
 its record by a fifth, and is followed by a silence, so that one incident is told once; only what passes twice the
 record breaks it.
 
-Beside it stand two textbook figures that a person can check: the modified z-score of Iglewicz and Hoaglin,
-0.6745 (u - median) / MAD, and the upper CUSUM of it with k = 0.5 (Page, 1954).
+Beside it stands a textbook figure that a person can check: the modified z-score of Iglewicz and Hoaglin,
+0.6745 (u - usual) / MAD, where usual is the median, moved by what the half hour of the day brings once that is known,
+and MAD that of what then remains.
 
 Median and MAD are tracked by steps of their sign (each step moves them a little towards the point; a burst moves them
 no more than any other point does), with steps that shrink as 1/n at first. Logarithms are piecewise linear between
@@ -68,9 +69,6 @@ SILENT_POINTS: Final = 100
 
 Z_SCALE_PPM: Final = 674_500
 """A MAD of a normal distribution is this much of its standard deviation."""
-CUSUM_SLACK_PPM: Final = 500_000
-CUSUM_MAX_PPM: Final = 1_000 * FULL_PPM
-"""Where the sum stops growing: a new level must be able to end it again."""
 
 # A cell of the season is two bytes: twelve bits of 1/128 octaves around zero, and four bits that count its points.
 _CELL_OCTAVE: Final = 128
@@ -82,9 +80,9 @@ VIEWS: Final = ("level", "drift", "season")
 
 
 class Habit(Struct, frozen=True, gc=False, array_like=True):
-    """What is remembered of a stream. `mean` counts 256ths of a value, `median`, `mad`, `drift` and `season` are on the
-    scale of u, `records` and `cusum` in ppm of a MAD (the latter of a z-score); `silent` points are left of a silence.
-    `cells` is packed as said above, empty before the first point.
+    """What is remembered of a stream. `mean` counts 256ths of a value, `median`, `mad`, `drift`, `season` and `spread`
+    (the MAD of what the season leaves) are on the scale of u, `records` in ppm of a MAD; `silent` points are left
+    of a silence. `cells` is packed as said above, empty before the first point.
     """
 
     points: int = 0
@@ -94,22 +92,20 @@ class Habit(Struct, frozen=True, gc=False, array_like=True):
     drift: int = 0
     season: int = 0
     records: tuple[int, int, int] = LEAST_RECORDS
-    cusum_ppm: int = 0
+    spread: int = 0
     silent: int = 0
     cells: bytes = b""
 
 
 class Surprise(NamedTuple):
-    """What one point was. `z_ppm` is its modified z-score, `cusum_ppm` the sum with it; `reach_ppm` how far it came in
-    parts of a record, in the view (an index of VIEWS) where that is most: 0 while it is too early to say, and in
-    silence.
+    """What one point was. `z_ppm` is its modified z-score; `reach_ppm` how far it came in parts of a record, in the
+    view (an index of VIEWS) where that is most: 0 while it is too early to say, and in silence.
     """
 
     alarm: bool
     view: int
     reach_ppm: int
     z_ppm: int
-    cusum_ppm: int
 
 
 def observe(habit: Habit, value: int, at_s: int) -> tuple[Habit, Surprise]:
@@ -121,22 +117,22 @@ def observe(habit: Habit, value: int, at_s: int) -> tuple[Habit, Surprise]:
     if value < 0:
         u = -u
     if points == 1:
-        return Habit(1, mean, u, 0, u, 0, cells=_BLANK), Surprise(False, 0, 0, 0, 0)
+        return Habit(1, mean, u, 0, u, 0, cells=_BLANK), Surprise(False, 0, 0, 0)
 
     unit = habit.mad + LEAST
     away = u - habit.median
     drift = habit.drift + (u - habit.drift) // DRIFT_POINTS
-    cells, odd = _season(habit.cells, at_s % DAY_S * CELLS // DAY_S, away)
-    season = habit.season + (odd - habit.season) // SEASON_POINTS
+    cells, odd, known = _season(habit.cells, at_s % DAY_S * CELLS // DAY_S, away)
+    season = habit.season + ((odd if known else 0) - habit.season) // SEASON_POINTS
     distances = (
         min(FAR_PPM, abs(away) * FULL_PPM // unit),
         min(FAR_PPM, abs(drift - habit.median) * FULL_PPM // unit),
         min(FAR_PPM, abs(season) * FULL_PPM // unit),
     )
-    z_ppm = distances[0] * Z_SCALE_PPM // FULL_PPM
-    if away < 0:
+    left = odd if known else away
+    z_ppm = min(FAR_PPM, abs(left) * Z_SCALE_PPM // (habit.spread + LEAST))
+    if left < 0:
         z_ppm = -z_ppm
-    cusum = max(0, min(CUSUM_MAX_PPM, habit.cusum_ppm + z_ppm - CUSUM_SLACK_PPM))
 
     view, reach = _furthest(distances, habit.records)
     records = _faded(habit.records, distances)
@@ -151,8 +147,10 @@ def observe(habit: Habit, value: int, at_s: int) -> tuple[Habit, Surprise]:
     step = (habit.mad * 3 // 2 + LEAST) // min(points, MEDIAN_POINTS)
     median = habit.median + (step if away > 0 else -step if away < 0 else 0)
     mad = max(0, habit.mad + (step if abs(away) > habit.mad else -step))
-    after = Habit(points, mean, median, mad, drift, season, records, cusum, silent, cells)
-    return after, Surprise(alarm, view, reach, z_ppm, cusum)
+    step = (habit.spread * 3 // 2 + LEAST) // min(points, MEDIAN_POINTS)
+    spread = max(0, habit.spread + (step if abs(left) > habit.spread else -step))
+    after = Habit(points, mean, median, mad, drift, season, records, spread, silent, cells)
+    return after, Surprise(alarm, view, reach, z_ppm)
 
 
 def _scaled(size: int, mean: int) -> int:
@@ -164,8 +162,10 @@ def _scaled(size: int, mean: int) -> int:
     return (octaves << 24) + (share >> octaves) - OCTAVE
 
 
-def _season(cells: bytes, index: int, away: int) -> tuple[bytes, int]:
-    """The cells with one more distance from the median in one of them, and how far that was from what it had."""
+def _season(cells: bytes, index: int, away: int) -> tuple[bytes, int, bool]:
+    """The cells with one more distance from the median in one of them, how far that was from what it had, and whether
+    that is known well enough to say.
+    """
     at = 2 * index
     packed = cells[at] | cells[at + 1] << 8
     visits = packed & 15
@@ -176,7 +176,7 @@ def _season(cells: bytes, index: int, away: int) -> tuple[bytes, int]:
     level = max(0, min(4_095, moved // _CELL_UNIT + _CELL_ZERO))
     packed = level << 4 | min(visits + 1, CELL_VISITS)
     cells = cells[:at] + packed.to_bytes(2, "little") + cells[at + 2 :]
-    return cells, odd if visits >= CELL_KNOWN else 0
+    return cells, odd, visits >= CELL_KNOWN
 
 
 def _furthest(distances: tuple[int, int, int], records: tuple[int, int, int]) -> tuple[int, int]:
