@@ -235,6 +235,12 @@ class Life:
                 wait_ms = chance.choice([1.0, 40.0, 9_000.0])
                 house.tell(VALVE, WorkDone(count, 0, wait_ms, wait_ms * 2, 5.0))
             return
+        if chance.random() < 0.05:
+            # A partition dies while what stands in it is drained.
+            for dying in [(80.0, 40.0)] * 12 + [(0.0, 0.0)] * 48:
+                house.pass_time(10)
+                house.tell(VALVE, QueueSample(3_000, 90.0, *dying))
+            return
         for _ in range(chance.choice([1, 5, 20, 60])):
             house.now_us += chance.choice([1, 5, 10]) * S
             shrunk = max(0, depth + chance.randrange(-2, 3))
