@@ -58,7 +58,8 @@ class RollbackGuardMachine(RuleBasedStateMachine):
         assert explain(ROLLBACK_GUARD.rules, verdict.rule, verdict.evidence) != verdict.rule
         self.state = verdict.state
         if before.status in ENDS and self.state.status is not before.status:
-            assert isinstance(body, DeployStarted), "an end is left for a new deploy alone"
+            let_go = isinstance(body, OverrideGranted) and before.status is Status.INCONCLUSIVE
+            assert isinstance(body, DeployStarted) or let_go, "an end is left for a new deploy, or by a person"
         if self.state.status is Status.ROLLING_BACK and before.status is not Status.ROLLING_BACK:
             approved = isinstance(body, OverrideGranted)
             assert approved or self.canary_bad >= self.policy.bad_events_min

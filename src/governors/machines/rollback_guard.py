@@ -146,6 +146,15 @@ def note_override(state: RollbackState, _event: Event, _policy: RollbackPolicy, 
     return stay(state, "rollback.override_noted", {})
 
 
+def let_go(state: RollbackState, event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:
+    """A rollout that is paused because nobody used it: a person who vetoes the pause answers for it."""
+    granted: OverrideGranted = event.body  # type: ignore[assignment] # the table's row says so
+    if granted.mode != "veto":
+        return stay(state, "rollback.override_noted", {})
+    revision = deploy_of(state).revision
+    return Verdict(end(state, Status.PROMOTED), "promote", "rollback.let_go", {"revision": revision})
+
+
 def nothing_due(state: RollbackState, _event: Event, _policy: RollbackPolicy, _now_us: int) -> Decided:
     """A status without a deadline."""
     return stay(state, "rollback.not_due", {})
@@ -171,6 +180,7 @@ TABLE: Final[Table] = MappingProxyType(
         **{(status, ActionResult): Row(note_result, _to(status)) for status in _UNWATCHED},
         **{(status, OverrideGranted): Row(note_override, _to(status)) for status in Status},
         **{(status, OverrideEnded): Row(note_override, _to(status)) for status in Status},
+        (Status.INCONCLUSIVE, OverrideGranted): Row(let_go, _to(Status.INCONCLUSIVE, Status.PROMOTED)),
         (W, DeploySample): Row(take_sample, _to(W, H, R, Status.PROMOTED)),
         (W, DeployFinished): Row(finish_deploy, _to(W, Status.IDLE, Status.INCONCLUSIVE)),
         (W, Alert): Row(watch_alert, _to(W, H)),
@@ -222,6 +232,9 @@ def effect(state: RollbackState, status: Status, _policy: RollbackPolicy) -> Eff
             return Effect("rollback", params)
         case Status.ESCALATED:
             return Effect("page", {**params, "cause": str(state.cause) or "forced"})
+        case Status.INCONCLUSIVE if state.cause is Cause.NO_TRAFFIC and not deploy.finished:
+            # Nobody used the revision: it goes no further until a person lets it, or a new deploy begins.
+            return Effect("hold_rollout", params)
         case Status.INCONCLUSIVE:
             return Effect("notify", {**params, "cause": str(state.cause) or "forced"})
         case _:
@@ -275,7 +288,9 @@ ROLLBACK_GUARD: Final = Governor(
     admit=admit,
     expected_period_us=expected_period_us,
     undo=MappingProxyType({"hold_rollout": "resume_rollout"}),
-    released=MappingProxyType({Status.HOLD: Status.WATCHING, Status.ROLLING_BACK: Status.WATCHING}),
+    released=MappingProxyType(
+        {Status.HOLD: Status.WATCHING, Status.ROLLING_BACK: Status.WATCHING, Status.INCONCLUSIVE: Status.PROMOTED}
+    ),
     severity=_SEVERITY,
     # Samples and results add up in any order, and of each alert by itself the newest word counts
     # (`rollback.alert_late`); an old deploy must not supersede a newer one.

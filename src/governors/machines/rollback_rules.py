@@ -78,7 +78,9 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         # the watch ends
         "rollback.proven": f"proven: a canary {{proven_ratio_milli:nats}} times worse can be ruled out: {_ARMS}",
         "rollback.unproven": f"the watch ended without evidence against the canary, which proves nothing: {_ARMS}",
-        "rollback.no_traffic": "the watch ended after {watched_requests} canary requests of at least {requests_min}",
+        "rollback.no_traffic": "the watch ended after {watched_requests} canary requests of at least {requests_min}: "
+        "the rollout is paused, and nothing is reverted",
+        "rollback.let_go": "a person lets the rollout of revision {revision} go on, which hardly anybody used",
         # the rollback and after
         "rollback.rolled_back": "the rollback is done; its effect is watched for {verify_ms:duration}",
         "rollback.by_operator": "an operator's rollback is done; its effect is watched for {verify_ms:duration}",

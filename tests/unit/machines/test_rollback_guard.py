@@ -261,6 +261,28 @@ def test_hardly_any_canary_traffic_is_inconclusive_never_a_rollback() -> None:
     guard.intervals(4, (12, 0))
     assert guard.at_deadline().rule == "rollback.no_traffic"
     assert guard.status() is Status.INCONCLUSIVE
+    assert guard.effect() == Effect("hold_rollout", {"deploy_id": "d1", "revision": "r2"}), "paused"
+
+
+def test_a_pause_for_want_of_traffic_ends_with_a_veto_or_a_new_deploy() -> None:
+    for ends in ("veto", "deploy"):
+        guard = Guard()
+        guard.deploy()
+        guard.at_deadline()
+        assert guard.override("approve").state.status is Status.INCONCLUSIVE
+        if ends == "veto":
+            assert guard.override("veto").rule == "rollback.let_go"
+            assert guard.status() is Status.PROMOTED
+        else:
+            guard.deploy("d2", "r3")
+        assert guard.effect() is None
+
+
+def test_a_rollout_that_is_out_already_is_not_paused_for_want_of_traffic() -> None:
+    guard = Guard()
+    guard.deploy()
+    guard.tell(DeployFinished("d1", "succeeded"))
+    guard.at_deadline()
     assert guard.effect() == Effect("notify", {"deploy_id": "d1", "revision": "r2", "cause": "no_traffic"})
 
 
