@@ -147,7 +147,7 @@ class Life:
             self.house.tell(VALVE, QueueSample(depth, age_s, into, done))
         while (due_us := self.house.machines[VALVE].state.core.control.due_us) > self.house.now_us:
             self.house.now_us = min(due_us, self.house.now_us + 10 * S)
-            self.house.tell(VALVE, QueueSample(200, 4_000.0, 0.0, 0.0))
+            self.house.tell(VALVE, QueueSample(2_000, 4_000.0, 0.0, 0.0))
         self.house.tell(VALVE, Timeout())
 
     # What comes from outside
