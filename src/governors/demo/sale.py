@@ -11,7 +11,7 @@ from governors.machines.overlays import OpenAction
 BASE_PER_S: Final = 32.0
 SALE_PER_S: Final = 76.0
 CAPACITY_PER_S: Final = 60.0
-SLOW_CAPACITY_PER_S: Final = 5.0
+SLOW_CAPACITY_PER_S: Final = 2.0
 CRITICAL_SHARE: Final = 0.1
 ERROR_SHARE: Final = 0.002
 
@@ -23,8 +23,10 @@ SLOW_UNTIL_S: Final = 36 * 60
 SAMPLE_S: Final = 10
 WORK_S: Final = 15
 ASK_BEFORE_S: Final = 20 * 60
+ASK_AMID_S: Final = 28 * 60
 ASK_AFTER_S: Final = 25
 ASK_WINDOW_S: Final = 2
+ASK_AMID_WINDOW_S: Final = 6  # more than fit into a valve that has stood unasked
 ORDERS: Final = {"critical": 4, "normal": 16}
 
 
@@ -48,7 +50,7 @@ class Sale:
         self._done_for_work = 0
         self._sojourn_s = 0
         self._sojourn_max_s = 0
-        self._ask_at: dict[int, str] = {ASK_BEFORE_S: "orders"}
+        self._ask_at: dict[int, str] = {ASK_BEFORE_S: "orders", ASK_AMID_S: "orders"}
 
     @property
     def depth(self) -> int:
@@ -60,7 +62,8 @@ class Sale:
         self._flow(second, demand_per_s)
         cues: list[Cue] = self._told(second)
         if second in self._ask_at:
-            share = max(1, round(demand_per_s * ASK_WINDOW_S / sum(ORDERS.values())))
+            window_s = ASK_AMID_WINDOW_S if second == ASK_AMID_S else ASK_WINDOW_S
+            share = max(1, round(demand_per_s * window_s / sum(ORDERS.values())))
             cues.append(Ask(self._ask_at.pop(second), ORDERS, share))
         signals: list[Wire] = []
         if is_every(second, SAMPLE_S) and second:
@@ -100,7 +103,7 @@ class Sale:
         if second == SALE_AT_S:
             return [Happening("the sale opens its doors: three times the orders of a usual morning")]
         if second == SLOW_AT_S:
-            return [Happening("the payment provider slows down: orders take twelve times as long")]
+            return [Happening("the payment provider slows down: orders take thirty times as long")]
         if second == SLOW_UNTIL_S:
             return [Happening(f"the payment provider is well again; {self.depth:,} orders wait")]
         return []
