@@ -42,6 +42,7 @@ from ingest.signals import (
 
 S = 1_000_000
 DAY_US = 86_400 * S
+NOVEMBER_US = 1_793_491_200_000_000  # 2026-11-01T00:00:00Z
 LIVES_MAX = 400
 STEPS = 60
 GUARD, COST, VALVE = (f"{name}/default" for name in ("rollback_guard", "cost_guard", "backlog_valve"))
@@ -83,7 +84,7 @@ class Life:
     def courses(self) -> dict[str, list[Callable[[], None]]]:
         return {
             "rollback_guard": [self.suspected_alone, self.burning_alone, self.given_up, self.stormy, lambda: None],
-            "cost_guard": [self.not_clear, self.fast, lambda: None],
+            "cost_guard": [self.not_clear, self.fast, self.with_a_history, lambda: None],
             "backlog_valve": [self.probed_in_vain, self.stuck, lambda: None],
         }
 
@@ -129,6 +130,21 @@ class Life:
             start = EpochMicros(self.month_us)
             self.house.tell(COST, CostSnapshot(Micros(cost * S), Micros(1_000 * S), "USD", start))
             self.house.pass_time(4 * 3_600)
+
+    def with_a_history(self) -> None:
+        """Weeks of metered spend, and then twice as much of it."""
+        self.house.machines[COST].policy = CostPolicy()
+        self.house.now_us = self.month_us = NOVEMBER_US - 20 * DAY_US
+        budget = self.chance.choice([12_000, 6_500])
+        self.house.tell(COST, BudgetSet(Micros(budget * S), "USD", "month"))
+        for days, factor in ((25, 1), (12, 2)):
+            until_us = self.house.now_us + days * DAY_US
+            while self.house.now_us < until_us:
+                self.house.now_us += 900 * S
+                amount = factor * (2_500_000 + (self.house.now_us // (900 * S) * 7_919 % 101 - 50) * 5_000)
+                self.house.tell(COST, CostDelta(Micros(amount), "USD", EpochMicros(self.house.now_us)))
+                while (due_us := self.house.due_us(COST)) is not None and due_us <= self.house.now_us:
+                    self.house.tell(COST, Timeout())
 
     def probed_in_vain(self) -> None:
         """A sender without rates: what is probed turns out to be bad."""
