@@ -187,7 +187,8 @@ class Life:
                 severity = chance.choice(["critical", "critical", "info"])
                 house.tell(GUARD, Alert(chance.choice(["f1", "f2"]), status, severity, "HighErrorRate"))
                 if chance.random() < 0.5:
-                    house.tell(GUARD, Alert("f1", "resolved", severity, "HighErrorRate"))
+                    late_us = chance.choice([0, 600]) * S
+                    house.tell(GUARD, Alert("f1", "resolved", severity, "HighErrorRate"), behind_us=late_us)
             case 4:
                 for _ in range(chance.choice([1, 30])):
                     house.now_us += 60 * S
