@@ -44,7 +44,6 @@ CREATE TABLE IF NOT EXISTS owners (first_index INTEGER PRIMARY KEY, crc INTEGER,
 PRAGMA user_version = {_VERSION};
 """
 _RECEIPT: Final = int(Kind.RECEIPT)
-_Row = tuple[int, int, int, bytes]
 T = TypeVar("T")
 
 
@@ -72,12 +71,12 @@ class Archive:
         self._lock = Lock()
         self._building = Lock()
         self._closed = False
-        self._known: dict[int, _Row] = {}
-        """What segment the rows of each first index were made of: epoch, count, bytes, SHA-256."""
+        self._known: dict[int, bytes] = {}
+        """The SHA-256 of the segment that the rows of each first index were made of, which says all there is to say."""
         self._connection = self._open()
-        columns = "SELECT first_index, epoch, count, bytes, sha256 FROM segments"
-        rows: list[tuple[int, int, int, int, bytes]] = self._ask(lambda db: db.execute(columns).fetchall(), [])
-        self._known.update((row[0], row[1:]) for row in rows)
+        columns = "SELECT first_index, sha256 FROM segments"
+        rows: list[tuple[int, bytes]] = self._ask(lambda db: db.execute(columns).fetchall(), [])
+        self._known.update(rows)
 
     def settle(self, sealed: list[SealedSegment]) -> list[SealedSegment]:
         """Say which segments there are; the caller goes on appending to the list. Forgets rows of others, and returns
@@ -86,8 +85,11 @@ class Archive:
         self.keep(sealed)
         segments = {one.first_index: one for one in self._sealed if one.count}
         for first_index in list(self._known):
-            if first_index not in segments or not self._has(segments[first_index]):
+            one = segments.get(first_index)
+            if one is None or not self._has(one):
                 self._forget(first_index)
+            else:
+                self._known[first_index] = one.sha256  # one copy is enough for a month of segments
         return [one for one in segments.values() if not self._has(one)]
 
     def keep(self, sealed: list[SealedSegment]) -> None:
@@ -138,7 +140,7 @@ class Archive:
     # Rows
 
     def _has(self, one: SealedSegment) -> bool:
-        return self._known.get(one.first_index) == (one.key.epoch, one.count, one.bytes, one.sha256)
+        return self._known.get(one.first_index) == one.sha256
 
     def _batches(self, one: SealedSegment) -> Batches:
         if self._has(one):
@@ -186,7 +188,7 @@ class Archive:
             return True
 
         if self._ask(write, default=False):
-            self._known[one.first_index] = row
+            self._known[one.first_index] = one.sha256
 
     def _forget(self, first_index: int) -> None:
         def write(db: sqlite3.Connection) -> None:
