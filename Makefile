@@ -43,6 +43,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.valve_control
 	$(BIN)/python -m benchmarks.detect_nab
+	$(BIN)/python -m benchmarks.month_of_spend
 	$(BIN)/python -m benchmarks.pubsub
 	$(BIN)/python -m benchmarks.pull_throughput
 
