@@ -3,7 +3,9 @@
 Each month has one fault or none (`support_spend`). Before it lie 25 days without any. What is held back is not spent.
 A *false* warning, or throttle, is one that statistics gave (pace, forecast, anomaly) in a month that would end within
 its budget, away from its fault and from what the trace's own labels call anomalous; crossing 50 or 90 % of the budget
-is what those notices are for, and neither right nor false. A *false* stop is one before the budget was spent.
+is what those notices are for, and neither right nor false. Of a month that would end within 5 % of its budget nobody
+can say early on which side it will; so there an anomaly may be false, a forecast is not. A *false* stop is one before
+the budget was spent.
 
 `right` are the quarter hours in which a status was right: NORMAL where the month would end within its budget, or its
 fault has not begun; WARN where half the budget is spent, or something is or was wrong, or it would end over; THROTTLE
@@ -43,6 +45,8 @@ from governors.machines.cost_policy import CostPolicy
 NAB: Final = Path("../shared/data/nab")
 TOKENS: Final = Path("../shared/data/azure-llm/AzureLLMInferenceTrace_conv.csv")
 STATISTICAL: Final = frozenset({"pace", "forecast", "forecast_throttle", "anomaly", "anomaly_overrun", "feed_forecast"})
+ANOMALIES: Final = frozenset({"anomaly", "anomaly_overrun"})
+CLOSE: Final = 0.95
 WARNED_WITHIN: Final = 2
 """Buckets, the first with the step in it among them."""
 STEPS: Final = frozenset({"step early", "step in the middle", "step late"})
@@ -92,6 +96,7 @@ def judge(month: Month, watcher: Watcher) -> Course:
     warned_after: int | None = None
     right: Counter[str] = Counter()
     buckets: Counter[str] = Counter()
+    doubtful = ANOMALIES if month.ungoverned_micros >= CLOSE * month.budget_micros else STATISTICAL
     before = "NORMAL"
     for seen in watcher.watch(month):
         at = seen.bucket - HISTORY
@@ -100,7 +105,7 @@ def judge(month: Month, watcher: Watcher) -> Course:
         warnings = [rule for decision, rule in seen.said if decision in {"warn", "throttle", "stop"}]
         if warnings and near and warned_after is None:
             warned_after = at - fault.begin + 1
-        guesses = [decision for decision, rule in seen.said if rule.removeprefix("cost.") in STATISTICAL]
+        guesses = [decision for decision, rule in seen.said if rule.removeprefix("cost.") in doubtful]
         if guesses and not (near or month.overruns or month.shape.is_odd(seen.bucket)):
             false_warnings += "warn" in guesses
             false_throttles += "throttle" in guesses

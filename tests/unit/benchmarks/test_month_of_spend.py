@@ -58,6 +58,7 @@ def test_warnings_of_statistics_are_false_away_from_faults_only() -> None:
     assert judge(make(FLAT, BY_NAME["calm"]), Scripted(said)).false_warnings == 2
     assert judge(make(FLAT, BY_NAME["spike"]), Scripted(said)).false_warnings == 1
     assert judge(make(FLAT, BY_NAME["step late"]), Scripted(said)).false_warnings == 0
+    assert judge(make(FLAT, BY_NAME["calm, tight budget"]), Scripted(said)).false_warnings == 1
     odd = Shape("odd", FLAT.demand, frozenset({HISTORY + DAY - 5}))
     assert judge(make(odd, BY_NAME["calm"]), Scripted(said)).false_warnings == 1
 
