@@ -7,8 +7,9 @@ from msgspec import Struct
 
 ATTEMPT_S: Final = 20.0
 """For one attempt: the Standard Webhooks text asks receivers to answer within 15 to 30 s."""
-GIVE_UP_S: Final = 300.0
-"""For all attempts at one action. The machine is told what was not done by then, and asks again on what is so then."""
+GIVE_UP_S: Final = 120.0
+"""For all attempts at one action: what else is wanted at its target waits for as long. The machine is told what was not
+done by then, and asks again on what is so then."""
 FIRST_PAUSE_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
 
