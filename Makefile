@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA_DIR ?= ./data
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs format bench fuzz simulate setup setup-dev pin clean
