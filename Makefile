@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 PYTEST_FLAGS ?= -n 2 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench fuzz simulate setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash gateways fuzz simulate setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,12 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.month_of_spend
 	$(BIN)/python -m benchmarks.pubsub
 	$(BIN)/python -m benchmarks.pull_throughput
+
+crash: $(VENV)/dev.stamp ## fifty times in a row killed under load; `make test` does it a dozen times
+	CRASH_TEST_KILLS=50 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_crash.py
+
+gateways: $(VENV)/dev.stamp ## NGINX and Envoy under load for half a minute; `make test` does it for seconds
+	GATEWAY_LOAD_S=30 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_gateways.py
 
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)

@@ -21,7 +21,8 @@ from ledger.fsck import verify_log
 from ledger.identity import partition_folder
 from ledger.recovery import recover
 
-KILLS = int(os.environ.get("CRASH_TEST_KILLS", "50"))
+# Fifty take three minutes: `make crash`.
+KILLS = int(os.environ.get("CRASH_TEST_KILLS", "12"))
 TENANTS = 20
 SENDERS = 4
 BATCH = 40
@@ -112,7 +113,7 @@ def read_leaves(data_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_fifty_kills_lose_nothing_that_was_answered(tmp_path: Path) -> None:
+def test_kills_in_a_row_lose_nothing_that_was_answered(tmp_path: Path) -> None:
     rng = random.Random(20261122)
     sent = Sent()
     for _ in range(KILLS):
