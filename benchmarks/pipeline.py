@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ class Discard:
     def supervised(self, event: SupervisionEvent) -> None:
         if event.error is not None:
             raise AssertionError(event.error.traceback)
+
+    def edges(self, clock_us: Callable[[], int]) -> Edges:
+        """A runtime's edges on which nothing is done."""
+        return Edges(
+            clock_us=clock_us,
+            entropy=os.urandom,
+            executors=[self],
+            dead_letters=self,
+            on_decided=self.decided,
+            on_supervision=self.supervised,
+            on_commit=self.committed,
+            on_attempt=self.action_ended,
+            on_action_ended=self.action_ended,
+            writer="benchmark",
+        )
 
 
 def make_batches(signals: int, tenants: int, batch: int, seed: int) -> list[list[bytes]]:
@@ -141,19 +157,7 @@ _DATA = (_queue, _delta, _sample, _work, _snapshot, _queue)
 
 async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
     """Seconds for all batches, each answered only when it is durable."""
-    nobody = Discard()
-    edges = Edges(
-        clock_us=lambda: time.time_ns() // 1000,
-        entropy=os.urandom,
-        executors=[nobody],
-        dead_letters=nobody,
-        on_decided=nobody.decided,
-        on_supervision=nobody.supervised,
-        on_commit=nobody.committed,
-        on_attempt=nobody.action_ended,
-        on_action_ended=nobody.action_ended,
-        writer="benchmark",
-    )
+    edges = Discard().edges(lambda: time.time_ns() // 1000)
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)
     tree = runtime.tree("benchmark")
     started = asyncio.Event()

@@ -10,7 +10,6 @@ disk, in this process and on this machine.
 
 import asyncio
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import uvloop
 from benchmarks.pipeline import Discard, payload_of
 from benchmarks.report import machine, parser, print_report, scratch
 from governors.demo.play import Play
-from governors.runtime import Edges, Runtime
+from governors.runtime import Runtime
 from governors.settings import Settings, TenantSettings
 from ingest.decode.native import decode_native
 
@@ -57,19 +56,8 @@ class Clock:
 
 async def live_hour(folder: Path, seconds: int, rate: int, tenants: int) -> tuple[int, float]:
     """So many seconds of signals, a batch for each; the receipts, and the seconds that deciding them took."""
-    clock, rng, nobody = Clock(), random.Random(SEED), Discard()
-    edges = Edges(
-        clock_us=clock,
-        entropy=os.urandom,
-        executors=[nobody],
-        dead_letters=nobody,
-        on_decided=nobody.decided,
-        on_supervision=nobody.supervised,
-        on_commit=nobody.committed,
-        on_attempt=nobody.action_ended,
-        on_action_ended=nobody.action_ended,
-        writer="benchmark",
-    )
+    clock, rng = Clock(), random.Random(SEED)
+    edges = Discard().edges(clock)
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)
     started = asyncio.Event()
     task = asyncio.create_task(runtime.tree("benchmark").run(started.set))

@@ -11,7 +11,6 @@ What a request is, the gateway says in headers that it sets itself: `x-governor-
   It appends the original path to ours, and keeps the original method.
 """
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from governors.admission import CLASSES, Admitted
-from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, invalid, read_asked, refusal
+from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, Endpoint, invalid, read_asked, refusal
 from governors.api.documents import problem_answers
 from governors.api.guard import principal_of, require_tenant
 from governors.api.problem import MEDIA_TYPE, ProblemError, body_of
@@ -32,8 +31,6 @@ NGINX_PATH: Final = "/v1/admit/nginx"
 ENVOY_PATH: Final = "/v1/admit/envoy/{original:path}"
 PREFIX: Final = "x-governor-"
 _ASKED: Final = ("tenant", "class", "user", "cost")
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def nginx_endpoint(service: Service, metrics: Metrics) -> Endpoint:
