@@ -164,11 +164,12 @@ class Worker:
 
     async def restore(self) -> None:
         """What a person does on an empty disk."""
+        committed = len(self.observer.event_ids)
         place = Place(self.store, self.files, FOLDER, ORIGIN)
         await restore_partition(place, 0, self.signer.verifier.vkey, rng=self.rng, executor=Thread())
         app = Seen()
         recovery.recover(FOLDER, ORIGIN, app=app, on_state=lambda _key, _value: None, disk=self.files)
-        self.observer.check_restored(self.files.disk.contents(), app.event_ids)
+        self.observer.check_restored(self.files.disk.contents(), app.event_ids, committed)
 
     async def ask(self, ledger: Ledger, tenant: int, event_ids: list[str]) -> None:
         """What a caller does: hand receipts over, wait, and look. Raises ViolationError, LedgerError."""
