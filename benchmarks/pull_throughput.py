@@ -190,11 +190,11 @@ def measure(host: str, peers: Executor, options: Any) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--messages", type=int, default=60_000)
+    options.add_argument("--messages", type=int, default=10_000, help="waiting; the emulator slows down with them")
     options.add_argument("--tenants", type=int, default=100)
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--pulls", type=int, default=4, help="pulls in flight of the bare loop")
-    options.add_argument("--streaming-seconds", type=float, default=10.0, help="the most that streaming pull gets")
+    options.add_argument("--streaming-seconds", type=float, default=5.0, help="the most that streaming pull gets")
     given = options.parse_args()
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
