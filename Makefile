@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 PYTEST_FLAGS ?= -n 2 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash gateways fuzz simulate setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash gateways fuzz simulate image-test setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ crash: $(VENV)/dev.stamp ## fifty times in a row killed under load; `make test` 
 gateways: $(VENV)/dev.stamp ## NGINX and Envoy under load for half a minute; `make test` does it for seconds
 	GATEWAY_LOAD_S=30 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_gateways.py
 
+image-test: $(VENV)/dev.stamp ## build the Dockerfile with buildah on a stand-in base, and run what comes of it (as root)
+	IMAGE_TEST=1 $(BIN)/python -m pytest -n 0 --timeout 1800 -s tests/deploy/test_image.py
+
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)
 SEED ?= 1
@@ -86,6 +89,7 @@ $(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
 pin: ## resolve the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --python-version 3.11 $(PIN_FLAGS) -o requirements/run.txt
 	uv pip compile pyproject.toml --group dev --python-version 3.11 $(PIN_FLAGS) -o requirements/dev.txt
+	uv pip compile --group pyproject.toml:build --python-version 3.11 $(PIN_FLAGS) -o requirements/build.txt
 	uv pip compile --group pyproject.toml:fuzz --python-version 3.11 $(PIN_FLAGS) -o requirements/fuzz.txt
 PIN_FLAGS := --upgrade --universal --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
