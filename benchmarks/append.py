@@ -37,7 +37,8 @@ from benchmarks.report import machine, parser, print_report, quantile, scratch
 from benchmarks.stored import stored_receipts
 from benchmarks.support_process import rss_mb
 from governors.memory import settle_memory
-from ledger.appender import Draft, Ledger
+from ledger.appender import Ledger
+from ledger.draft import Draft
 from ledger.format.receipt import Fsm
 
 TARGET_PER_S: Final = 50_000

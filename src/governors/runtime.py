@@ -42,7 +42,8 @@ from governors.tenants.tenant import OpenWork, Shared
 from governors.tenants.terms import STOPPED
 from governors.tenants.timers import Timers
 from ingest.dead_letter import DeadLetterSink
-from ledger.appender import Draft, Ledger, Limits
+from ledger.appender import Ledger
+from ledger.draft import Draft, Limits
 from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 from ledger.identity import PartitionLock

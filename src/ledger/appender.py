@@ -10,21 +10,22 @@ is final: nobody knows what reached the disk, so the ledger takes nothing more a
 """
 
 import asyncio
-import hashlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 
 from ledger.archive import INDEX_FILE, Archive
+from ledger.batch import Batch, SealedTo
+from ledger.chains import ChainHead, Chains
 from ledger.commits import Commits, FreshHashes
 from ledger.disk import Disk
+from ledger.draft import DEFAULT_LIMITS, Draft, Limits
 from ledger.durable import POSIX
 from ledger.errors import (
     LeaseLostError,
@@ -34,62 +35,21 @@ from ledger.errors import (
     ReceiptInvalidError,
     ReceiptNotFoundError,
 )
-from ledger.format import canonical, chain, segment
-from ledger.format.receipt import RECEIPT_VERSION, Fsm, Receipt
 from ledger.format.tiles import TileTree
+from ledger.gathering import Gathering
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
-from ledger.index import Chain, SealedSegment, SegmentKey
+from ledger.index import SealedSegment, SegmentKey
 from ledger.log_index import LogIndex
 from ledger.reader import Stored
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
 from ledger.snapshots import AppFold
 from ledger.writer import CutBatch, SegmentWriter, Written
 
-KEY_BYTES: Final = chain.KEY_BYTES
 STATE_KEY_CHARS_MAX: Final = 16_000  # four bytes each at most, and a frame has room for 65,535
-_ENCODED_AT_ONCE: Final = 128
-_TENANTS_CACHED_MAX: Final = 131_072
-_sha256 = hashlib.sha256
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of memory and of files."""
-
-    batch_bytes: int = 1 << 20
-    """A batch is cut soon after it has this many bytes (a slow disk writes them in 10 ms), …"""
-    batch_receipts: int = 10_000
-    """… or this many receipts: what one fdatasync makes everybody in it wait for."""
-    segment_bytes: int = 16 << 20
-    """A segment is sealed before it passes this (one long batch alone may pass it)."""
-    pending_bytes: int = 64 << 20
-    """What may wait for the disk before append() pushes back."""
-    retry_after_s: float = 0.25
-    """What append() then asks for: the time a slow disk needs for a few batches."""
 
 
 OnCommit = Callable[[float, int], None]
 """`on_commit(seconds, receipts)`, for each batch that became durable."""
-
-
-class Draft(Struct, frozen=True, gc=False):
-    """What the caller knows of a receipt; the ledger adds the rest. `tenant` is its name, `payload` the sender's
-    bytes. Fields as in `Receipt`.
-    """
-
-    tenant: str
-    event_id: str
-    source: str
-    observed_us: int
-    ts_us: int
-    outcome: str
-    decision: str
-    rule: str
-    evidence: dict[str, int | str]
-    fsm: Fsm
-    policy_digest: str
-    actions: tuple[str, ...]
-    payload: bytes
 
 
 class StoredReceipt(Struct, frozen=True, gc=False):
@@ -98,14 +58,6 @@ class StoredReceipt(Struct, frozen=True, gc=False):
     index: int
     leaf: bytes
     committed: bool
-
-
-class SealedTo(NamedTuple):
-    """What the sealed segments hold: the first `size` receipts, and the tree's root over them."""
-
-    size: int
-    root: bytes
-    epoch: int
 
 
 class Opened(NamedTuple):
@@ -117,56 +69,6 @@ class Opened(NamedTuple):
     notes: list[str]
     snapshot_size: int
     edge: TileTree
-
-
-class ChainHead(NamedTuple):
-    """Where a tenant's chain ends: the sequence number that its next receipt will have, and the last one's leaf hash.
-
-    `pseudonym` is the tenant's name in receipts, 32 hex digits.
-    """
-
-    pseudonym: str
-    next_tseq: int
-    leaf_hash: bytes
-
-
-class _Batch:
-    """What gathers, then waits for the disk: frames, and who wants to know."""
-
-    __slots__ = (
-        "body", "body_bytes", "count", "first_index", "hashes", "offsets", "root", "sealing", "states", "tenants",
-        "waiters",
-    )  # fmt: skip
-
-    def __init__(self, first_index: int) -> None:
-        self.first_index = first_index
-        self.count = 0
-        self.body: list[bytes] = []
-        """A piece for many receipts, so that one receipt does not leave a handful of cold objects behind."""
-        self.body_bytes = 0
-        self.hashes: list[bytes] = []
-        """Leaf hashes, joined as the body's pieces are."""
-        self.offsets: list[int] = []
-        self.tenants: list[Chain] = []
-        """By receipt: where its frame begins in the body, and whose it is."""
-        self.states: dict[str, object] = {}
-        self.root = b""
-        self.waiters: list[asyncio.Future[None]] = []
-        self.sealing: list[asyncio.Future[SealedTo]] = []
-        """Who wants the segment sealed behind this batch."""
-
-    def __bool__(self) -> bool:
-        return bool(self.count or self.states)
-
-    @property
-    def end(self) -> int:
-        """The index after its last receipt."""
-        return self.first_index + self.count
-
-    def add(self, piece: bytes) -> None:
-        """Append to the body."""
-        self.body.append(piece)
-        self.body_bytes += len(piece)
 
 
 class Ledger:
@@ -182,7 +84,7 @@ class Ledger:
         entropy: Callable[[int], bytes],
         writer: str,
         encode_state: Callable[[Any], bytes],
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
         lock: PartitionLock | None = None,
         disk: Disk = POSIX,
         epoch: int | None = None,
@@ -203,17 +105,12 @@ class Ledger:
         if self.epoch <= recovered.epoch:
             raise ValueError(f"epoch {epoch} has been: the log's last one is {recovered.epoch}")
         self.recovered: Final = Opened(recovered.torn, recovered.notes, recovered.snapshot_size, recovered.edge)
-        self._key = identity.key
-        self._writer_name = writer
-        self._entropy = entropy
         self._encode_state = encode_state
         self._limits = limits
         self._lock = lock
         self._disk = disk
         self._index = LogIndex(archive or Archive(None, folder, disk), recovered.sealed, folder, disk)
-        self._all_chains = recovered.chains
-        self._tree = recovered.tree
-        self._size = self._local_size = recovered.size
+        self._local_size = recovered.size
         self._local_root = recovered.tree.root()
         self._segments = SegmentWriter(
             folder, self.origin, self.epoch, recovered.previous_sha256, limits.segment_bytes, disk
@@ -230,20 +127,13 @@ class Ledger:
         self._growing: list[asyncio.Future[None]] = []
         """Who waits for anything more to be durable."""
 
-        self._chains: dict[str, Chain] = {}
-        """By tenant's name: a cache that spares an HMAC. `_all_chains` has them by pseudonym."""
-        self._drafts: list[Draft] = []
-        self._draft_chains: list[Chain] = []
-        """Receipts that have their index but no bytes yet, nor a place in their chains; those chains."""
-        self._draft_bytes = 0
-        """Of the drafts' payloads."""
-        self._encoded_at_once = min(_ENCODED_AT_ONCE, limits.batch_receipts)
-        self._gathering = _Batch(self._size)
-        self._cut: deque[_Batch] = deque()
+        self._chains = Chains(identity.key, self.origin, recovered.chains)
+        self._gathering = Gathering(self.origin, self.epoch, writer, self._chains, recovered.tree, entropy, limits)
+        self._cut: deque[Batch] = deque()
         """Batches that wait for the disk; the first is being written if `_write` is set."""
+        self._cut_bytes = 0
+        """Of their bodies."""
         self._write: asyncio.Future[Written] | None = None
-        self._encoded_bytes = 0
-        """Of all bodies, in `_cut` and gathering."""
         self._work = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cut_is_due = False
@@ -264,7 +154,7 @@ class Ledger:
         on_state: OnState | None = None,
         app: AppFold | None = None,
         name: str | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
         lock: PartitionLock | None = None,
         disk: Disk = POSIX,
         epoch: int | None = None,
@@ -312,7 +202,7 @@ class Ledger:
     @property
     def size(self) -> int:
         """How many receipts there are, durable or not."""
-        return self._size
+        return self._gathering.size
 
     @property
     def local_size(self) -> int:
@@ -342,7 +232,7 @@ class Ledger:
     @property
     def pending_bytes(self) -> int:
         """What waits for the disk."""
-        return self._encoded_bytes + self._draft_bytes
+        return self._cut_bytes + self._gathering.waiting_bytes
 
     @property
     def failed(self) -> BaseException | None:
@@ -351,13 +241,12 @@ class Ledger:
 
     def pseudonym(self, tenant: str) -> str:
         """The tenant's name in receipts."""
-        cached = self._chains.get(tenant)
-        return cached.pseudonym if cached is not None else chain.pseudonym(self._key, tenant)
+        return self._chains.pseudonym(tenant)
 
     def next_tseq(self, tenant: str) -> int:
         """The sequence number that the tenant's next receipt will have."""
-        self._encode_drafts()
-        found = self._known_chain(tenant)
+        self._gathering.encode()
+        found = self._chains.find(tenant)
         return found.count if found is not None else 0
 
     def append(self, draft: Draft) -> int:
@@ -367,79 +256,16 @@ class Ledger:
         """
         if self._stopped is not None:
             raise LedgerClosedError(self._stopped)
-        limits, drafts, draft_bytes = self._limits, self._drafts, self._draft_bytes
-        if self._encoded_bytes + draft_bytes >= limits.pending_bytes:
+        gathering, limits = self._gathering, self._limits
+        if self._cut_bytes + gathering.waiting_bytes >= limits.pending_bytes:
             raise PushbackError(self.pending_bytes, limits.retry_after_s)
-        canonical.check_draft(
-            draft.evidence, draft.ts_us, draft.observed_us, draft.event_id, draft.source, draft.fsm
-        )  # fmt: skip
-        self._draft_chains.append(self._chains.get(draft.tenant) or self._open_chain(draft.tenant))
-        drafts.append(draft)
-        self._draft_bytes = draft_bytes = draft_bytes + len(draft.payload)
-        index = self._size
-        self._size = index + 1
-        if len(drafts) == 1:
+        index = gathering.append(draft)
+        drafts = len(gathering.drafts)
+        if drafts <= 1:
             self._work.set()
-        if len(drafts) >= self._encoded_at_once or draft_bytes >= limits.batch_bytes:
-            self._encode_drafts()
-            batch = self._gathering
-            if batch.count >= limits.batch_receipts or batch.body_bytes >= limits.batch_bytes:
+            if not drafts and gathering.is_full:  # none: they have just been encoded
                 self._cut_soon()
         return index
-
-    def _encode_drafts(self) -> None:
-        """Make leaves and frames of the drafts that wait, many in a row: the code of each step stays in the
-        processor's cache, which makes a receipt twice as cheap as encoding it where it is decided.
-        """
-        drafts, batch = self._drafts, self._gathering
-        if not drafts:
-            return
-        payloads = [draft.payload for draft in drafts]
-        # Asked for together: each call of the kernel costs as much as a third of a receipt.
-        keys = chain.split(self._entropy(KEY_BYTES * len(drafts)), KEY_BYTES)
-        commitments = chain.commitments(keys, payloads)
-        epoch, origin, writer, encode = self.epoch, self.origin, self._writer_name, canonical.encode_checked
-        leaves, hashes = [], []
-        for draft, tenant, commitment in zip(drafts, self._draft_chains, commitments, strict=True):
-            tseq = tenant.count
-            leaf = encode(
-                # By position, which takes 0.1 µs where keywords take 0.6: the order is that of the fields.
-                Receipt(
-                    draft.actions,
-                    draft.decision,
-                    epoch,
-                    draft.event_id,
-                    draft.evidence,
-                    draft.fsm,
-                    commitment,
-                    origin,
-                    draft.observed_us,
-                    draft.outcome,
-                    draft.policy_digest,
-                    tenant.head.hex(),
-                    draft.rule,
-                    draft.source,
-                    tenant.pseudonym,
-                    draft.ts_us,
-                    tseq,
-                    RECEIPT_VERSION,
-                    writer,
-                )
-            )
-            leaves.append(leaf)
-            tenant.head = digest = _sha256(b"\0" + leaf).digest()
-            hashes.append(digest)
-            tenant.count = tseq + 1
-        canonical.check_lengths(leaves)
-        frames, offsets = segment.encode_receipts(batch.body_bytes, leaves, keys, payloads)
-        batch.add(frames)
-        batch.count += len(drafts)
-        self._encoded_bytes += len(frames)
-        batch.hashes.append(b"".join(hashes))
-        batch.offsets += offsets
-        batch.tenants += self._draft_chains
-        self._tree.extend(hashes)
-        self._drafts, self._draft_chains, self._draft_bytes = [], [], 0
 
     def put_state(self, key: str, value: object) -> None:
         """Keep `value` as the latest state under `key`; it goes into the same batch as the receipts before it.
@@ -452,7 +278,7 @@ class Ledger:
             raise LedgerClosedError(self._stopped)
         if len(key) > STATE_KEY_CHARS_MAX:
             raise ReceiptInvalidError(f"the state key {key[:64]!r}… has {len(key)} characters")
-        states = self._gathering.states
+        states = self._gathering.batch.states
         if not states:
             self._work.set()
         states[key] = value
@@ -502,11 +328,11 @@ class Ledger:
         """
         if self._stopped is not None:
             raise LedgerClosedError(self._stopped)
-        if self._drafts or self._gathering or not self._cut:
+        if self._gathering or not self._cut:
             self._cut_now()
         sealed: asyncio.Future[SealedTo] = asyncio.get_running_loop().create_future()
         if self._write is not None and len(self._cut) == 1:
-            self._cut.append(_Batch(self._cut[-1].end))  # the last batch is being written, and its seal decided
+            self._cut.append(Batch(self._cut[-1].end))  # the last batch is being written, and its seal decided
             self._cut[-1].root = self._cut[0].root
         self._cut[-1].sealing.append(sealed)
         self._work.set()
@@ -557,9 +383,8 @@ class Ledger:
 
         A receipt that is appended right now and says so becomes durable after all that it speaks of.
         """
-        self._encode_drafts()
-        heads = [ChainHead(one.pseudonym, one.count, one.head) for one in self._all_chains.values()]
-        return self._size, heads
+        self._gathering.encode()
+        return self.size, self._chains.heads()
 
     def fail(self, error: BaseException) -> None:
         """Take nothing more, because of something outside: another writer has the log, say. `run` raises."""
@@ -583,7 +408,7 @@ class Ledger:
 
         Raises SegmentCorruptError.
         """
-        known = self._known_chain(tenant)
+        known = self._chains.find(tenant)
         if known is None:
             return []
         read, loop = self._index.read_chain, asyncio.get_running_loop()
@@ -667,7 +492,7 @@ class Ledger:
             self._index.add_sealed(written.sealed)
         self._local_size = batch.end
         self._local_root = batch.root
-        self._encoded_bytes -= batch.body_bytes
+        self._cut_bytes -= batch.body_bytes
         self._hashes.add(batch.hashes)
         if self._on_commit is not None and batch.body:
             self._on_commit(self._loop.time() - self._write_begun_s, batch.count)
@@ -682,7 +507,7 @@ class Ledger:
             self._work.clear()
 
     def _has_work(self) -> bool:
-        return bool(self._cut or self._drafts or self._gathering)
+        return bool(self._cut or self._gathering)
 
     def _cut_soon(self) -> None:
         """Cut when the caller gives up the loop: only then do the states fit the receipts."""
@@ -699,42 +524,19 @@ class Ledger:
     def _cut_now(self) -> None:
         """Make a batch of what is pending, with the states as they are."""
         self._cut_is_due = False
-        self._encode_drafts()
-        batch, encode = self._gathering, self._encode_state
-        states = b"".join([segment.encode_state(key, encode(value)) for key, value in batch.states.items()])
-        if states:
-            batch.add(states)
-            self._encoded_bytes += len(states)
-        batch.root = self._tree.root()
+        batch = self._gathering.cut(self._encode_state)
         self._cut.append(batch)
-        self._gathering = _Batch(self._size)
+        self._cut_bytes += batch.body_bytes
 
-    def _known_chain(self, tenant: str) -> Chain | None:
-        return self._chains.get(tenant) or self._all_chains.get(chain.pseudonym(self._key, tenant))
-
-    def _open_chain(self, tenant: str) -> Chain:
-        """The tenant's chain, begun if it has none."""
-        try:
-            found = self._known_chain(tenant)
-        except UnicodeEncodeError as error:
-            raise ReceiptInvalidError(f"the tenant's name {tenant!r} holds a lone surrogate") from error
-        if found is None:
-            pseudonym = chain.pseudonym(self._key, tenant)
-            found = self._all_chains[pseudonym] = Chain(pseudonym, chain.genesis(self.origin, pseudonym))
-        if len(self._chains) >= _TENANTS_CACHED_MAX:
-            self._chains.clear()  # rare; filling it again costs 2 µs a tenant
-        self._chains[tenant] = found
-        return found
-
-    def _batch_of(self, index: int) -> _Batch:
+    def _batch_of(self, index: int) -> Batch:
         """The batch that a receipt which is not durable waits in."""
-        if index >= self._gathering.first_index:
-            return self._gathering
+        if index >= self._gathering.batch.first_index:
+            return self._gathering.batch
         return next(batch for batch in self._cut if index < batch.end)
 
     def _check_waitable(self, index: int) -> None:
-        if index >= self._size:
-            raise ReceiptNotFoundError(f"receipt {index} was never appended: there are {self._size}")
+        if index >= self.size:
+            raise ReceiptNotFoundError(f"receipt {index} was never appended: there are {self.size}")
         if self._failed is not None:
             raise LedgerFailedError(str(self._failed)) from self._failed
 
@@ -749,7 +551,7 @@ class Ledger:
         """Nobody waits any longer."""
         self._commits.dismiss(error)
         waiting: list[asyncio.Future[Any]] = list(self._growing)
-        for batch in (*self._cut, self._gathering):
+        for batch in (*self._cut, self._gathering.batch):
             waiting += batch.waiters
             waiting += batch.sealing
         for waiter in waiting:

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from ledger.appender import SealedTo
 from ledger.authority import Authority
 from ledger.backoff import Backoff, with_patience
+from ledger.batch import SealedTo
 from ledger.disk import Disk
 from ledger.errors import LedgerClosedError, LedgerError, SegmentCorruptError, StoreRefusedError
 from ledger.format import segment

@@ -1,6 +1,6 @@
 """Receipts that a log has of itself: they stand in the chain of a tenant of its own, and decide nothing."""
 
-from ledger.appender import Draft
+from ledger.draft import Draft
 from ledger.format.chain import LEDGER_NAME
 from ledger.format.receipt import Fsm
 

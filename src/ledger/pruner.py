@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from ledger.appender import Draft
 from ledger.backoff import Backoff, with_patience
 from ledger.disk import Disk
+from ledger.draft import Draft
 from ledger.errors import (
     LedgerClosedError,
     LedgerError,

@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from ledger.appender import ChainHead, Draft
 from ledger.authority import HEAD_KEY
 from ledger.backoff import Backoff, with_patience
+from ledger.chains import ChainHead
 from ledger.disk import Disk
+from ledger.draft import Draft
 from ledger.errors import (
     LedgerClosedError,
     LogForkedError,

@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from ledger.appender import Draft, Ledger, Limits
+from ledger.appender import Ledger
+from ledger.draft import Draft, Limits
 from ledger.format.receipt import Fsm
 
 FSM = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version=1)

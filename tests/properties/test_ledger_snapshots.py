@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ledger_scenes import abandon, draft, running
 
-from ledger.appender import Limits
+from ledger.draft import Limits
 from ledger.durable import POSIX
 from ledger.format.canonical import decode
 from ledger.format.receipt import Receipt

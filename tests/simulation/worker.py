@@ -15,10 +15,11 @@ from simulation.sim_disk import SimFiles
 from simulation.sim_store import SimStoreClient
 
 from ledger import recovery, snapshots
-from ledger.appender import Draft, Ledger, Limits
+from ledger.appender import Ledger
 from ledger.archive import Archive
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence, Committer
+from ledger.draft import Draft, Limits
 from ledger.errors import ReceiptDroppedError
 from ledger.format.note import Signer
 from ledger.format.receipt import Fsm, Receipt

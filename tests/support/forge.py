@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.appender import Draft, Ledger
+from ledger.appender import Ledger
+from ledger.draft import Draft
 from ledger.format import canonical, chain, segment
 from ledger.format.receipt import Receipt
 from ledger.format.segment import COMMITMENT_KEY_BYTES, Kind

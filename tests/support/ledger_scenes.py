@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from ledger.appender import Draft, Ledger, Limits
+from ledger.appender import Ledger
 from ledger.disk import SegmentFile
+from ledger.draft import Draft, Limits
 from ledger.durable import PosixDisk
 from ledger.format.receipt import Fsm, Receipt
 from ledger.identity import PartitionLock, open_identity, partition_folder

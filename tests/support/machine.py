@@ -10,10 +10,11 @@ from typing import Any
 
 from support.ledger_scenes import NAME, Events, draft, encode_text
 
-from ledger.appender import Ledger, Limits
+from ledger.appender import Ledger
 from ledger.authority import HEAD_KEY, HeadTerms
 from ledger.committer import Cadence, Committer
 from ledger.disk import SegmentFile
+from ledger.draft import Limits
 from ledger.durable import PosixDisk
 from ledger.errors import LedgerError
 from ledger.format.note import Signer, Verifier

@@ -7,8 +7,8 @@ from typing import Any
 from support.ledger_scenes import Events
 from support.machine import InlineExecutor, Machine
 
-from ledger.appender import Limits
 from ledger.committer import Cadence
+from ledger.draft import Limits
 from ledger.prover import Prover
 from ledger.pruner import Pruner, RetentionPolicy
 from ledger.publisher import PublishCadence, Publisher

@@ -28,7 +28,7 @@ from governors.snapshotter import make_snapshot
 from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT
 from governors.tenants.records import machine_key, state_key
 from ledger import fsck
-from ledger.appender import Draft
+from ledger.draft import Draft
 from ledger.errors import NotALedgerError, SegmentCorruptError
 from ledger.format import retention, snapshot
 from ledger.format.chain import LEDGER_TENANT

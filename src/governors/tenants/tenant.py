@@ -54,7 +54,8 @@ from governors.tenants.timers import Timers, retry_after_us
 from governors.tenants.windows import NEVER_US
 from ingest.dead_letter import DeadLetterSink
 from ingest.signals import Signal
-from ledger.appender import Draft, Ledger
+from ledger.appender import Ledger
+from ledger.draft import Draft
 from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 

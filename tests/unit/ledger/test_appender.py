@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.ledger_scenes import Disk, draft, open_ledger, running, seeded_entropy, segments
 
-from ledger.appender import Limits
+from ledger.draft import Limits
 from ledger.errors import (
     LedgerClosedError,
     LedgerFailedError,
@@ -350,12 +350,12 @@ async def test_waiting_for_what_was_never_appended_is_refused(tmp_path: Path) ->
 
 
 async def test_more_tenants_than_are_cached_keep_their_chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.appender._TENANTS_CACHED_MAX", 3)
+    monkeypatch.setattr("ledger.chains._TENANTS_CACHED_MAX", 3)
     async with running(tmp_path) as ledger:
         for number in range(40):
             ledger.append(draft(number, tenant=f"t{number % 8}"))
         await ledger.wait_local(39)
         assert [ledger.next_tseq(f"t{tenant}") for tenant in range(8)] == [5] * 8
-        assert len(ledger._chains) <= 3
+        assert len(ledger._chains.cached) <= 3
     async with running(tmp_path) as again:
         assert again.size == 40

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.ledger_scenes import Disk, draft, open_ledger, running, segments, write_log
 
-from ledger.appender import Ledger, Limits
+from ledger.appender import Ledger
+from ledger.draft import Limits
 from ledger.errors import LeaseLostError, LedgerClosedError, LedgerFailedError
 from ledger.format.merkle import leaf_hash, root_of
 from ledger.reader import read_segment

@@ -7,9 +7,9 @@ from support.ledger_scenes import draft
 from support.machine import Machine, stored_head
 from support.memory_store import HELD, LANDED, LATE, NOT_LANDED, REFUSED, MemoryStore
 
-from ledger.appender import Limits
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence, _next_piece
+from ledger.draft import Limits
 from ledger.errors import LeaseLostError, LedgerFailedError, SegmentCorruptError, StoreRefusedError, WriterFencedError
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.merkle import EMPTY_ROOT

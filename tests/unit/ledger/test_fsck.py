@@ -9,7 +9,7 @@ import orjson
 import pytest
 from support.ledger_scenes import abandon, draft, running, segments, write_log
 
-from ledger.appender import Limits
+from ledger.draft import Limits
 from ledger.errors import NotALedgerError
 from ledger.format import segment
 from ledger.format.merkle import CompactRange, leaf_hash

@@ -10,7 +10,8 @@ import pytest
 from support.auditing import ORIGIN, SIGNER, VERIFIER, leaves_of, publish, write
 from support.ledger_scenes import draft, running, segments, write_log
 
-from ledger.appender import Ledger, Limits
+from ledger.appender import Ledger
+from ledger.draft import Limits
 from ledger.durable import POSIX
 from ledger.format import heads, retention
 from ledger.format.chain import LEDGER_NAME

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from support.ledger_scenes import NAME, draft, running, segments, write_log
 
-from ledger.appender import Ledger, Limits
+from ledger.appender import Ledger
 from ledger.archive import INDEX_FILE, Archive
+from ledger.draft import Limits
 from ledger.durable import POSIX, PosixDisk
 from ledger.errors import ReceiptNotFoundError, SegmentCorruptError
 from ledger.format.canonical import decode

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.ledger_scenes import Disk, abandon, draft, open_ledger, running, segments, write_log
 
-from ledger.appender import Limits
+from ledger.draft import Limits
 from ledger.durable import PosixDisk
 from ledger.errors import SegmentCorruptError
 from ledger.format import segment

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 from support.ledger_scenes import Events, draft, open_ledger, running, segments, write_log
 
-from ledger.appender import Ledger, Limits
+from ledger.appender import Ledger
+from ledger.draft import Limits
 from ledger.durable import POSIX, PosixDisk
 from ledger.errors import SegmentCorruptError, SnapshotInvalidError
 from ledger.format import snapshot as codec
