@@ -36,6 +36,16 @@ MIB: Final = 1024 * KIB
 # What a profile can be called: lower case, so that an environment variable can name it.
 _PROFILE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 PROFILE_NAMES: Final = ("standard", "premium", "enterprise")
+# RFC 1123, as Kubernetes has it for namespaces and for the names of workloads.
+NAMESPACE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+WORKLOAD_NAME: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+WORKLOAD_NAMES_MAX: Final = 20
+EXECUTOR_NAMES: Final = ("kubernetes", "log")
+"""What no webhook may be called."""
+PLACEHOLDER: Final = re.compile(r"\{(tenant|subject)\}")
+"""Stands for what an action is about, in the names of workloads."""
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts a pod's token, with the cluster's certificate authority and the pod's namespace beside it."""
 
 Word = Annotated[str, Meta(min_length=1, max_length=255)]
 Host = Word
@@ -293,9 +303,62 @@ def webhook_url_problem(url: str, *, private: bool) -> str:
     return "expected an https:// address (http:// only with private)"
 
 
+class WorkloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Workloads of a Kubernetes cluster, and which actions they get: those of the kinds, governors, tenants and
+    subjects that are named, of any where none is, as far as they can be done to a workload.
+    """
+
+    workload: Literal["Deployment", "Rollout"] = "Deployment"
+    """`Rollout`: Argo's."""
+    namespace: Word | None = None
+    """Null: the service account's own, as the file `namespace` beside its token says. May have `{tenant}` and
+    `{subject}` in it, as names may."""
+    names: tuple[Word, ...] = ("{subject}",)
+    stop_replicas: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    """What a `stop` leaves of each; a `throttle` and a `restore` give back what was there before. Null: none of these
+    is for them."""
+    kinds: tuple[Word, ...] = ()
+    governors: tuple[Word, ...] = ()
+    tenants: tuple[Word, ...] = ()
+    subjects: tuple[Word, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= WORKLOAD_NAMES_MAX:
+            raise ValueError(f"names: expected 1 to {WORKLOAD_NAMES_MAX}")
+        if self.namespace is not None and (problem := workload_pattern_problem(self.namespace, NAMESPACE_NAME)):
+            raise ValueError(f"namespace: {problem}")
+        for name in self.names:
+            if problem := workload_pattern_problem(name, WORKLOAD_NAME):
+                raise ValueError(f"names: {problem}")
+
+
+def workload_pattern_problem(pattern: str, expected: re.Pattern[str]) -> str:
+    """What is wrong with the pattern of a name; empty where nothing is."""
+    if expected.fullmatch(PLACEHOLDER.sub("x", pattern)):
+        return ""
+    return f"{pattern!r} is no name in Kubernetes, perhaps with {{tenant}} or {{subject}} in it"
+
+
+class KubernetesSettings(Struct, frozen=True, kw_only=True):
+    """A cluster whose workloads governors roll back, hold and scale. The section is absent unless one of its keys is
+    set. The defaults are right inside the cluster, with a service account that may do so (deploy/k8s/executor).
+    """
+
+    server: Word = "https://kubernetes.default.svc"
+    """The API server's address. `http://` only to this machine, as `kubectl proxy` offers it."""
+    token_file: Path | None = SERVICE_ACCOUNT / "token"
+    """The bearer token, read for each attempt: Kubernetes renews it under the same name. Null: none is sent."""
+    ca_file: Path | None = SERVICE_ACCOUNT / "ca.crt"
+    """Who vouches for the API server, in PEM form. Null: whom this machine trusts."""
+    workloads: tuple[WorkloadSettings, ...] = ()
+    """The first that takes an action gets it."""
+
+
 class ActionSettings(Struct, frozen=True, kw_only=True):
     """Who carries out what governors decide. An action goes to the first that takes it, and else into the log alone."""
 
+    kubernetes: KubernetesSettings | None = None
+    """Asked before webhooks."""
     webhooks: tuple[WebhookSettings, ...] = ()
     """Receivers, in the order in which they are asked whether they take an action."""
     dry_run: bool = False
@@ -510,8 +573,13 @@ def _contradictions(
         expected = "expected one of " + ", ".join(settings.profiles)
         found.append(("default_profile", settings.default_profile, expected))
     names = [one.name for one in settings.actions.webhooks]
-    if twice := next((name for name in names if names.count(name) > 1 or name == "log"), None):
-        found.append(("actions.webhooks", names, f"expected names that are told apart, also from log: {twice}"))
+    if twice := next((name for name in names if names.count(name) > 1 or name in EXECUTOR_NAMES), None):
+        expected = f"expected names that are told apart, also from {', '.join(EXECUTOR_NAMES)}: {twice}"
+        found.append(("actions.webhooks", names, expected))
+    cluster = settings.actions.kubernetes
+    if cluster is not None and not _is_api_server(cluster.server):
+        expected = "expected an https:// address without a path (http:// to this machine alone)"
+        found.append(("actions.kubernetes.server", cluster.server, expected))
     problems = [Problem(key, shown(value), origins[key], expected) for key, value, expected in found]
     return problems + _impossible_policies(settings, policies)
 
@@ -543,6 +611,17 @@ def _is_https_or_path(keys: str) -> bool:
     if address.scheme == "http":
         return _is_loopback(address.hostname or "")
     return address.scheme in ("", "https")
+
+
+def _is_api_server(server: str) -> bool:
+    try:
+        address = urlsplit(server)
+        port = address.port
+    except ValueError:
+        return False
+    if not address.hostname or port == 0 or address.path not in ("", "/") or address.query or address.username:
+        return False
+    return address.scheme == "https" or (address.scheme == "http" and _is_loopback(address.hostname))
 
 
 def _rows(leaves: Mapping[str, Leaf], values: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[SettingRow, ...]:

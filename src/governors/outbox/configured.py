@@ -6,10 +6,23 @@ import httpx
 import structlog
 
 from governors.outbox.executors import Answer, Done, Executor, LogExecutor, Order
+from governors.outbox.kubernetes import KubernetesExecutor
+from governors.outbox.kubernetes_api import Access
 from governors.outbox.selection import Selection
 from governors.outbox.standard_webhooks import parse_secret
 from governors.outbox.webhook import Receiver, WebhookExecutor, read_lines
-from governors.settings import ActionSettings, SettingsError, WebhookSettings, webhook_url_problem
+from governors.outbox.workloads import WorkloadRule
+from governors.settings import (
+    NAMESPACE_NAME,
+    SERVICE_ACCOUNT,
+    ActionSettings,
+    KubernetesSettings,
+    SettingsError,
+    WebhookSettings,
+    WorkloadSettings,
+    webhook_url_problem,
+    workload_pattern_problem,
+)
 from governors.settings_layers import Problem, shown
 from governors.tenants.tenant import OpenWork
 
@@ -19,7 +32,10 @@ def executors_of(settings: ActionSettings, clock_us: Callable[[], int]) -> Seque
 
     Raises SettingsError for secrets that cannot be read: better now than with the first action.
     """
-    executors = [_webhook(one, clock_us) for one in settings.webhooks]
+    executors = [
+        *([_kubernetes(settings.kubernetes, clock_us)] if settings.kubernetes is not None else []),
+        *(_webhook(one, clock_us) for one in settings.webhooks),
+    ]
     if settings.dry_run:
         return [*map(DryRun, executors), LogExecutor()]
     return [*executors, LogExecutor()]
@@ -46,6 +62,33 @@ class DryRun:
             tenant=order.work.tenant, action_id=action.id, params=action.params, receipt=order.receipt,
         )  # fmt: skip
         return Done("dry run: not sent")
+
+
+def _kubernetes(settings: KubernetesSettings, clock_us: Callable[[], int]) -> Executor:
+    access = Access(settings.server, settings.token_file, settings.ca_file)
+    try:
+        access.read()
+        rules = [_workloads(one, settings) for one in settings.workloads]
+    except (OSError, ValueError) as error:
+        raise SettingsError([Problem("actions.kubernetes", shown(settings.server), "its files", str(error))]) from error
+    return KubernetesExecutor(access, rules, clock_us)
+
+
+def _workloads(settings: WorkloadSettings, cluster: KubernetesSettings) -> WorkloadRule:
+    namespace = settings.namespace
+    if namespace is None:
+        path = (cluster.token_file or SERVICE_ACCOUNT / "token").with_name("namespace")
+        namespace = path.read_text(encoding="ascii").strip()
+        if problem := workload_pattern_problem(namespace, NAMESPACE_NAME):
+            raise ValueError(f"{path}: {problem}")
+    return WorkloadRule(
+        selection=Selection(settings.kinds, settings.governors, settings.tenants),
+        subjects=settings.subjects,
+        kind=settings.workload,
+        namespace=namespace,
+        names=settings.names,
+        stop_replicas=settings.stop_replicas,
+    )
 
 
 def _webhook(settings: WebhookSettings, clock_us: Callable[[], int]) -> Executor:

@@ -128,7 +128,7 @@ def read_answer(answer: httpx.Response, now_us: int) -> Answer:
         return TryAgain(
             said,
             maybe=status not in _NOT_DONE,
-            after_s=_retry_after_s(answer.headers.get("retry-after"), now_us),
+            after_s=retry_after_s(answer.headers.get("retry-after"), now_us),
             ails=status in _UNWELL,
         )
     if status >= 500:
@@ -140,8 +140,8 @@ def _said(error: httpx.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 
-def _retry_after_s(text: str | None, now_us: int) -> float | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
+def retry_after_s(text: str | None, now_us: int) -> float | None:
+    """What a Retry-After asks for: RFC 9110, section 10.2.3: seconds, or a date."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
