@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA_DIR ?= ./data
+# What looks at manifests is heavier than all that tests: an environment of its own, made by `make manifests` alone.
+TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 2 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash gateways fuzz simulate image-test setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash gateways fuzz simulate image-test manifests setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +58,8 @@ gateways: $(VENV)/dev.stamp ## NGINX and Envoy under load for half a minute; `ma
 image-test: $(VENV)/dev.stamp ## build the Dockerfile with buildah on a stand-in base, and run what comes of it (as root)
 	IMAGE_TEST=1 $(BIN)/python -m pytest -n 0 --timeout 1800 -s tests/deploy/test_image.py
 
+manifests: $(VENV)/dev.stamp $(TOOLS)/stamp ## what is deployed, under kubernetes-validate --strict and checkov
+	MANIFEST_TOOLS=$(TOOLS)/bin $(BIN)/python -m pytest -n 0 --timeout 600 tests/deploy/test_manifests.py tests/deploy/test_manifests_foreign.py
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)
 SEED ?= 1
@@ -86,12 +90,18 @@ $(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/fuzz.txt
 	touch $@
 
+$(TOOLS)/stamp: requirements/manifests.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/manifests.txt
+	touch $@
+
 pin: ## resolve the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --python-version 3.11 $(PIN_FLAGS) -o requirements/run.txt
 	uv pip compile pyproject.toml --group dev --python-version 3.11 $(PIN_FLAGS) -o requirements/dev.txt
 	uv pip compile --group pyproject.toml:build --python-version 3.11 $(PIN_FLAGS) -o requirements/build.txt
+	uv pip compile --group pyproject.toml:manifests --python-version 3.11 $(PIN_FLAGS) -o requirements/manifests.txt
 	uv pip compile --group pyproject.toml:fuzz --python-version 3.11 $(PIN_FLAGS) -o requirements/fuzz.txt
 PIN_FLAGS := --upgrade --universal --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 clean: ## remove what was built, keep the data
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TOOLS) .image build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,254 @@
+"""The manifests against the code that they deploy: no flag, route, path, file or time in them that it does not have.
+
+`make manifests` lets other people's tools look at them too.
+"""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import typer.main
+from support.certificates import Authority
+from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
+
+from governors.api.health import health_router
+from governors.app import App
+from governors.cli.main import app as command_line
+from governors.custody import Custody
+from governors.machines.catalog import BY_NAME
+from governors.policies import read_policies
+from governors.settings import Effective, load
+
+POD = {"app.kubernetes.io/name": "governors"}
+
+
+def settings_of(manifests: Manifests, folder: Path) -> Effective:
+    """The configuration that the pod would start with."""
+    path = folder / "governors.yaml"
+    path.write_text(manifests.one("ConfigMap", "governors-config")["data"]["governors.yaml"])
+    env = manifests.one("ConfigMap", "governors-env")["data"]
+    return load(path, env, {}, {name: one.policy for name, one in BY_NAME.items()})
+
+
+def mounts(manifests: Manifests) -> dict[str, str]:
+    return {one["mountPath"]: one["name"] for one in manifests.container["volumeMounts"]}
+
+
+def test_the_arguments_are_those_of_the_command(manifests: Manifests) -> None:
+    command, *options = manifests.container["args"]
+    group = typer.main.get_command(command_line)
+    context = group.make_context("governors", [command, *options], resilient_parsing=False)
+    serve = group.get_command(context, command)  # type: ignore[attr-defined]
+    parsed = serve.make_context(command, options)
+    assert parsed.params["config"] == Path("/etc/governors/config/governors.yaml")
+
+
+def test_the_configuration_is_one_that_the_service_starts_with(manifests: Manifests, tmp_path: Path) -> None:
+    settings = settings_of(manifests, tmp_path).settings
+    assert settings.store.url is not None
+    assert settings.store.url.startswith("gs://")
+    assert settings.ledger.origin is not None
+    assert settings.pubsub is not None
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    for name, text in manifests.one("ConfigMap", "governors-policies")["data"].items():
+        (policies / name).write_text(text)
+    read_policies(policies, settings.profiles)
+
+
+def test_every_file_that_the_configuration_names_is_mounted(manifests: Manifests, tmp_path: Path) -> None:
+    settings = settings_of(manifests, tmp_path).settings
+    assert settings.tls is not None
+    assert settings.policies is not None
+    assert settings.ledger.signing_key is not None
+    assert settings.auth.tokens_file is not None
+    mounted = mounts(manifests)
+    secrets = manifests.one("SecretProviderClass", "governors-secrets")["spec"]["parameters"]["secrets"]
+    for path in (settings.ledger.signing_key, settings.auth.tokens_file):
+        assert mounted[str(path.parent)] == "secrets"
+        assert f"path: {path.name}" in secrets
+    for path in (settings.tls.certificate, settings.tls.key):
+        assert mounted[str(path.parent)] == "tls"
+    assert mounted[str(settings.policies)] == "policies"
+    assert mounted["/etc/governors/config"] == "config"
+    volumes = {one["name"] for one in manifests.pod["volumes"]}
+    claims = {one["metadata"]["name"] for one in manifests.stateful_set["spec"]["volumeClaimTemplates"]}
+    assert set(mounted.values()) == volumes | claims
+    assert manifests.one("Certificate", "governors-tls")["spec"]["secretName"] == "governors-tls"
+
+
+def test_the_data_folder_is_the_disk_that_outlives_the_pod(manifests: Manifests) -> None:
+    folder = next(
+        word.partition("=")[2] for word in (ROOT / "Dockerfile").read_text().split() if "GOVERNORS_DATA_DIR=" in word
+    )
+    assert mounts(manifests)[folder] == "data"
+    writable = {one["mountPath"] for one in manifests.container["volumeMounts"] if not one.get("readOnly")}
+    assert writable == {folder}
+
+
+def test_probes_ask_routes_that_there_are_in_the_way_that_is_spoken(manifests: Manifests, tmp_path: Path) -> None:
+    routes = {cast("Any", route).path for route in health_router(cast("Any", None), cast("Any", None)).routes}
+    probes = {name: manifests.container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    assert {probe["path"] for probe in probes.values()} <= routes
+    assert probes["readiness"]["path"] == "/readyz"
+    assert probes["liveness"]["path"] == "/healthz", "what is not ready must not be killed for it"
+    settings = settings_of(manifests, tmp_path).settings
+    assert {probe["scheme"] for probe in probes.values()} == {"HTTPS" if settings.tls else "HTTP"}
+    ports = {one["name"]: one["containerPort"] for one in manifests.container["ports"]}
+    assert {ports[probe["port"]] for probe in probes.values()} == {settings.http.port}
+    for service in manifests.all("Service"):
+        assert {ports[one["targetPort"]] for one in service["spec"]["ports"]} == {settings.http.port}
+
+
+def test_there_is_one_writer_for_the_one_log(manifests: Manifests) -> None:
+    """Two pods on one log take it from each other for ever: until pods share partitions out, nothing makes a second."""
+    assert manifests.stateful_set["spec"]["replicas"] == 1
+    assert manifests.all("HorizontalPodAutoscaler") == []
+    assert manifests.one("PodDisruptionBudget", "governors")["spec"]["maxUnavailable"] == 1
+    [claim] = manifests.stateful_set["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+
+
+async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: Path) -> None:
+    certificate, key = Authority().issue().put(tmp_path)
+    (tmp_path / "tokens.yaml").write_text("tokens: []\n")
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    env = {
+        "GOVERNORS_AUTH__TOKENS_FILE": str(tmp_path / "tokens.yaml"),
+        "GOVERNORS_TLS__CERTIFICATE": str(certificate),
+        "GOVERNORS_TLS__KEY": str(key),
+        "GOVERNORS_DATA_DIR": str(tmp_path / "data"),
+        "GOVERNORS_STORE__URL": (tmp_path / "store").as_uri(),
+        "GOVERNORS_PUBSUB__PROJECT": "some-project",
+        "GOVERNORS_PUBSUB__SUBSCRIPTION": "governors",
+        "GOVERNORS_PUSH__AUDIENCE": "governors",
+        "GOVERNORS_PUSH__SERVICE_ACCOUNTS": '["push@example.com"]',
+        "GOVERNORS_PUSH__KEYS": str(tmp_path / "keys.json"),
+        "GOVERNORS_OIDC__ISSUER": "https://issuer.example.com",
+        "GOVERNORS_OIDC__AUDIENCE": "governors",
+        "GOVERNORS_OIDC__KEYS": str(tmp_path / "keys.json"),
+        "GOVERNORS_RETENTION__PAYLOADS_DAYS": "30",
+    }
+    settings = load(None, env, {}, {name: one.policy for name, one in BY_NAME.items()}).settings
+    clock = lambda: 1_795_348_800_000_000  # noqa: E731 - a clock that stands still
+    custody = await Custody.take(settings, clock_us=clock, entropy=os.urandom, rng=random.Random(1), owner="test")
+    worker = await asyncio.to_thread(App, settings, clock_us=clock, executors=(), custody=custody)
+    try:
+        children = [slot.child for slot in worker.tree._slots]
+    finally:
+        worker.runtime.ledger.close()
+        await custody.close()
+    names = {child.name for child in children}
+    assert {"http", "pubsub", "committer", "pruner", "issuer", "push-issuer", "certificates"} <= names
+    # A supervisor waits for its children, which it stops together: tenants have a worker's deadline.
+    stopping_s = sum(child.shutdown_s if child.shutdown_s is not None else 5.0 for child in children)
+    for manifests in map(overlay, OVERLAYS):
+        sleep_s = manifests.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert manifests.pod["terminationGracePeriodSeconds"] >= stopping_s + sleep_s
+
+
+def test_selectors_find_the_pods_and_nothing_else(manifests: Manifests) -> None:
+    template = manifests.stateful_set["spec"]["template"]
+    assert POD.items() <= template["metadata"]["labels"].items()
+    assert manifests.stateful_set["spec"]["selector"]["matchLabels"] == POD
+    for service in manifests.all("Service"):
+        assert service["spec"]["selector"] == POD
+    assert manifests.one("PodDisruptionBudget", "governors")["spec"]["selector"]["matchLabels"] == POD
+    assert manifests.one("NetworkPolicy", "governors")["spec"]["podSelector"]["matchLabels"] == POD
+    assert manifests.one("PodMonitoring", "governors")["spec"]["selector"]["matchLabels"] == POD
+    assert (
+        manifests.stateful_set["spec"]["serviceName"]
+        == manifests.one("Service", "governors-headless")["metadata"]["name"]
+    )
+    job = manifests.one("CronJob", "governors-nightly-restart")["spec"]["jobTemplate"]["spec"]["template"]
+    assert not POD.items() <= job["metadata"]["labels"].items()
+
+
+def test_nobody_has_rights_that_they_do_not_need(manifests: Manifests) -> None:
+    [namespace] = manifests.all("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    account = manifests.one("ServiceAccount", "governors")
+    assert account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"].endswith(".iam.gserviceaccount.com")
+    assert account["automountServiceAccountToken"] is False
+    assert manifests.pod["automountServiceAccountToken"] is False
+    assert manifests.pod["securityContext"]["runAsNonRoot"] is True
+    assert manifests.pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    context = manifests.container["securityContext"]
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"]["drop"] == ["ALL"]
+    user = next(line.split()[1] for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("USER"))
+    assert f"{context['runAsUser']}:{manifests.pod['securityContext']['runAsGroup']}" == user
+    for role in manifests.all("Role"):
+        for rule in role["rules"]:
+            assert rule["resourceNames"], f"{role['metadata']['name']} is for everything of its kind"
+            assert "*" not in rule["verbs"]
+
+
+def test_nothing_goes_out_but_names_the_metadata_server_and_what_is_spoken_by_tls(manifests: Manifests) -> None:
+    assert manifests.one("NetworkPolicy", "default-deny")["spec"] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+    }
+    policy = manifests.one("NetworkPolicy", "governors")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    reached = {
+        (to.get("ipBlock", {}).get("cidr", "kube-dns"), port["port"])
+        for rule in policy["egress"]
+        for to in rule["to"]
+        for port in rule["ports"]
+    }
+    assert reached == {
+        ("kube-dns", 53), ("169.254.20.10/32", 53), ("169.254.169.254/32", 80), ("169.254.169.252/32", 988),
+        ("0.0.0.0/0", 443),
+    }  # fmt: skip
+    anywhere = next(
+        to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if to.get("ipBlock", {}).get("except")
+    )
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(anywhere["except"])
+    assert all(rule["from"] and {port["port"] for port in rule["ports"]} == {8080} for rule in policy["ingress"])
+
+
+def test_a_certificate_is_renewed_thirty_days_before_its_end_and_names_the_service(manifests: Manifests) -> None:
+    spec = manifests.one("Certificate", "governors-tls")["spec"]
+    assert spec["renewBefore"] == "720h"
+    assert int(spec["duration"][:-1]) > 720
+    namespace = manifests.stateful_set["metadata"]["namespace"]
+    assert f"governors.{namespace}.svc" in spec["dnsNames"]
+    assert f"*.governors-headless.{namespace}.svc.cluster.local" in spec["dnsNames"]
+
+
+def test_nothing_restarts_the_pods_by_itself(manifests: Manifests) -> None:
+    assert manifests.one("CronJob", "governors-nightly-restart")["spec"]["suspend"] is True
+
+
+def test_everything_but_the_namespace_is_in_the_namespace(manifests: Manifests) -> None:
+    [namespace] = manifests.all("Namespace")
+    elsewhere = [
+        one for one in manifests.objects
+        if one["kind"] != "Namespace" and one["metadata"].get("namespace") != namespace["metadata"]["name"]
+    ]  # fmt: skip
+    assert elsewhere == []
+
+
+def test_managed_prometheus_has_the_same_rules_as_prometheus_operator(manifests: Manifests) -> None:
+    assert manifests.all("PrometheusRule") == []
+    own = Manifests(render(ROOT / "deploy/observability"))
+    for rules in own.all("PrometheusRule"):
+        managed = manifests.one("Rules", rules["metadata"]["name"])
+        assert managed["spec"]["groups"] == rules["spec"]["groups"] != []
+
+
+@pytest.mark.parametrize("component", ["prometheus-operator", "managed-prometheus"])
+def test_either_prometheus_can_be_chosen(component: str, tmp_path: Path) -> None:
+    base = os.path.relpath(ROOT / "deploy", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(
+        f"resources: [{base}/k8s/base, {base}/observability]\ncomponents: [{base}/k8s/components/{component}]\n"
+    )
+    chosen = Manifests(render(tmp_path))
+    monitors = {one["kind"] for one in chosen.objects} & {"PodMonitor", "PrometheusRule", "PodMonitoring", "Rules"}
+    expected = {"PodMonitor", "PrometheusRule"} if component == "prometheus-operator" else {"PodMonitoring", "Rules"}
+    assert monitors == expected
