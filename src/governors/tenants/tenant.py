@@ -182,6 +182,9 @@ class Tenant:
                 else:
                     await self._decide_internal(work)
                 mailbox.popleft()
+                if mailbox:
+                    # All tenants' parts of one batch before any part of the next: it can be on the disk meanwhile.
+                    await asyncio.sleep(0)
             self.idle_since_us = self.shared.clock_us()
             if self.retiring:
                 return

@@ -296,6 +296,16 @@ async def test_submit_waits_for_room_and_nobody_is_forgotten(tmp_path: Path, wor
         assert runtime.registry.queued == 0
 
 
+async def test_a_batch_is_decided_whole_before_the_next_one(tmp_path: Path, world: World) -> None:
+    async with running(tmp_path, world) as runtime:
+        names = [f"t{number}" for number in range(10)]
+        tickets = [await runtime.registry.submit([world.queue(1, tenant=name) for name in names]) for _ in range(3)]
+        await tickets[0].decided()
+        # What the first one's sender does now, the disk and he do while the others are decided.
+        assert [ticket.remaining > 0 for ticket in tickets] == [False, True, True]
+        await asyncio.gather(*[ticket.decided() for ticket in tickets])
+
+
 async def test_amounts_with_a_type_of_their_own_are_kept_like_any_number(tmp_path: Path, world: World) -> None:
     async with running(tmp_path, world) as runtime:
         await send(runtime, world.spend("950.00"))
