@@ -34,7 +34,7 @@ from governors.certificates import CertificateFiles, Certificates
 from governors.custody import Custody
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
-from governors.memory import settle_memory
+from governors.memory import settle_memory, share_one_heap
 from governors.outbox.configured import executors_of
 from governors.outbox.executors import Executor
 from governors.policies import Policies, read_policies
@@ -420,6 +420,7 @@ async def serve(effective: Effective) -> None:
 
     Raises LedgerError where its log cannot be used, SettingsError where what the configuration names cannot be.
     """
+    share_one_heap()
     settings = effective.settings
     configure_logging(settings.log.level, settings.log.format)
     main = asyncio.current_task()

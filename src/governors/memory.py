@@ -10,11 +10,21 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 
 # Objects between two collections of the youngest. What a signal leaves behind is not cyclic; what is, comes from
 # requests and errors, and can wait.
 _COLLECT_AFTER: Final = 50_000
+
+
+def share_one_heap() -> None:
+    """Call before the first thread is there.
+
+    glibc gives each thread a heap of its own and keeps in each what `settle_memory` lets it keep: with a dozen threads,
+    of which only one at a time runs Python, that is most of a gigabyte for nothing.
+    """
+    _tell_allocator(_M_ARENA_MAX, 1)
 
 
 def settle_memory() -> None:
@@ -24,10 +34,8 @@ def settle_memory() -> None:
     asks for them again with the next batch; keeping 64 MiB stops that. And the collector need not walk through modules
     and tables that stay anyway. On another C library only the second is done.
     """
-    with contextlib.suppress(AttributeError, OSError):  # musl and macOS have no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (_M_TOP_PAD, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(parameter, _KEPT_BYTES)
+    for parameter in (_M_TOP_PAD, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        _tell_allocator(parameter, _KEPT_BYTES)
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 10, 10)
@@ -45,3 +53,8 @@ def without_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _tell_allocator(parameter: int, value: int) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # musl and macOS have no mallopt
+        ctypes.CDLL(None).mallopt(parameter, value)
