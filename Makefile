@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 DATA_DIR ?= ./data
 # What looks at manifests is heavier than all that tests: an environment of its own, made by `make manifests` alone.
 TOOLS ?= .venv-manifests
-PYTEST_FLAGS ?= -n 2 --dist worksteal --durations 15
+# One worker more than CI's two cores: tests of real processes wait for much of their time.
+PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs format bench crash gateways fuzz simulate image-test manifests setup setup-dev pin clean
