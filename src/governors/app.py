@@ -15,25 +15,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
 from governors.api.app import build_api
-from governors.api.connections import ConnectionLimits, Connections
 from governors.api.push import PUBSUB, PubSubDoor, Pushes
 from governors.api.service import ServiceError
-from governors.auth.authenticator import Authenticator
-from governors.auth.issuer import Fetch, Issuer, fetch_file, fetch_url
-from governors.auth.jwt import Trust
-from governors.auth.service_account import GOOGLE, service_account_of
-from governors.auth.token_file import TokenFile
-from governors.certificates import CertificateFiles, Certificates
+from governors.auth.issuer import Issuer
 from governors.custody import Custody
+from governors.gate import Gate
 from governors.intake import Intake
-from governors.listener import SHUTDOWN_S, HttpServer, room_for_connections
+from governors.listener import SHUTDOWN_S, http_server
 from governors.memory import settle_memory, share_one_heap
 from governors.outbox.configured import executors_of
 from governors.outbox.executors import Executor
@@ -42,14 +36,9 @@ from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import (
-    AuthSettings,
     Effective,
-    HttpSettings,
-    OidcSettings,
     PubSubSettings,
-    PushSettings,
     Settings,
-    TlsSettings,
 )
 from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
 from governors.supervision.child import Child
@@ -79,6 +68,7 @@ class App:
 
     `clock_us` is the time that everything in it goes by, `executors` carry its actions out. Without `custody` the log
     is kept on this disk alone and nothing is published. Who sets `policies_asked` wants the policy files read again.
+    With a `listener` HTTP is served on that.
     """
 
     def __init__(
@@ -89,6 +79,7 @@ class App:
         executors: Sequence[Executor],
         custody: Custody | None = None,
         policies_asked: asyncio.Event | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
         self._settings = settings
         self._custody = custody
@@ -137,26 +128,29 @@ class App:
             policies=self._read_policies,
         )
         self._policies_asked = policies_asked or asyncio.Event()
-        tokens, issuer = self._token_file(settings.auth), self._issuer(settings.oidc)
-        is_asked = tokens is not None or issuer is not None
-        authenticate = Authenticator(tokens, issuer).principal_of if is_asked else None
+        gate = self._gate = Gate(settings, self.metrics.connections, clock_us, self.rng)
         proofs = LedgerProofs(
             self.runtime.ledger, custody.prover if custody else None, custody.signer.verifier if custody else None
         )
-        pusher = self._push_issuer(settings.push)
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
         letters = self.dead_letters if self._pull is None else self._pull.dead_letters
-        pushes = Pushes(self.routing, letters, None if pusher is None else self._pubsub_door(pusher))
-        self.api = build_api(self.service, settings, self.metrics, clock_us, self.rng, authenticate, proofs, pushes)
-        self.certificates = self._certificates(settings.tls)
-        self.http = self._http_server(settings.http)
+        pushes = Pushes(self.routing, letters, None if gate.pusher is None else self._pubsub_door(gate.pusher))
+        self.api = build_api(
+            self.service, settings, self.metrics, clock_us, self.rng, gate.authenticate, proofs, pushes
+        )
+        self.http = http_server(
+            self.api,
+            settings.http,
+            self.metrics.connections,
+            self.rng,
+            gate.certificates,
+            self.watchers.dismiss,
+            listener,
+        )
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
-            *([Child("token-file", ready_at_once(tokens.run))] if tokens is not None else []),
-            *([Child("certificates", ready_at_once(self.certificates.run))] if self.certificates is not None else []),
-            *([Child("issuer", ready_at_once(issuer.run))] if issuer is not None else []),
-            *([Child("push-issuer", ready_at_once(pusher.run))] if pusher is not None else []),
+            *gate.children(),
             Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
             *([self._pull.child()] if self._pull is not None else []),
             Child("policies", ready_at_once(self._reload_policies)),
@@ -202,7 +196,7 @@ class App:
     def warnings(self) -> list[str]:
         """What somebody should look at although the service goes on."""
         found = [] if self._pull is None else self._pull.warnings()
-        if self.certificates is not None and self.certificates.is_expired:
+        if self._gate.certificates is not None and self._gate.certificates.is_expired:
             found.append("the certificate has expired (tls.certificate)")
         if ailing := self.runtime.outbox.ailing():
             found.append(f"attempts at actions fail: {', '.join(ailing)}")
@@ -244,73 +238,9 @@ class App:
 
     # Edges
 
-    def _http_server(self, settings: HttpSettings) -> HttpServer:
-        limits = ConnectionLimits(
-            connections_max=room_for_connections(settings.connections_max), head_s=settings.head_timeout_s
-        )
-        if limits.connections_max < settings.connections_max:
-            self.log.warning(
-                "fewer connections than http.connections_max: the limit of open files is too low",
-                connections_max=limits.connections_max,
-            )
-        connections = Connections(limits, self.metrics.connections.dropped, self.rng)
-        self.metrics.connections.open.set_function(lambda: len(connections))
-        certificates = self.certificates
-        return HttpServer(
-            self.api,
-            settings.host,
-            settings.port,
-            connections,
-            settings.keep_alive_s,
-            self.watchers.dismiss,
-            None if certificates is None else lambda: certificates.context,
-        )
-
-    def _certificates(self, settings: TlsSettings | None) -> Certificates | None:
-        if settings is None:
-            return None
-        files = CertificateFiles(settings.certificate, settings.key, settings.client_ca)
-        certificates = Certificates(files, self._clock_us, self._on_certificates)
-        self.metrics.connections.watch_certificate(lambda: certificates.expires_us / 1_000_000)
-        return certificates
-
-    def _token_file(self, settings: AuthSettings) -> TokenFile | None:
-        if settings.tokens_file is None:
-            return None
-        return TokenFile(settings.tokens_file, self._clock_us, self._on_tokens)
-
-    def _issuer(self, settings: OidcSettings | None) -> Issuer | None:
-        if settings is None:
-            return None
-        trust = Trust(settings.issuer, settings.audience, settings.roles_claim, settings.tenants_claim)
-        return Issuer(trust, _fetch(settings.keys), self._clock_us, self.rng, self._on_issuer_failure)
-
-    def _push_issuer(self, settings: PushSettings | None) -> Issuer | None:
-        if settings is None:
-            return None
-        trust, speaks_for = Trust(GOOGLE, settings.audience), service_account_of(settings.service_accounts)
-        fetch = _fetch(settings.keys)
-        return Issuer(trust, fetch, self._clock_us, self.rng, self._on_issuer_failure, speaks_for)
-
     def _pubsub_door(self, pusher: Issuer) -> PubSubDoor:
         intake = Intake(self.service, self.metrics, self.limits, PUBSUB, self._clock_us, self.routing)
         return PubSubDoor(pusher.principal_of, intake.handle)
-
-    def _on_tokens(self, tokens: int, problem: str) -> None:
-        if problem:
-            self.log.error("the token file changed and cannot be used: those of before still hold", problem=problem)
-        else:
-            self.log.info("the token file was read again", tokens=tokens)
-
-    def _on_certificates(self, problem: str) -> None:
-        self.metrics.connections.tls_reloaded(ok=not problem)
-        if problem:
-            self.log.error("the certificate changed and cannot be used: that of before is still shown", problem=problem)
-        else:
-            self.log.info("the certificate was read again")
-
-    def _on_issuer_failure(self, problem: str) -> None:
-        self.log.error("the issuer's keys cannot be had; those that are known still hold", problem=problem)
 
     def _pull_source(self, settings: PubSubSettings) -> "PullSource":
         # Slow to import, so only where configured.
@@ -396,7 +326,7 @@ class App:
             self.log.warning("unknown tenants are created on their first signal")
         if settings.auth.tokens_file is None and settings.oidc is None:
             self.log.warning("there is no authentication: only this machine can reach the service")
-        if self.certificates is not None and self.certificates.is_expired:
+        if self._gate.certificates is not None and self._gate.certificates.is_expired:
             self.log.warning("the certificate has expired: clients that look will not connect")
         line = {
             "event": "ready",
@@ -408,11 +338,6 @@ class App:
         }
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
         sys.stdout.flush()
-
-
-def _fetch(keys: str) -> Fetch:
-    # A path has no scheme.
-    return fetch_url(keys) if "://" in keys else fetch_file(Path(keys))
 
 
 async def serve(effective: Effective) -> None:

@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import functools
+import random
 import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
+import structlog
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from governors.api.connections import Connection, Connections, Member
+from governors.api.connections import Connection, ConnectionLimits, Connections, Member
 from governors.api.tls import accept_encrypted
+from governors.certificates import Certificates
+from governors.settings import HttpSettings
 from governors.supervision.child import Started
+from governors.telemetry.connection_metrics import ConnectionMetrics
 
 SHUTDOWN_S: Final = 5
 # Files that the rest of the process may need: segments, sources, the object store.
@@ -29,18 +34,20 @@ class HttpServer:
     """uvicorn as a supervised child: it says when it listens, and ends when it is told to.
 
     `on_stop` ends the answers that would otherwise go on for ever. With `context`, which is asked for each connection,
-    nothing is spoken but TLS.
+    nothing is spoken but TLS. A `listener` that the caller holds stays open when this ends, and whoever connects
+    meanwhile waits for the next server on it; without one this opens its own.
     """
 
     def __init__(
         self,
-        api: FastAPI,
+        api: ASGIApp,
         host: str,
         port: int,
         connections: Connections,
         keep_alive_s: int,
         on_stop: Callable[[], None],
         context: Callable[[], ssl.SSLContext] | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
         self._keep_alive_s = keep_alive_s
         self._api = api
@@ -49,15 +56,15 @@ class HttpServer:
         self._context = context
         self._host = host
         self._port = port
+        self._listener = listener
         self.url = ""
 
     async def run(self, started: Started) -> None:
         """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
-        listener = _listen(self._host, self._port)
+        listener = listen(self._host, self._port) if self._listener is None else self._listener.dup()
         # A restart must come back where it was, also on a port that the system chose.
         self._port = listener.getsockname()[1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self.url = f"{'http' if self._context is None else 'https'}://{host}:{self._port}"
+        self.url = url_of(self._host, self._port, encrypted=self._context is not None)
         config = uvicorn.Config(
             self._api,
             http=cast("type[asyncio.Protocol]", functools.partial(Connection, connections=self._connections)),
@@ -111,7 +118,45 @@ class _Server(uvicorn.Server):
         self._say_started()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def http_server(
+    api: ASGIApp,
+    settings: HttpSettings,
+    metrics: ConnectionMetrics,
+    rng: random.Random,
+    certificates: Certificates | None,
+    on_stop: Callable[[], None],
+    listener: socket.socket | None = None,
+) -> HttpServer:
+    """A server as the configuration has it."""
+    limits = ConnectionLimits(
+        connections_max=room_for_connections(settings.connections_max), head_s=settings.head_timeout_s
+    )
+    if limits.connections_max < settings.connections_max:
+        structlog.get_logger("governors").warning(
+            "fewer connections than http.connections_max: the limit of open files is too low",
+            connections_max=limits.connections_max,
+        )
+    connections = Connections(limits, metrics.dropped, rng)
+    metrics.open.set_function(lambda: len(connections))
+    return HttpServer(
+        api,
+        settings.host,
+        settings.port,
+        connections,
+        settings.keep_alive_s,
+        on_stop,
+        None if certificates is None else lambda: certificates.context,
+        listener,
+    )
+
+
+def url_of(host: str, port: int, *, encrypted: bool) -> str:
+    """The address of a server."""
+    return f"{'https' if encrypted else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; 0 for any free port. Raises OSError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol by its number: asyncio turns Nagle's algorithm off for such sockets only, and with it on a keep-alive
     # connection waits 40 ms for the body of every answer, until the delayed acknowledgement of its headers.

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from governors.listener import FILES_OF_OURS, _listen, room_for_connections
+from governors.listener import FILES_OF_OURS, listen, room_for_connections
 
 
 async def test_answers_are_not_held_back_for_the_acknowledgement_of_their_headers() -> None:
@@ -17,7 +17,7 @@ async def test_answers_are_not_held_back_for_the_acknowledgement_of_their_header
         nodelay.set_result(taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    listener = _listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     async with await asyncio.start_server(accepted, sock=listener):
         _, writer = await asyncio.open_connection(*listener.getsockname())
         assert await nodelay != 0

@@ -66,7 +66,7 @@ async def place(tmp_path: Path, head_s: float) -> AsyncIterator[Place]:
     place = Place(tmp_path, dropped, connections, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     place.show(AUTHORITY.issue())
     server = HttpServer(
-        application,  # type: ignore[arg-type]  # any ASGI application
+        application,
         "127.0.0.1",
         0,
         connections,
