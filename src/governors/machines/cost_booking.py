@@ -112,9 +112,10 @@ def book_snapshot(
     trend = state.trend
     if cost > state.metered_micros:
         trend = follow(state, cost, policy, now_us)
-    forecast = max(int(snapshot.forecast_amount or 0), 0)
+    forecast = snapshot.forecast_amount
     before = state
-    state = replace(state, snapshot_micros=cost, forecast_micros=forecast, trend=trend)
+    forecast_micros = 0 if forecast is None or forecast < 0 else int(forecast)
+    state = replace(state, snapshot_micros=cost, forecast_micros=forecast_micros, trend=trend)
     return (state if trend is before.trend else learn(before, state, policy, now_us)), cause
 
 

@@ -103,7 +103,7 @@ def budget_now(state: CostState, now_us: int) -> int:
 
 def read(state: CostState, policy: CostPolicy, now_us: int) -> Reading:
     """Hold the cost against every limit, the severest first. The state must have a budget."""
-    cost = max(state.snapshot_micros, state.metered_micros)
+    cost = state.cost_micros
     budget = budget_now(state, now_us)
     used_ppm = cost * FULL_PPM // budget
     if not -MICROS_MAX <= used_ppm <= MICROS_MAX:
@@ -119,7 +119,7 @@ def read(state: CostState, policy: CostPolicy, now_us: int) -> Reading:
         own_rule = "cost.forecast"
     else:
         own, own_rule = _pace(state, policy, cost, now_us), "cost.pace"
-    forecast = max(own, state.forecast_micros)
+    forecast = own if own >= state.forecast_micros else state.forecast_micros
     if learnt is not None and learnt.excess_per_h:
         impact = _impact(learnt.excess_per_h, state.end_us - now_us, budget, policy)
     lag = 0
@@ -197,7 +197,8 @@ def _pace(state: CostState, policy: CostPolicy, cost: int, now_us: int) -> int:
     length_us = state.end_us - state.start_us
     if cost <= 0 or elapsed_us * FULL_PPM < length_us * policy.pace_min_elapsed_ppm:
         return 0
-    return min(MICROS_MAX, linear_pace(cost, elapsed_us, length_us))
+    pace = linear_pace(cost, elapsed_us, length_us)
+    return pace if pace < MICROS_MAX else MICROS_MAX
 
 
 def _impact(excess_per_h: int, left_us: int, budget: int, policy: CostPolicy) -> int:

@@ -36,7 +36,17 @@ from governors.machines.rollback_moves import deploy_of, end, stay, watch
 from governors.machines.rollback_past import add_past, before_deploy
 from governors.machines.rollback_policy import RollbackPolicy
 from governors.machines.rollback_rules import RULES
-from governors.machines.rollback_state import Cause, Deploy, RollbackState, Status
+from governors.machines.rollback_state import (
+    ESCALATED,
+    HOLD,
+    INCONCLUSIVE,
+    ROLLING_BACK,
+    WATCHING,
+    Cause,
+    Deploy,
+    RollbackState,
+    Status,
+)
 from governors.machines.rollback_watch import (
     answer_hold,
     end_hold,
@@ -169,7 +179,7 @@ def _to(*statuses: Status) -> frozenset[Status]:
     return frozenset(statuses)
 
 
-W, H, R = Status.WATCHING, Status.HOLD, Status.ROLLING_BACK
+W, H, R = WATCHING, HOLD, ROLLING_BACK
 TABLE: Final[Table] = MappingProxyType(
     {
         **{(status, DeployStarted): Row(begin_watch, _to(status, W)) for status in Status},
@@ -210,14 +220,19 @@ def deadline(state: RollbackState, _policy: RollbackPolicy) -> int | None:
     return state.deadline_us
 
 
+_WANTING: Final = frozenset({HOLD, ROLLING_BACK, INCONCLUSIVE, ESCALATED})
+
+
 def effect(state: RollbackState, status: Status, _policy: RollbackPolicy) -> Effect | None:
     """What a status wants outside. Names only, no numbers that move: an equal effect is carried out once.
 
     Without a deploy there is nothing to hold or to roll back, whatever an operator forces.
     """
+    if status not in _WANTING:
+        return None
     deploy = state.deploy
     if deploy is None:
-        return Effect("page", {"cause": "forced"}) if status is Status.ESCALATED else None
+        return Effect("page", {"cause": "forced"}) if status is ESCALATED else None
     params: dict[str, int | str] = {"deploy_id": deploy.deploy_id, "revision": deploy.revision}
     match status:
         case Status.HOLD:
@@ -253,7 +268,7 @@ def expected_period_us(state: RollbackState, policy: RollbackPolicy) -> int | No
     a rollback is verified silence is no reason to wait: the verification's own end calls a person.
     """
     deploy = state.deploy
-    if state.status is not Status.WATCHING or deploy is None or deploy.finished:
+    if state.status is not WATCHING or deploy is None or deploy.finished:
         return None
     if not state.pending.canary_through_us and not state.pending.baseline_through_us:
         return None

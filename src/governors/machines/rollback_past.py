@@ -37,6 +37,8 @@ def add_past(past: Past, sample: DeploySample, observed_us: int, now_us: int) ->
     counted = Hour(hour, sample.requests, sample.errors, sample.slow, 1, squares)
     if not past or hour > past[-1].hour:
         return (*(one for one in past if one.hour >= hour - WEEK_H - RECENT_H), counted)
+    if hour == past[-1].hour:
+        return (*past[:-1], _plus(past[-1], counted))
     # What comes late joins its hour, if that is remembered.
     return tuple(_plus(one, counted) if one.hour == hour else one for one in past)
 
@@ -88,6 +90,13 @@ def _sum(past: Past, first: int, last: int) -> Hour:
 
 
 def _plus(a: Hour, b: Hour) -> Hour:
+    total = Hour(
+        a.hour, a.requests + b.requests, a.errors + b.errors, a.slow + b.slow, a.samples + b.samples,
+        a.squares + b.squares,
+    )  # fmt: skip
+    # Errors and slow ones are among the requests.
+    if total.requests <= INTEGER_MAX and total.samples <= INTEGER_MAX and total.squares <= INTEGER_MAX:
+        return total
     return Hour(
         a.hour,
         min(a.requests + b.requests, INTEGER_MAX),

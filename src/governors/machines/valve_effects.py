@@ -7,6 +7,8 @@ from governors.machines.valve_control import allowed_depth, pace_milli
 from governors.machines.valve_policy import ValvePolicy
 from governors.machines.valve_state import ValveState, ValveStatus
 
+# By a plain name: a look-up through the enumeration costs more than the comparison, and nearly all valves are open.
+OPEN: Final = ValveStatus.OPEN
 RESTRICTED: Final = frozenset({ValveStatus.SHEDDING, ValveStatus.DRAINING})
 
 
@@ -19,10 +21,10 @@ def deadline(state: ValveState, policy: ValvePolicy) -> int | None:  # noqa: ARG
 
 def effect(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> Effect | None:
     """The limit, the closing or the share of the status in force; an operator's SHEDDING uses the last limit."""
+    if status is OPEN:
+        return None
     rule = admit(state, status, policy)
     match status:
-        case ValveStatus.OPEN:
-            return None
         case ValveStatus.DRAINING:
             return Effect("close")
         case ValveStatus.PROBING:
@@ -35,11 +37,11 @@ def effect(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> Effec
 
 def admit(state: ValveState, status: ValveStatus, policy: ValvePolicy) -> AdmitRule:
     """The admission rule of the status in force."""
+    if status is OPEN:
+        return ADMIT_ALL
     control = state.control
     reserve_ppm = policy.critical_reserve_ppm
     match status:
-        case ValveStatus.OPEN:
-            return ADMIT_ALL
         case ValveStatus.DRAINING:
             return AdmitRule(critical_only=True)
         case ValveStatus.PROBING:

@@ -26,8 +26,8 @@ def extend(interval: Interval, wait_ms: int, depth: int, came: int = 0) -> Inter
     return Interval(
         interval.start_us,
         interval.samples + 1,
-        min(interval.wait_min_ms, wait_ms),
-        max(interval.depth_max, depth),
+        wait_ms if wait_ms < interval.wait_min_ms else interval.wait_min_ms,
+        depth if depth > interval.depth_max else interval.depth_max,
         interval.came + came,
     )
 

@@ -231,7 +231,8 @@ class Tenant:
             if moment.terms is not self.terms:  # an entitlement among these signals has changed them
                 moment = self._moment()
             outcome = outcomes[position] = self._decide(signals[position], moment)
-            group.last_receipt = max(group.last_receipt, outcome.receipt)
+            if outcome.receipt > group.last_receipt:
+                group.last_receipt = outcome.receipt
             group.next += 1
             group.attempts = 0
 
