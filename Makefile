@@ -26,9 +26,10 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/dev.stamp ## what is generated from the code in docs/
+docs: $(VENV)/dev.stamp ## what is generated from the code in docs/, and the dashboards
 	$(BIN)/governors machines > docs/machines.md
 	$(BIN)/governors config schema > docs/schema/policies.json
+	$(BIN)/python deploy/observability/dashboards.py
 
 format: $(VENV)/dev.stamp ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
