@@ -231,7 +231,7 @@ def grafana() -> dict[str, Any]:
         panels.append({"id": len(panels) + 1, "type": "row", "title": row, "gridPos": place, "panels": []})
         top += 1
         for number, panel in enumerate(members):
-            steps = [{"color": "green", "value": None}]
+            steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
             if panel.limit is not None:
                 steps.append({"color": "red", "value": panel.limit})
             column, line = number % PER_ROW, number // PER_ROW
