@@ -45,6 +45,7 @@ from governors.machines.catalog import BY_NAME, RULES
 from governors.machines.conduct import Restraint
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.machines.explain import explain
+from governors.machines.overlays import OpenAction
 from governors.outbox.outbox import OpenOrder
 from governors.policies import NO_POLICIES, Policies
 from governors.runtime import PARTITION, Runtime
@@ -324,7 +325,7 @@ class GovernorService:
             reason=explain(RULES, record.because_rule, record.because_evidence),
             deadline=None if record.deadline_us is None else format_time(record.deadline_us),
             last_receipt=_receipt_id(record.last_receipt),
-            open_actions=[] if action is None else [OpenActionView(action.id, action.kind, action.params)],
+            open_actions=[] if action is None else [_open_action_view(action)],
             override=None
             if override is None
             else OverrideView(
@@ -512,7 +513,13 @@ def _action_view(one: OpenOrder) -> ActionView:
         attempts=one.attempts,
         detail=one.detail,
         next_attempt_in_s=None if one.next_in_s is None else round(one.next_in_s, 1),
+        doubtful=one.maybe,
+        given_up_in_s=None if one.given_up_in_s is None else round(one.given_up_in_s, 1),
     )
+
+
+def _open_action_view(one: OpenAction) -> OpenActionView:
+    return OpenActionView(one.id, one.kind, one.params, one.attempts, one.doubtful)
 
 
 def _withheld(restraint: Restraint) -> WithheldView | None:

@@ -1,5 +1,6 @@
 """A real service and a real receiver: what is decided arrives, signed, once for each id, also across a crash."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,8 +9,13 @@ from typing import Any
 import httpx
 import pytest
 from standardwebhooks import Webhook
+from support.auditing import leaves_of
 from support.receiver import Receiver
 from support.service import ServiceProcess
+from typer.testing import CliRunner
+
+from governors.cli.main import app
+from governors.replay.folder import replay_folder
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +122,48 @@ def test_an_operator_sees_hurries_and_abandons_what_is_open(tmp_path: Path, rece
         (result,) = [one["receipt"] for one in page if one["receipt"]["fsm"]["event"] == "action.result"]
         assert result["evidence"]["result"] == "failed"
         assert result["evidence"]["detail"].startswith("abandoned by ana after 2 attempts: answered 503")
+
+
+def run(url: str, *args: str, code: int = 0) -> Any:
+    done = CliRunner().invoke(app, [*args, "--url", url, "--json"])
+    assert done.exit_code == code, (done.stdout, done.stderr)
+    return json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def test_the_command_line_lists_hurries_and_abandons_and_every_attempt_has_a_receipt(
+    tmp_path: Path, receiver: Receiver, config: str
+) -> None:
+    receiver.answers.extend([(503, {"retry-after": "110"}), (504, {"retry-after": "110"})])
+    with ServiceProcess(tmp_path / "data", "--config", config) as service, httpx.Client(base_url=service.url) as client:
+        spend(client, 1, "910.25")
+        receiver.wait(1)
+        while not (one := run(service.url, "actions", "acme")["actions"][0])["attempts"] or one["doubtful"]:
+            pass
+        assert run(service.url, "actions", "other")["actions"] == []
+        listed = CliRunner().invoke(app, ["actions", "--url", service.url], env={"COLUMNS": "300"}).stdout
+        assert one["id"] in listed
+        assert "answered 503" in listed
+        why = ("--by", "ana", "--reason", "drill")
+        assert run(service.url, "retry", "acme", one["id"], *why)["asked"] == "retry"
+        receiver.wait(2)
+        while not run(service.url, "actions")["actions"][0]["detail"].endswith("504"):
+            pass
+        (machine,) = run(service.url, "tenants", "acme")["machines"]
+        assert [(one["attempts"], one["doubtful"]) for one in machine["open_actions"]] == [(2, True)]
+        assert "perhaps done" in CliRunner().invoke(app, ["tenants", "acme", "--url", service.url]).stdout
+        run(service.url, "abandon", "acme", one["id"], *why)
+        while run(service.url, "actions")["actions"]:
+            pass
+        assert "no open action" in run(service.url, "abandon", "acme", one["id"], *why, code=1)
+        assert service.stop() == 0
+    page = [json.loads(leaf) for leaf in leaves_of(tmp_path / "data")]
+    told = [one["evidence"] for one in page if one["fsm"]["event"].startswith("action.")]
+    assert [(one["attempt"], one["outcome"], one["detail"], one["executor"]) for one in told[:2]] == [
+        (1, "failed", "answered 503", "ops"),
+        (2, "unanswered", "answered 504", "ops"),
+    ]
+    assert (told[2]["result"], told[2]["ended"], told[2]["attempts"]) == ("unknown", "abandoned", 2)
+    assert replay_folder(tmp_path / "data").ok
 
 
 def test_secrets_that_are_not_there_stop_the_start(tmp_path: Path, config: str) -> None:

@@ -272,8 +272,12 @@ class Life:
         match chance.randrange(10):
             case 0:
                 house.finish_all(ok=chance.random() < 0.7)
-            case 1 | 2:
+            case 1:
                 house.finish(key, ok=chance.random() < 0.8)
+            case 2:
+                house.attempt(key, chance.choice(["failed", "unanswered"]))
+                ended = chance.choice(["given_up", "abandoned", "withdrawn"])
+                house.finish(key, ok=False, ended=ended, maybe=chance.random() < 0.5)
             case 3:
                 house.pass_time(chance.choice([1, 61, 400, 2_000, 90_000]))
             case 4:

@@ -12,7 +12,15 @@ from governors.fsm.table import Evidence, step
 from governors.machines.catalog import BY_NAME, RULES
 from governors.machines.conduct import RATE_MAX, RATE_US, STORM_REPEATS, STORM_US, Asking, Conduct
 from governors.machines.conflicts import NOTICES, TENANT_RATE_MAX, targets
-from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Reconsider, Timeout
+from governors.machines.events import (
+    ActionAttempt,
+    ActionResult,
+    Event,
+    OverrideEnded,
+    OverrideGranted,
+    Reconsider,
+    Timeout,
+)
 from governors.machines.explain import explain
 from governors.machines.governor import Effect, Governor
 from governors.machines.overlays import Advance, MachineState, OpenAction, Turn, advance, deadline, initial
@@ -76,18 +84,25 @@ class House:
             self._check_sentence(verdict.rule, verdict.evidence)
         machine.state = found.state
         self._check_blind(machine, before, body)
-        ended = before.in_flight is not None and before.in_flight is not found.state.in_flight
+        after = found.state.in_flight
+        ended = before.in_flight is not None and (after is None or after.id != before.in_flight.id)
         if ended or before.status != found.state.status:
             for one in list(self.machines.values()):
                 if one.state.restraint.waits and not one.conduct.observes:
                     self.tell(one.key, Reconsider())
         return found
 
-    def finish(self, key: str, *, ok: bool = True) -> None:
+    def finish(self, key: str, *, ok: bool = True, ended: Any = "", maybe: bool = False) -> None:
         """The machine's open action, if there is one, has ended."""
         action = self.machines[key].state.in_flight
         if action is not None:
-            self.tell(key, ActionResult(action.id, action.kind, ok))
+            self.tell(key, ActionResult(action.id, action.kind, ok, maybe=maybe, ended=ended))
+
+    def attempt(self, key: str, outcome: Any) -> None:
+        """An attempt at the machine's open action, if there is one, has not ended it."""
+        action = self.machines[key].state.in_flight
+        if action is not None:
+            self.tell(key, ActionAttempt(action.id, action.kind, action.attempts + 1, "webhook", outcome, "said"))
 
     def finish_all(self, *, ok: bool = True) -> None:
         """All open actions, also those that are asked for meanwhile; a storm ends them at the latest."""

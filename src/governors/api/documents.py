@@ -41,7 +41,9 @@ _MACHINE: Final = {
     "reason": "cost 910.25 of 1000.00 USD is at or over 90 %",
     "deadline": "2026-11-22T10:15:00Z",
     "last_receipt": "0:1234",
-    "open_actions": [{"id": "act-0-1234", "kind": "throttle", "params": {"fraction_ppm": 400_000}}],
+    "open_actions": [
+        {"id": "act-0-1234", "kind": "throttle", "params": {"fraction_ppm": 400_000}, "attempts": 1, "doubtful": False}
+    ],
     "override": None,
     "blind": False,
     "withheld": None,
@@ -59,6 +61,8 @@ _ACTION: Final = {
     "attempts": 3,
     "detail": "answered 503",
     "next_attempt_in_s": 6.2,
+    "doubtful": False,
+    "given_up_in_s": 113.5,
 }
 _TENANT: Final = {
     "tenant": "acme",

@@ -91,11 +91,15 @@ class Health(Struct, frozen=True):
 
 
 class OpenActionView(Struct, frozen=True):
-    """An action that was asked for and has not ended."""
+    """An action that was asked for and has not ended. Of its `attempts` so far none is known to have done it; where it
+    is `doubtful`, one of them may have.
+    """
 
     id: str
     kind: str
     params: dict[str, int | str]
+    attempts: int
+    doubtful: bool
 
 
 class OverrideView(Struct, frozen=True, omit_defaults=True):
@@ -140,7 +144,8 @@ class MachineView(Struct, frozen=True):
 class ActionView(Struct, frozen=True):
     """An action that has not ended. `executor` carries it out; `detail` is what came of the last of its `attempts`.
     The next is made in `next_attempt_in_s`, null while none is planned: it waits for its receipt or its turn, or is
-    being tried right now.
+    being tried right now. `doubtful`: it may have been done, for an attempt got no answer, or is under way.
+    `given_up_in_s` is how long it is tried yet, null until its receipt is committed.
     """
 
     id: str
@@ -155,6 +160,8 @@ class ActionView(Struct, frozen=True):
     attempts: int
     detail: str
     next_attempt_in_s: float | None
+    doubtful: bool
+    given_up_in_s: float | None
 
 
 class ActionsPage(Struct, frozen=True):

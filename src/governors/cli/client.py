@@ -283,4 +283,5 @@ def _print_tenant(one: dict[str, Any]) -> None:
             until = f" until {withheld['until']}" if withheld["until"] else ""
             print(f"    not asked for is {withheld['kind']}{until}: {withheld['why']}")
         for action in machine["open_actions"]:
-            print(f"    open action {action['id']}: {action['kind']}")
+            doubt = ", perhaps done" if action["doubtful"] else ""
+            print(f"    open action {action['id']}: {action['kind']}, {action['attempts']} attempts in vain{doubt}")

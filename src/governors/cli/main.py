@@ -5,6 +5,7 @@ import importlib.metadata
 import typer
 
 from governors.cli import (
+    actions,
     client,
     config,
     demo,
@@ -57,6 +58,9 @@ app.command()(operate.refuse)
 app.command("emergency-stop")(operate.emergency_stop)
 app.command()(operate.resume)
 app.command()(operate.policies)
+app.command()(actions.actions)
+app.command()(actions.retry)
+app.command()(actions.abandon)
 app.command()(replay.replay)
 app.command()(restore.restore)
 app.command()(token.token)

@@ -69,7 +69,7 @@ def override(
     with service_at(url) as client:
         if mode is Mode.END:
             where = f"{path}/{quote(governor, safe='')}/{quote(subject, safe='/')}"
-            result = answer_of(client.delete(where, params={"reason": reason, **_by(by)}))
+            result = answer_of(client.delete(where, params={"reason": reason, **by_whom(by)}))
         else:
             body = {
                 "governor": governor,
@@ -82,7 +82,7 @@ def override(
                 body["status"] = status
             if extra_amount is not None:
                 body["extra_amount"] = extra_amount
-            result = answer_of(client.post(path, json={**body, **_by(by)}))
+            result = answer_of(client.post(path, json={**body, **by_whom(by)}))
     _print_result(result, as_json=as_json)
 
 
@@ -176,7 +176,7 @@ def emergency_stop(
     Example: governors emergency-stop acme --reason "wrong budget"
     """
     with service_at(url) as client:
-        result = answer_of(client.put(_stop_path(tenant), json={"reason": reason, **_by(by)}))
+        result = answer_of(client.put(_stop_path(tenant), json={"reason": reason, **by_whom(by)}))
     _print_stop(result, as_json=as_json)
 
 
@@ -194,7 +194,7 @@ def resume(
     Example: governors resume acme --reason "budget corrected"
     """
     with service_at(url) as client:
-        result = answer_of(client.delete(_stop_path(tenant), params={"reason": reason, **_by(by)}))
+        result = answer_of(client.delete(_stop_path(tenant), params={"reason": reason, **by_whom(by)}))
     _print_stop(result, as_json=as_json)
 
 
@@ -236,7 +236,7 @@ def _answer(
     body = {"governor": governor, "subject": subject, "verdict": verdict, "reason": reason, "ttl_s": _seconds(ttl)}
     with service_at(url) as client:
         path = f"/v1/tenants/{quote(tenant, safe='')}/approvals"
-        result = answer_of(client.post(path, json={**body, **_by(by)}))
+        result = answer_of(client.post(path, json={**body, **by_whom(by)}))
     _print_result(result, as_json=as_json)
 
 
@@ -262,7 +262,8 @@ def _stop_path(tenant: str | None) -> str:
     return "/v1/emergency-stop" if tenant is None else f"/v1/tenants/{quote(tenant, safe='')}/emergency-stop"
 
 
-def _by(by: str | None) -> dict[str, str]:
+def by_whom(by: str | None) -> dict[str, str]:
+    """Whose decision it is, as a request says it; nothing where the token does."""
     if by is not None:
         return {"by": by}
     if os.environ.get(TOKEN_VARIABLE):

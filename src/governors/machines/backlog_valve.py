@@ -397,7 +397,7 @@ TABLE: Final[Table] = MappingProxyType(
 
 BACKLOG_VALVE: Final = Governor(
     name=NAME,
-    version=2,
+    version=3,
     status=ValveStatus,
     state=ValveState,
     policy=ValvePolicy,

@@ -260,7 +260,7 @@ TABLE: Final[Table] = {
 
 COST_GUARD: Final = Governor(
     name="cost_guard",
-    version=2,
+    version=3,
     status=CostStatus,
     state=CostState,
     policy=CostPolicy,

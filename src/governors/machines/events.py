@@ -14,12 +14,39 @@ class Timeout(Struct, frozen=True, tag="timeout"):
 class ActionResult(Struct, frozen=True, tag="action.result"):
     """An action that this machine asked for has ended. `ok` is False for refused, failed and timed out alike:
     what is not known to have worked has not worked.
+
+    `maybe`: it may have been done all the same, for an attempt got no answer; whoever needs to be sure asks for it
+    again, or for its opposite. `ended` says how: by the answer of the last of `attempts` (`done`, `refused`), after
+    the time for all of them (`given_up`), by an operator (`abandoned`), or because it was not to be done any more
+    (`withdrawn`: nobody has failed at it). `executor` is who was asked, `verified` that it was seen to be so by
+    reading back.
     """
 
     action_id: str
     kind: str
     ok: bool
     detail: str = ""
+    maybe: bool = False
+    ended: Literal["", "done", "refused", "given_up", "abandoned", "withdrawn"] = ""
+    attempts: int = 0
+    executor: str = ""
+    verified: bool = False
+
+
+class ActionAttempt(Struct, frozen=True, tag="action.attempt"):
+    """An attempt at an action of this machine that did not end it; the one that does is told as ActionResult.
+
+    `number` counts from 1. It `failed` where it is known that nothing was done, and was `unanswered` where that is not
+    known. `next_ms`: the pause before the next attempt, which may come sooner or not at all.
+    """
+
+    action_id: str
+    kind: str
+    number: int
+    executor: str
+    outcome: Literal["failed", "unanswered"]
+    detail: str = ""
+    next_ms: int = 0
 
 
 class OverrideGranted(Struct, frozen=True, tag="override.granted", kw_only=True):
@@ -50,7 +77,7 @@ class Reconsider(Struct, frozen=True, tag="reconsider"):
 
 CoreEvent = Timeout | ActionResult | OverrideGranted | OverrideEnded
 """What the runtime tells the machines themselves; the rest is for what stands above them."""
-RuntimeEvent = CoreEvent | Reconsider
+RuntimeEvent = CoreEvent | ActionAttempt | Reconsider
 EventBody = SignalData | RuntimeEvent
 
 

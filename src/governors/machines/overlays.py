@@ -40,6 +40,7 @@ from governors.machines.conduct import (
 from governors.machines.conflicts import NOTICES as TELLS
 from governors.machines.conflicts import Fellow, hindrance
 from governors.machines.events import (
+    ActionAttempt,
     ActionResult,
     Event,
     EventBody,
@@ -66,6 +67,7 @@ OVERLAY_RULES: Final = {
     "overlay.nothing_asked": "nothing is asked that {by} could {mode}",
     "overlay.no_override": "there is no override to end",
     "overlay.action_result": "action {action_id} ({kind}) ended: {result}",
+    "overlay.action_attempt": "attempt {attempt} at action {action_id} ({kind}) by {executor}: {outcome}",
     "overlay.unknown_action": "result of action {action_id}, which is not in flight",
     "overlay.retry": "action {kind} failed before and is asked for again",
     "overlay.approval": "{by} answered {mode} until {until_us:time} where {kind} was asked about: {reason}",
@@ -79,12 +81,24 @@ OVERLAY_RULES: Final = {
 
 
 class OpenAction(Struct, frozen=True):
-    """An action that was asked for and has not ended. `establishes` is what is true outside once it succeeds."""
+    """An action that was asked for and has not ended. `establishes` is what is true outside once it succeeds.
+
+    `attempts` have been made in vain; where it is `doubtful`, one of them may have done it without an answer. `status`
+    is the one in force when it was asked for.
+    """
 
     id: str
     kind: str
     params: dict[str, int | str]
     establishes: Effect | None
+    attempts: int = 0
+    doubtful: bool = False
+    status: str = ""
+
+    @property
+    def tells_only(self) -> bool:
+        """Whether it is a word to people beside what the machine wants outside, which stays as it is."""
+        return self.kind in TELLS and self.establishes != Effect(self.kind, self.params)
 
 
 class MachineState(Struct, Generic[S], frozen=True):
@@ -92,6 +106,9 @@ class MachineState(Struct, Generic[S], frozen=True):
 
     `status` is the one in force since `since_us`; `observed` the newest applied sender's time by signal type;
     `signal_us` when the last signal was applied, by our clock; `applied_status` the status that `applied` came with.
+    `doubt` is an effect of which nobody knows whether it stands instead of `applied`: the action that was to establish
+    it, or to take it back, got no answer. While there is one, what is wanted outside is asked for even where it is
+    `applied`.
     """
 
     core: S
@@ -107,6 +124,7 @@ class MachineState(Struct, Generic[S], frozen=True):
     failed: Effect | None = None
     retry_us: int | None = None
     restraint: Restraint = FREE
+    doubt: Effect | None = None
 
 
 class Advance(Struct, frozen=True, gc=False):
@@ -184,6 +202,8 @@ def advance(turn: Turn, state: MachineState[Any]) -> Advance:
             return _on_override_end(turn, state)
         case ActionResult():
             return _on_result(turn, state, body)
+        case ActionAttempt():
+            return _on_attempt(turn, state, body)
         case Reconsider():
             return _settle(turn, state, "none", "overlay.reconsidered", {})
         case _:
@@ -223,6 +243,7 @@ def on_signal(turn: Turn, state: MachineState[Any]) -> Advance:
         state.failed,
         state.retry_us,
         state.restraint,
+        state.doubt,
     )
     return _settle(turn, moved, verdict.decision, verdict.rule, verdict.evidence)
 
@@ -370,15 +391,42 @@ def _on_override_end(turn: Turn, state: MachineState[Any]) -> Advance:
     return _settle(turn, moved, decision, "overlay.override_ended", evidence)
 
 
+def _on_attempt(turn: Turn, state: MachineState[Any], attempt: ActionAttempt) -> Advance:
+    """Nothing is decided on it; the machine knows how its action fares, also after a crash."""
+    asked = state.in_flight
+    evidence: Evidence = {
+        "action_id": attempt.action_id,
+        "attempt": attempt.number,
+        "executor": attempt.executor,
+        "kind": attempt.kind,
+        "next_ms": attempt.next_ms,
+        "outcome": attempt.outcome,
+    }
+    if attempt.detail:
+        evidence["detail"] = attempt.detail[:DETAIL_CHARS_MAX]
+    if asked is None or asked.id != attempt.action_id:
+        return _unmoved(turn, state, "stale", "none", "overlay.unknown_action", evidence)
+    doubtful = asked.doubtful or attempt.outcome == "unanswered"
+    moved = replace(state, in_flight=replace(asked, attempts=attempt.number, doubtful=doubtful))
+    return _unmoved(turn, moved, "decided", "none", "overlay.action_attempt", evidence)
+
+
 def _on_result(turn: Turn, state: MachineState[Any], result: ActionResult) -> Advance:
     asked = state.in_flight
+    is_doubtful = not result.ok and (result.maybe or (asked is not None and asked.doubtful))
     evidence: Evidence = {
         "action_id": result.action_id,
         "kind": result.kind,
-        "result": "ok" if result.ok else "failed",
+        "result": _word(result, is_doubtful=is_doubtful),
     }
     if result.detail:
         evidence["detail"] = result.detail[:DETAIL_CHARS_MAX]
+    if result.ended:
+        # Receipts of before there were these say nothing of them, and must come out of a replay as they are.
+        evidence["attempts"] = result.attempts
+        evidence["ended"] = result.ended
+        evidence["executor"] = result.executor
+        evidence["verified"] = int(result.verified)
     if asked is None or asked.id != result.action_id:
         return _unmoved(turn, state, "stale", "none", "overlay.unknown_action", evidence)
     verdict = _step(turn, state.core)
@@ -387,11 +435,35 @@ def _on_result(turn: Turn, state: MachineState[Any], result: ActionResult) -> Ad
         moved = replace(moved, restraint=told(state.restraint, ok=result.ok))
     if result.ok:
         moved = replace(moved, applied=asked.establishes, failed=None, retry_us=None)
+        if not asked.tells_only:
+            moved = replace(moved, applied_status=asked.status or state.applied_status, doubt=None)
     else:
-        moved = replace(moved, failed=asked.establishes, retry_us=turn.now_us + FAILED_RETRY_US)
+        if is_doubtful and asked.kind not in TELLS:
+            moved = _in_doubt(turn.governor, moved, asked)
+        if result.ended != "withdrawn":
+            moved = replace(moved, failed=asked.establishes, retry_us=turn.now_us + FAILED_RETRY_US)
     if verdict.decision == "none":
         return _settle(turn, moved, "none", "overlay.action_result", evidence)
     return _settle(turn, moved, verdict.decision, verdict.rule, {**evidence, **verdict.evidence})
+
+
+def _word(result: ActionResult, *, is_doubtful: bool) -> str:
+    if result.ok:
+        return "ok"
+    if is_doubtful:
+        return "unknown"
+    return "withdrawn" if result.ended == "withdrawn" else "failed"
+
+
+def _in_doubt(governor: Governor, state: MachineState[Any], asked: OpenAction) -> MachineState[Any]:
+    """After an action that got no answer: what it was to establish may stand, or, where it was to take something back,
+    that may be gone. What has an undo is not forgotten over what has none.
+    """
+    new, old = asked.establishes or state.applied or state.doubt, state.doubt
+    if old is not None and (new is None or (old.kind in governor.undo and new.kind not in governor.undo)):
+        new = old
+    severer = max(state.applied_status, asked.status, key=lambda status: _severity(governor, status))
+    return replace(state, doubt=new, applied_status=severer)
 
 
 def _step(turn: Turn, core: Any) -> Verdict[Any]:
@@ -424,7 +496,7 @@ def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evid
     action = None
     if state.in_flight is None:
         desired = governor.effect(state.core, status, turn.policy)
-        if desired != state.applied:
+        if desired != state.applied or state.doubt is not None:
             state, action = _reconcile(turn, state, desired)
             if state.restraint.withheld:
                 evidence = {**evidence, "withheld": state.restraint.withheld, "withheld_why": state.restraint.why}
@@ -435,32 +507,50 @@ def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evid
     return Advance(state, "decided", decision, rule, evidence, action, next_us)
 
 
+def wanted_action(
+    governor: Governor, state: MachineState[Any], desired: Effect | None, action_id: str = ""
+) -> OpenAction | None:
+    """What is to be done so that outside it is as `desired`; None where nothing is: a notice needs no taking back."""
+    stands = state.applied
+    if state.doubt is not None and (stands is None or stands.kind not in governor.undo):
+        stands = state.doubt
+    undo = governor.undo.get(stands.kind) if stands is not None else None
+    if (
+        stands is not None
+        and undo is not None
+        and (desired is None or (desired.kind in NOTICES and _is_relaxed(governor, state)))
+    ):
+        return OpenAction(action_id, undo, stands.params, establishes=None, status=state.status)
+    if desired is None:
+        return None
+    return OpenAction(action_id, desired.kind, desired.params, establishes=desired, status=state.status)
+
+
+def _is_relaxed(governor: Governor, state: MachineState[Any]) -> bool:
+    return _severity(governor, state.status) < _severity(governor, state.applied_status)
+
+
 def _reconcile(
     turn: Turn, state: MachineState[Any], desired: Effect | None
 ) -> tuple[MachineState[Any], OpenAction | None]:
-    governor, applied = turn.governor, state.applied
-    undo = governor.undo.get(applied.kind) if applied is not None else None
-    relaxed = _severity(governor, state.status) < _severity(governor, state.applied_status)
-    if applied is not None and undo is not None and (desired is None or (desired.kind in NOTICES and relaxed)):
-        action = OpenAction(turn.action_id, undo, applied.params, establishes=None)
-    elif desired is None:
-        # A notice needs no taking back.
-        return replace(state, applied=None, applied_status="", restraint=calm(state.restraint, "", turn.now_us)), None
-    else:
-        action = OpenAction(turn.action_id, desired.kind, desired.params, establishes=desired)
+    governor = turn.governor
+    action = wanted_action(governor, state, desired, turn.action_id)
+    if action is None:
+        restraint = calm(state.restraint, "", turn.now_us)
+        return replace(state, applied=None, applied_status="", restraint=restraint, doubt=None), None
     if state.retry_us is not None and action.establishes == state.failed:
         return state, None
     what = Effect(action.kind, action.params)
     hindered = hindrance(
         governor.name, turn.subject, what, turn.fellows.values(), state.restraint.asked, turn.now_us,
-        relaxes=relaxed or desired is None,
+        relaxes=desired is None or _is_relaxed(governor, state),
     )  # fmt: skip
     restraint, acts, notice = permit(state.restraint, turn.conduct, what, turn.now_us, hindered)
     if acts:
         core, patience = state.core, governor.patience
         if patience is not None and state.restraint.withheld and patience.waits(core):
             core = patience.begun(core, turn.policy, turn.now_us)
-        return replace(state, core=core, in_flight=action, applied_status=state.status, restraint=restraint), action
+        return replace(state, core=core, in_flight=action, restraint=restraint), action
     if not notice or state.retry_us is not None:
         return replace(state, restraint=restraint if not notice else replace(restraint, untold=True)), None
     restraint = replace(restraint, untold=False)

@@ -27,6 +27,9 @@ def take_result(state: RollbackState, event: Event, policy: RollbackPolicy, now_
         # The retry could not be asked for before this result was in: its time begins now.
         waiting = replace(state, late_result=False, deadline_us=now_us + policy.rollback_s * SECOND_US)
         return stay(waiting, "rollback.late_failure", {"attempt": state.attempt})
+    if result.ended == "withdrawn":
+        # An emergency stop, mostly: nobody has failed at it, and it is asked for again once it may be.
+        return stay(state, "rollback.withheld_result", {"kind": result.kind})
     return _try_again(state, policy, now_us, late_result=False)
 
 

@@ -291,7 +291,7 @@ _SEVERITY: Final[Mapping[Status, int]] = MappingProxyType(
 
 ROLLBACK_GUARD: Final = Governor(
     name="rollback_guard",
-    version=4,
+    version=5,
     status=Status,
     state=RollbackState,
     policy=RollbackPolicy,

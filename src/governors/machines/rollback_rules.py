@@ -89,6 +89,7 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "rollback.failed": "{attempts} attempts to roll back failed or were not heard of",
         "rollback.not_asked": "the rollback of revision {revision} was not asked for in its time: {why}",
         "rollback.refused": "{by} refused the rollback of revision {revision}: what was seen so far is spent",
+        "rollback.withheld_result": "action {kind} was taken back: that is no failure of it",
         "rollback.result_noted": "action {kind} has ended",
         "rollback.verify_sample": "{arm}: {errors} errors and {slow} slow of {requests} requests after the rollback",
         "rollback.verify_too_early": "the sample began before the rollback had settled and does not count",

@@ -4,7 +4,7 @@ from typing import Any
 
 from governors.machines.conflicts import NOTICES
 from governors.machines.governor import Governor
-from governors.machines.overlays import MachineState, OpenAction
+from governors.machines.overlays import MachineState, OpenAction, wanted_action
 
 
 def still_wanted(governor: Governor, state: MachineState[Any], action: OpenAction, policy: Any) -> bool:
@@ -14,4 +14,8 @@ def still_wanted(governor: Governor, state: MachineState[Any], action: OpenActio
     if action.kind in NOTICES:
         # Words to people stay true when the machine has moved on, and nothing takes them back.
         return True
-    return governor.effect(state.core, governor.status(state.status), policy) == action.establishes
+    desired = governor.effect(state.core, governor.status(state.status), policy)
+    if desired == state.applied and state.doubt is None:
+        return False
+    now = wanted_action(governor, state, desired)
+    return now is not None and (now.kind, now.establishes) == (action.kind, action.establishes)

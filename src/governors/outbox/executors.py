@@ -23,9 +23,10 @@ class Order(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """It is so now. `detail` is a short sentence for the receipt."""
+    """It is so now. `detail` is a short sentence for the receipt; `verified` says that it was read back, and is so."""
 
     detail: str = ""
+    verified: bool = False
 
 
 class Refused(Struct, frozen=True):

@@ -6,21 +6,24 @@ bounds what is open by the number of machines.
 
 No action waits for another; which of a tenant's may be in flight together is decided where they are asked for. An
 attempt that fails is made again (`persistence.py`) until the action is done, refused, given up, abandoned by
-an operator, or taken back: a machine that has moved on wants it no more. What may have been done already is not taken
-back here; it is carried out, and the machine undoes it.
+an operator, or taken back: a machine that has moved on wants it no more, and nothing goes out for it from then on. Each
+attempt is told to the machine, and so leaves a receipt: one that ends the action as its result, any other as itself.
+
+An attempt that nobody answered may have done it, and so may one of a process that has ended. The machine is told so,
+and undoes what it does not want.
 """
 
 import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import structlog
 from msgspec import Struct
 
 from governors.machines.catalog import RULES
-from governors.machines.events import ActionResult, Event
+from governors.machines.events import ActionAttempt, ActionResult, Event
 from governors.machines.explain import explain
 from governors.outbox.executors import Answer, Done, Executor, Order, Refused, TryAgain
 from governors.outbox.persistence import ATTEMPT_S, GIVE_UP_S, WELL, Breaker, failed, pause_s, tried
@@ -31,6 +34,8 @@ from ledger.format import canonical
 
 AT_ONCE_MAX: Final = 8
 """Attempts under way at one executor."""
+LOOK_S: Final = 5.0
+"""How often an action that waits is looked at: whether it is wanted still."""
 
 
 class Receipts(Protocol):
@@ -43,7 +48,8 @@ class Receipts(Protocol):
 
 class OpenOrder(Struct, frozen=True):
     """An action that has not ended, as operators see it. `next_in_s` is None while none is planned: it waits for its
-    turn or its receipt, or is being tried right now.
+    turn or its receipt, or is being tried right now. `maybe`: it may have been done. `given_up_in_s` is None until its
+    receipt is committed.
     """
 
     work: OpenWork
@@ -52,21 +58,33 @@ class OpenOrder(Struct, frozen=True):
     attempts: int
     detail: str
     next_in_s: float | None
+    maybe: bool
+    given_up_in_s: float | None
+
+
+class _Ended(Struct, frozen=True):
+    """How an action ended without the answer of an attempt."""
+
+    how: Literal["given_up", "abandoned", "withdrawn"]
+    detail: str
 
 
 class _Open:
     """An action that has not ended. `maybe`: an attempt may have done it without our hearing of it."""
 
-    __slots__ = ("attempts", "detail", "ended_by", "maybe", "next_s", "place", "roused", "since_us", "work")
+    __slots__ = (
+        "attempts", "detail", "ended_by", "give_up_s", "maybe", "next_s", "place", "roused", "since_us", "work",
+    )  # fmt: skip
 
     def __init__(self, work: OpenWork, place: "_Place", since_us: int) -> None:
         self.work = work
         self.place = place
         self.since_us = since_us
-        self.attempts = 0
+        self.attempts = work.action.attempts
         self.detail = ""
-        self.maybe = False
+        self.maybe = work.again or work.action.doubtful
         self.next_s: float | None = None
+        self.give_up_s: float | None = None
         self.roused = asyncio.Event()
         self.ended_by = ""
         """The operator who abandoned it."""
@@ -136,6 +154,8 @@ class Outbox:
             OpenOrder(
                 one.work, one.place.executor.name, one.since_us, one.attempts, one.detail,
                 None if one.next_s is None else max(0.0, one.next_s - now_s),
+                one.maybe,
+                None if one.give_up_s is None else max(0.0, one.give_up_s - now_s),
             )
             for one in self._open.values()
         ]  # fmt: skip
@@ -183,10 +203,20 @@ class Outbox:
         work, ok = one.work, isinstance(ended, Done)
         del self._open[work.action.id]
         self._on_ended(work.action.kind, "ok" if ok else "failed")
-        result = ActionResult(work.action.id, work.action.kind, ok, ended.detail)
+        result = ActionResult(
+            work.action.id,
+            work.action.kind,
+            ok,
+            ended.detail,
+            maybe=not ok and one.maybe,
+            ended=_how(ended),
+            attempts=one.attempts,
+            executor=one.place.executor.name,
+            verified=isinstance(ended, Done) and ended.verified,
+        )
         self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
 
-    async def _carry_out(self, one: _Open) -> Done | Refused:
+    async def _carry_out(self, one: _Open) -> Done | Refused | _Ended:
         """Try until it has ended."""
         # No action without a durable receipt.
         await self._receipts.wait_committed(one.work.receipt)
@@ -194,43 +224,73 @@ class Outbox:
         if order is None:
             return Refused("its receipt was dropped meanwhile")
         loop, place = asyncio.get_running_loop(), one.place
-        give_up_s = loop.time() + GIVE_UP_S
+        one.give_up_s = give_up_s = loop.time() + GIVE_UP_S
         while True:
-            now_s = loop.time()
-            if one.ended_by:
-                return Refused(f"abandoned by {one.ended_by}" + _behind(one))
-            if not one.maybe and (why_not := self._why_not(one.work)):
-                return Refused(why_not)
-            if now_s >= give_up_s:
-                return Refused("given up" + _behind(one))
-            wait_s = place.breaker.wait_s(now_s)
+            if (ended := self._end(one, give_up_s)) is not None:
+                return ended
+            wait_s = place.breaker.wait_s(loop.time())
             if not wait_s:
-                place.breaker = tried(place.breaker, now_s)
-                answer = await self._attempt(one, order)
-                if not isinstance(answer, TryAgain):
+                try:
+                    async with asyncio.timeout_at(min(give_up_s, loop.time() + LOOK_S)):
+                        await place.room.acquire()
+                except TimeoutError:
+                    continue
+                try:
+                    # While it waited for its turn, it may have been taken back, and the place have begun to ail.
+                    if (ended := self._end(one, give_up_s)) is not None:
+                        return ended
+                    wait_s = place.breaker.wait_s(loop.time())
+                    answer = None if wait_s else await self._attempt(one, order)
+                finally:
+                    place.room.release()
+                if isinstance(answer, Done | Refused):
                     return answer
-                one.maybe = one.maybe or answer.maybe
-                wait_s = pause_s(one.work.action.id, one.attempts, answer.after_s)
+                if answer is not None:
+                    wait_s = pause_s(one.work.action.id, one.attempts, answer.after_s)
+                    self._tell_attempt(one, answer, wait_s)
             await self._rest(one, min(wait_s, give_up_s - loop.time()))
 
+    def _end(self, one: _Open, give_up_s: float) -> _Ended | None:
+        """Why no further attempt is made; None where one may be, right now."""
+        if one.ended_by:
+            return _Ended("abandoned", f"abandoned by {one.ended_by}" + _behind(one))
+        if why_not := self._why_not(one.work):
+            return _Ended("withdrawn", why_not + (_behind(one) if one.maybe else ""))
+        if asyncio.get_running_loop().time() >= give_up_s:
+            return _Ended("given_up", "given up" + _behind(one))
+        return None
+
     async def _attempt(self, one: _Open, order: Order) -> Answer:
-        place = one.place
-        async with place.room:
-            one.attempts += 1
-            answer = await self._ask(place.executor, order)
+        place, loop = one.place, asyncio.get_running_loop()
+        place.breaker = tried(place.breaker, loop.time())
+        one.attempts += 1
+        # Whatever ends this process meanwhile, or this task: it may have been done.
+        before, one.maybe = one.maybe, True
+        answer = await self._ask(place.executor, order)
         if isinstance(answer, TryAgain):
+            one.maybe = before or answer.maybe
             one.detail = answer.detail
             if answer.ails:
-                place.breaker = failed(place.breaker, asyncio.get_running_loop().time())
+                place.breaker = failed(place.breaker, loop.time())
             self._log.warning(
                 "an action was not done yet",
                 action_id=one.work.action.id, executor=place.executor.name, attempts=one.attempts, reason=answer.detail,
             )  # fmt: skip
         else:
+            one.maybe = before
             # Whoever refuses is well.
             place.breaker = WELL
         self._on_attempt(place.executor.name, _word(answer))
         return answer
+
+    def _tell_attempt(self, one: _Open, answer: TryAgain, wait_s: float) -> None:
+        action = one.work.action
+        attempt = ActionAttempt(
+            action.id, action.kind, one.attempts, one.place.executor.name, _word_of_failure(answer), answer.detail,
+            int(wait_s * 1_000),
+        )  # fmt: skip
+        event = Event(f"{action.id}-attempt-{one.attempts}", self._clock_us(), attempt)
+        self._tell(one.work.tenant, one.work.key, event)
 
     async def _ask(self, executor: Executor, order: Order) -> Answer:
         try:
@@ -243,14 +303,16 @@ class Outbox:
             return TryAgain(f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode())
 
     async def _rest(self, one: _Open, seconds: float) -> None:
-        """Pause before the next look, unless somebody is in a hurry."""
+        """Pause before the next attempt, unless somebody is in a hurry, or it is not wanted any more."""
         loop = asyncio.get_running_loop()
-        one.next_s = loop.time() + seconds
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await one.roused.wait()
-        except TimeoutError:
-            pass
+        until_s = one.next_s = loop.time() + seconds
+        while (left_s := until_s - loop.time()) > 0 and not self._why_not(one.work):
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_S)):
+                    await one.roused.wait()
+                break
+            except TimeoutError:
+                pass
         one.roused.clear()
         one.next_s = None
 
@@ -274,11 +336,25 @@ def _behind(one: _Open) -> str:
     return f" after {one.attempts} attempts: {one.detail}" if one.attempts else ""
 
 
-def _word(answer: Answer) -> str:
+def _how(ended: Done | Refused | _Ended) -> Literal["done", "refused", "given_up", "abandoned", "withdrawn"]:
+    match ended:
+        case Done():
+            return "done"
+        case Refused():
+            return "refused"
+        case _Ended():
+            return ended.how
+
+
+def _word(answer: Answer) -> Literal["done", "refused", "failed", "unanswered"]:
     match answer:
         case Done():
             return "done"
         case Refused():
             return "refused"
         case TryAgain():
-            return "again"
+            return _word_of_failure(answer)
+
+
+def _word_of_failure(answer: TryAgain) -> Literal["failed", "unanswered"]:
+    return "unanswered" if answer.maybe else "failed"

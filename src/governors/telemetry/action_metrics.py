@@ -22,7 +22,7 @@ class ActionMetrics:
         )
 
     def attempted(self, executor: str, outcome: str) -> None:
-        """An attempt at an action: `done`, `refused` or `again`."""
+        """An attempt at an action: `done`, `refused`, `failed` or `unanswered`."""
         self._attempts.add(executor, outcome)
 
     def ended(self, kind: str, outcome: str) -> None:

@@ -12,6 +12,7 @@ from governors.machines.catalog import BY_SIGNAL, TENANT
 from governors.machines.conduct import ACTS
 from governors.machines.conflicts import Fellow
 from governors.machines.events import (
+    ActionAttempt,
     ActionResult,
     Event,
     OverrideEnded,
@@ -32,6 +33,7 @@ ENTITLEMENT_KEY: Final = machine_key(TENANT, "")
 EVENT_NAMES: Final[Mapping[type, str]] = {
     Timeout: "timeout",
     ActionResult: "action.result",
+    ActionAttempt: "action.attempt",
     OverrideGranted: "override.granted",
     OverrideEnded: "override.ended",
     Reconsider: "reconsider",

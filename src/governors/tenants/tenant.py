@@ -67,7 +67,9 @@ MOVED_ON: Final = "taken back: the machine has moved on"
 
 @dataclass(frozen=True, slots=True)
 class OpenWork:
-    """An action of one machine, to be carried out once its receipt is committed."""
+    """An action of one machine, to be carried out once its receipt is committed. `again`: it was open before, and
+    nobody here knows whether it went out.
+    """
 
     tenant: str
     key: str
@@ -75,6 +77,7 @@ class OpenWork:
     subject: str
     action: OpenAction
     receipt: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,8 +416,7 @@ class Tenant:
                 shared.timers.arm(tenant, key, decided.deadline_us)
             self._admit_as(key, machine)
             if before is not None and (
-                (before.in_flight is not None and before.in_flight is not decided.state.in_flight)
-                or before.status != decided.state.status
+                _has_ended(before.in_flight, decided.state.in_flight) or before.status != decided.state.status
             ):
                 self._let_fellows_look()
             if decided.action is not None:
@@ -460,12 +462,15 @@ class Tenant:
                 self._arm(key, machine.deadline_us)
 
     def open_work(self) -> Iterator[OpenWork]:
-        """The actions that have not ended, as they were asked for."""
+        """The actions that have not ended, as they were asked for: for whoever carries them out after a while of which
+        nothing is known.
+        """
         for key, machine in self.machines.items():
             action = machine.state.in_flight
             if action is not None:
                 asked = machine.asked_receipt if machine.asked_receipt >= 0 else machine.last_receipt
-                yield OpenWork(self.header.tenant, key, machine.governor.name, machine.subject, action, asked)
+                name, subject = machine.governor.name, machine.subject
+                yield OpenWork(self.header.tenant, key, name, subject, action, asked, again=True)
 
     def why_not(self, work: OpenWork) -> str:
         """Why an action that was asked for shall not be done any more, on the terms of now; "" where it shall."""
@@ -541,6 +546,10 @@ class Tenant:
         index = self._append(decided, "", now_us, _encode_event(change), now_us)
         self._apply(decided, TENANT, None, index)
         return index
+
+
+def _has_ended(before: OpenAction | None, after: OpenAction | None) -> bool:
+    return before is not None and before is not after and (after is None or after.id != before.id)
 
 
 def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:

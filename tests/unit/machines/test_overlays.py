@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from governors.fsm.table import Row, Verdict
-from governors.machines.events import ActionResult, Event, OverrideEnded, OverrideGranted, Timeout
+from governors.machines.events import ActionAttempt, ActionResult, Event, OverrideEnded, OverrideGranted, Timeout
 from governors.machines.governor import ADMIT_ALL, Effect, Governor
 from governors.machines.overlays import (
     FAILED_RETRY_US,
@@ -17,6 +18,7 @@ from governors.machines.overlays import (
     advance,
     initial,
 )
+from governors.machines.wanted import still_wanted
 from ingest.signals import Alert, QueueSample
 
 S = 1_000_000
@@ -97,6 +99,22 @@ class Machine:
         assert self.state.in_flight is not None
         return self.tell(ActionResult(self.state.in_flight.id, self.state.in_flight.kind, ok), now_us)
 
+    def end(self, now_us: int, ended: Any, *, maybe: bool = False) -> Advance:
+        """The action in flight ends without having been done, for all that is known."""
+        assert self.state.in_flight is not None
+        asked = self.state.in_flight
+        return self.tell(ActionResult(asked.id, asked.kind, ok=False, maybe=maybe, ended=ended), now_us)
+
+    def attempt(self, now_us: int, outcome: Any, number: int = 1) -> Advance:
+        assert self.state.in_flight is not None
+        asked = self.state.in_flight
+        return self.tell(ActionAttempt(asked.id, asked.kind, number, "webhook", outcome, "said", 1_500), now_us)
+
+    def wants(self) -> bool:
+        """Whether the action in flight is wanted still."""
+        assert self.state.in_flight is not None
+        return still_wanted(TOY, self.state, self.state.in_flight, None)
+
 
 @pytest.fixture
 def machine() -> Machine:
@@ -174,6 +192,106 @@ def test_a_failed_action_is_not_success_and_is_asked_for_again_later(machine: Ma
     assert again.rule == "overlay.retry"
     assert again.action is not None
     assert again.action.kind == "close"
+
+
+def test_what_may_have_been_done_is_taken_back_where_it_is_not_wanted(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.queue(0, 2 * S)
+    step = machine.end(3 * S, "given_up", maybe=True)
+    assert step.evidence["result"] == "unknown"
+    assert step.action is not None
+    assert (step.action.kind, step.action.establishes) == ("open", None)
+    machine.finish(4 * S)
+    assert (machine.state.applied, machine.state.doubt) == (None, None)
+    assert machine.queue(0, 5 * S).action is None
+
+
+def test_an_unanswered_attempt_leaves_the_same_doubt_whatever_the_result_says_of_it(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.attempt(2 * S, "unanswered")
+    machine.queue(0, 3 * S)
+    step = machine.end(4 * S, "refused")
+    assert step.action is not None
+    assert step.action.kind == "open"
+
+
+def test_what_is_known_not_to_have_been_done_needs_no_taking_back(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.attempt(2 * S, "failed")
+    machine.queue(0, 3 * S)
+    step = machine.end(4 * S, "given_up")
+    assert step.evidence["result"] == "failed"
+    assert step.action is None
+
+
+def test_what_may_have_been_taken_back_is_asked_for_again_where_it_is_wanted_again(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.finish(2 * S)
+    assert machine.queue(0, 3 * S).action is not None
+    machine.queue(100, 4 * S)
+    step = machine.end(5 * S, "withdrawn", maybe=True)
+    assert step.action is not None, "although it is what was last known to stand"
+    assert step.action.kind == "close"
+    machine.finish(6 * S)
+    assert machine.state.doubt is None
+    assert machine.queue(101, 7 * S).action is None
+
+
+def test_the_doubt_outlives_a_signal_a_notice_and_a_failed_attempt_to_end_it(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.end(2 * S, "given_up", maybe=True)
+    machine.queue(101, 3 * S)
+    assert machine.state.doubt == Effect("close")
+    machine.tell(Timeout(), 3 * S + FAILED_RETRY_US)
+    machine.end(4 * S + FAILED_RETRY_US, "refused")
+    assert machine.state.doubt == Effect("close")
+    machine.queue(0, 5 * S + FAILED_RETRY_US)
+    assert machine.state.in_flight is not None
+    assert machine.state.in_flight.kind == "open"
+
+
+def test_an_undo_that_failed_is_not_forgotten_over_a_notice(machine: Machine) -> None:
+    machine.queue(100, S)
+    machine.finish(2 * S)
+    assert machine.queue(10, 3 * S).action is not None
+    assert machine.wants(), "the notice comes after it"
+    machine.finish(4 * S, ok=False)
+    again = machine.tell(Timeout(), 4 * S + FAILED_RETRY_US).action
+    assert again is not None
+    assert again.kind == "open"
+
+
+def test_an_action_is_wanted_until_the_machine_would_ask_for_something_else(machine: Machine) -> None:
+    machine.queue(100, S)
+    assert machine.wants()
+    machine.queue(0, 2 * S)
+    assert not machine.wants()
+    machine.queue(100, 3 * S)
+    assert machine.wants()
+
+
+def test_what_was_taken_back_has_not_failed_and_is_asked_for_at_once_when_it_is_wanted(machine: Machine) -> None:
+    machine.queue(100, S)
+    step = machine.end(2 * S, "withdrawn")
+    assert step.evidence["result"] == "withdrawn"
+    assert machine.state.retry_us is None
+    assert step.action is not None
+    assert step.action.kind == "close"
+
+
+def test_attempts_are_counted_and_change_nothing_else(machine: Machine) -> None:
+    machine.queue(100, S)
+    before = machine.state
+    step = machine.attempt(2 * S, "failed", 1)
+    assert (step.outcome, step.decision, step.rule, step.action) == ("decided", "none", "overlay.action_attempt", None)
+    assert step.evidence["next_ms"] == 1_500
+    step = machine.attempt(3 * S, "unanswered", 2)
+    assert machine.state.in_flight is not None
+    assert (machine.state.in_flight.attempts, machine.state.in_flight.doubtful) == (2, True)
+    assert replace(machine.state, in_flight=before.in_flight) == before
+    machine.finish(4 * S)
+    late = machine.tell(ActionAttempt("act-gone", "close", 3, "webhook", "failed"), 5 * S)
+    assert (late.outcome, late.rule) == ("stale", "overlay.unknown_action")
 
 
 def test_the_result_of_an_action_that_is_not_in_flight_changes_nothing(machine: Machine) -> None:

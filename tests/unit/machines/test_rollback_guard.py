@@ -670,6 +670,26 @@ def test_the_late_failure_of_the_attempt_given_up_does_not_use_up_the_retry() ->
     assert guard.result(ok=False).decision == "escalate"
 
 
+def test_a_rollback_that_was_taken_back_has_not_failed() -> None:
+    """As under an emergency stop: it is asked for again once it may be, and no attempt of the two is used up."""
+    guard = Guard().rolled_back()
+    first = guard.effect()
+    for _ in range(3):
+        assert (
+            guard.tell(ActionResult("a1", "rollback", ok=False, ended="withdrawn")).rule == "rollback.withheld_result"
+        )
+    assert guard.effect() == first
+    assert guard.result(ok=False).decision == "retry"
+
+
+def test_the_time_of_a_retry_begins_when_the_attempt_before_it_was_taken_back() -> None:
+    guard = Guard().rolled_back()
+    guard.at_deadline()
+    taken_back = guard.tell(ActionResult("a1", "rollback", ok=False, ended="withdrawn"))
+    assert taken_back.rule == "rollback.late_failure"
+    assert guard.result(ok=False).decision == "escalate"
+
+
 def test_the_result_of_another_action_is_not_the_rollbacks() -> None:
     guard = Guard().rolled_back()
     guard.result(ok=True, kind="hold_rollout")

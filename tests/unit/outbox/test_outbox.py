@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from simulation.loop import simulated
 
-from governors.machines.events import ActionResult, Event
+from governors.machines.events import ActionAttempt, ActionResult, Event
 from governors.machines.overlays import OpenAction
 from governors.outbox.executors import Answer, Done, Order, Refused, TryAgain
-from governors.outbox.outbox import Outbox
+from governors.outbox.outbox import AT_ONCE_MAX, LOOK_S, Outbox
 from governors.outbox.persistence import AILING_AFTER, GIVE_UP_S, LEFT_ALONE_S
 from governors.tenants.tenant import OpenWork
 from ledger.appender import StoredReceipt
@@ -89,6 +89,7 @@ class World:
         self.ledger = Ledger()
         self.pager, self.rest = Place("pager", "page"), Place("rest")
         self.results: dict[str, ActionResult] = {}
+        self.tried: dict[str, list[ActionAttempt]] = {}
         self.unwanted: set[str] = set()
         self.ended: Counter[tuple[str, str]] = Counter()
         self.attempts: Counter[tuple[str, str]] = Counter()
@@ -102,14 +103,18 @@ class World:
     def _tell(self, tenant: str, key: str, event: Event) -> None:
         assert (tenant, key) == (event.id.partition("/")[0], "cost_guard\x1fprod")
         body = event.body
-        assert isinstance(body, ActionResult)
+        assert isinstance(body, ActionResult | ActionAttempt)
         assert body.action_id not in self.results
-        self.results[body.action_id] = body
+        if isinstance(body, ActionAttempt):
+            self.tried.setdefault(body.action_id, []).append(body)
+        else:
+            self.results[body.action_id] = body
 
-    def submit(self, name: str, kind: str = "stop", receipt: int = 7) -> None:
+    def submit(self, name: str, kind: str = "stop", *, attempts: int = 0, again: bool = False) -> None:
         """`name`: the tenant, a slash and anything."""
-        action = OpenAction(name, kind, {}, None)
-        self.box.submit(OpenWork(name.partition("/")[0], "cost_guard\x1fprod", "cost_guard", "prod", action, receipt))
+        action = OpenAction(name, kind, {}, None, attempts)
+        tenant = name.partition("/")[0]
+        self.box.submit(OpenWork(tenant, "cost_guard\x1fprod", "cost_guard", "prod", action, 7, again))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -132,7 +137,10 @@ async def test_an_order_says_what_its_receipt_says() -> None:
     world = World()
     world.submit("acme/1")
     async with world.running():
-        assert await world.result("acme/1") == ActionResult("acme/1", "stop", ok=True, detail="done")
+        assert await world.result("acme/1") == ActionResult(
+            "acme/1", "stop", ok=True, detail="done", ended="done", attempts=1, executor="rest"
+        )
+    assert not world.tried, "the result is the word on the attempt that ends it"
     (order,) = world.rest.orders
     assert (order.receipt, order.decided_us) == ("0:7", NOON_US)
     assert order.reason == "cost 11.00 of 10.00 USD is at or over 100 %"
@@ -178,10 +186,18 @@ async def test_what_fails_is_tried_again_with_growing_pauses_until_it_is_done() 
     world.rest.answers["acme/1"] = deque([UNREACHED, UNHEARD, OSError("odd"), Done("at last")])
     world.submit("acme/1")
     async with world.running():
-        assert await world.result("acme/1") == ActionResult("acme/1", "stop", ok=True, detail="at last")
+        result = await world.result("acme/1")
+    assert (result.ok, result.detail, result.attempts) == (True, "at last", 4)
+    told = [(one.number, one.executor, one.outcome, one.detail) for one in world.tried["acme/1"]]
+    assert told == [
+        (1, "rest", "failed", "cannot be reached"),
+        (2, "rest", "unanswered", "no answer"),
+        (3, "rest", "unanswered", "OSError: odd"),
+    ]
     pauses = [later - earlier for earlier, later in zip(world.rest.at_s, world.rest.at_s[1:], strict=False)]
     assert [0.5 <= pause / 2**number <= 1.01 for number, pause in enumerate(pauses)] == [True] * 3
-    assert world.attempts == {("rest", "again"): 3, ("rest", "done"): 1}
+    assert [one.next_ms for one in world.tried["acme/1"]] == [int(pause * 1_000) for pause in pauses]
+    assert world.attempts == {("rest", "failed"): 1, ("rest", "unanswered"): 2, ("rest", "done"): 1}
     assert world.ended == {("stop", "ok"): 1}
 
 
@@ -193,7 +209,8 @@ async def test_what_is_never_done_is_given_up_and_says_why() -> None:
     begun_s = asyncio.get_running_loop().time()
     async with world.running():
         result = await world.result("acme/1")
-    assert not result.ok
+    assert (result.ok, result.maybe, result.ended) == (False, True, "given_up")
+    assert result.attempts == len(world.tried["acme/1"]) == len(world.rest.asked)
     assert result.detail.startswith("given up after ")
     assert result.detail.endswith(": no answer")
     assert GIVE_UP_S <= asyncio.get_running_loop().time() - begun_s < GIVE_UP_S + 1
@@ -215,7 +232,8 @@ async def test_a_refusal_is_an_answer_and_not_tried_again() -> None:
     world.rest.answers["acme/1"] = deque([Refused("answered 404")])
     world.submit("acme/1")
     async with world.running():
-        assert await world.result("acme/1") == ActionResult("acme/1", "stop", ok=False, detail="answered 404")
+        result = await world.result("acme/1")
+    assert (result.ok, result.maybe, result.ended, result.detail) == (False, False, "refused", "answered 404")
     assert world.rest.asked == ["acme/1"]
 
 
@@ -266,21 +284,88 @@ async def test_what_was_not_done_is_taken_back_when_its_machine_has_moved_on() -
         await asyncio.sleep(0.1)
         world.unwanted.add("acme/1")
         result = await world.result("acme/1")
-    assert (result.ok, result.detail) == (False, "unwanted")
+    assert (result.ok, result.maybe, result.ended, result.detail) == (False, False, "withdrawn", "unwanted")
     assert len(world.rest.asked) == 1
 
 
 @simulated
-async def test_what_may_have_been_done_is_carried_out_although_its_machine_has_moved_on() -> None:
-    """Or nobody would undo what the other side may have done."""
+async def test_a_machine_that_has_moved_on_is_told_that_it_may_have_been_done_and_nothing_more_goes_out() -> None:
     world = World()
-    world.rest.answers["acme/1"] = deque([UNHEARD, UNREACHED])
+    world.rest.answers["acme/1"] = deque([UNHEARD, UNREACHED, UNREACHED, UNREACHED])
     world.submit("acme/1")
     async with world.running():
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(5)
+        asked = len(world.rest.asked)
         world.unwanted.add("acme/1")
-        assert (await world.result("acme/1")).ok
-    assert len(world.rest.asked) == 3
+        result = await world.result("acme/1")
+    assert (result.ok, result.maybe, result.ended) == (False, True, "withdrawn")
+    assert len(world.rest.asked) == asked > 1
+
+
+@simulated
+async def test_what_is_unwanted_is_taken_back_amid_a_long_pause() -> None:
+    """Or its machine could not ask for the opposite all the while."""
+    world = World()
+    world.rest.answers["acme/1"] = deque([TryAgain("busy", maybe=False, after_s=100.0)])
+    world.submit("acme/1")
+    async with world.running():
+        await asyncio.sleep(1)
+        world.unwanted.add("acme/1")
+        before_s = asyncio.get_running_loop().time()
+        await world.result("acme/1")
+        assert asyncio.get_running_loop().time() - before_s < LOOK_S + 1
+
+
+@simulated
+async def test_what_waits_for_its_turn_at_a_busy_place_is_taken_back_there_too() -> None:
+    world = World()
+    world.rest.hold.clear()
+    for number in range(AT_ONCE_MAX + 1):
+        world.submit(f"t{number}/1")
+    async with world.running():
+        await asyncio.sleep(1)
+        last = f"t{AT_ONCE_MAX}/1"
+        assert last not in world.rest.asked
+        world.unwanted.add(last)
+        world.rest.hold.set()
+        assert (await world.result(last)).ended == "withdrawn"
+    assert last not in world.rest.asked
+
+
+@simulated
+async def test_an_action_of_before_a_crash_may_have_been_done_and_its_attempts_are_counted_on() -> None:
+    world = World()
+    world.rest.answers["acme/1"] = deque([UNREACHED, Refused("no")])
+    world.submit("acme/1", attempts=2, again=True)
+    world.submit("acme/2", again=True)
+    world.unwanted.add("acme/2")
+    async with world.running():
+        result, other = await world.result("acme/1"), await world.result("acme/2")
+    assert [one.number for one in world.tried["acme/1"]] == [3]
+    assert (result.attempts, result.ended, result.maybe) == (4, "refused", True)
+    assert (other.attempts, other.ended, other.maybe) == (0, "withdrawn", True)
+
+
+@simulated
+async def test_an_attempt_that_is_cut_off_may_have_done_it() -> None:
+    world = World()
+    world.rest.hold.clear()
+    world.submit("acme/1")
+    async with world.running():
+        await asyncio.sleep(1)
+    world.unwanted.add("acme/1")
+    async with world.running():
+        result = await world.result("acme/1")
+    assert (result.ended, result.maybe) == ("withdrawn", True)
+
+
+@simulated
+async def test_what_was_read_back_is_said() -> None:
+    world = World()
+    world.rest.answers["acme/1"] = deque([Done("scaled", verified=True)])
+    world.submit("acme/1")
+    async with world.running():
+        assert (await world.result("acme/1")).verified
 
 
 @simulated
