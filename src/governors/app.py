@@ -29,7 +29,7 @@ from governors.gate import Gate
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, http_server
 from governors.memory import settle_memory, share_one_heap
-from governors.outbox.configured import executors_of
+from governors.outbox.configured import close, executors_of
 from governors.outbox.executors import Executor
 from governors.policies import Policies, read_policies
 from governors.proofs import LedgerProofs
@@ -377,3 +377,4 @@ async def serve(effective: Effective) -> None:
             await app.run(app.say_ready)
         finally:
             await custody.close()
+            await close(executors)

@@ -41,7 +41,7 @@ NAMESPACE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 WORKLOAD_NAME: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 WORKLOAD_NAMES_MAX: Final = 20
 EXECUTOR_NAMES: Final = ("kubernetes", "log")
-"""What no webhook may be called."""
+"""What no webhook or topic may be called."""
 PLACEHOLDER: Final = re.compile(r"\{(tenant|subject)\}")
 """Stands for what an action is about, in the names of workloads."""
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -354,6 +354,19 @@ class KubernetesSettings(Struct, frozen=True, kw_only=True):
     """The first that takes an action gets it."""
 
 
+class ActionTopicSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One Pub/Sub topic that actions are published to, and which of them it gets, as for webhooks."""
+
+    name: Word
+    project: GoogleName
+    """Google Cloud project id."""
+    topic: GoogleName
+    """The topic's short name."""
+    kinds: tuple[Word, ...] = ()
+    governors: tuple[Word, ...] = ()
+    tenants: tuple[Word, ...] = ()
+
+
 class ActionSettings(Struct, frozen=True, kw_only=True):
     """Who carries out what governors decide. An action goes to the first that takes it, and else into the log alone."""
 
@@ -361,6 +374,8 @@ class ActionSettings(Struct, frozen=True, kw_only=True):
     """Asked before webhooks."""
     webhooks: tuple[WebhookSettings, ...] = ()
     """Receivers, in the order in which they are asked whether they take an action."""
+    topics: tuple[ActionTopicSettings, ...] = ()
+    """Pub/Sub topics, asked in this order after webhooks."""
     dry_run: bool = False
     """Whether actions are only said in the log, with who would have got them."""
 
@@ -572,11 +587,12 @@ def _contradictions(
     if settings.default_profile not in settings.profiles:
         expected = "expected one of " + ", ".join(settings.profiles)
         found.append(("default_profile", settings.default_profile, expected))
-    names = [one.name for one in settings.actions.webhooks]
+    actions = settings.actions
+    names = [*(one.name for one in actions.webhooks), *(one.name for one in actions.topics)]
     if twice := next((name for name in names if names.count(name) > 1 or name in EXECUTOR_NAMES), None):
         expected = f"expected names that are told apart, also from {', '.join(EXECUTOR_NAMES)}: {twice}"
-        found.append(("actions.webhooks", names, expected))
-    cluster = settings.actions.kubernetes
+        found.append(("actions.topics" if actions.topics else "actions.webhooks", names, expected))
+    cluster = actions.kubernetes
     if cluster is not None and not _is_api_server(cluster.server):
         expected = "expected an https:// address without a path (http:// to this machine alone)"
         found.append(("actions.kubernetes.server", cluster.server, expected))

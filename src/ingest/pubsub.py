@@ -59,7 +59,7 @@ _PERMANENT: Final = frozenset(
 )
 _HINTS: Final = {
     grpc.StatusCode.NOT_FOUND: "create it with `governors pubsub setup`",
-    grpc.StatusCode.PERMISSION_DENIED: "grant roles/pubsub.subscriber on it to this service's account",
+    grpc.StatusCode.PERMISSION_DENIED: "grant roles/pubsub.{role} on it to this service's account",
     grpc.StatusCode.UNAUTHENTICATED: "check the credentials that this process runs with",
 }
 
@@ -266,5 +266,5 @@ def _translate(error: grpc.aio.AioRpcError, name: str) -> SourceUnavailableError
     text = f"{name}: {code.name}: {error.details()}"
     if code not in _PERMANENT:  # what we do not know may pass: waiting costs less than stopping
         return SourceUnavailableError(text)
-    hint = _HINTS.get(code)
+    hint = _HINTS.get(code, "").format(role="publisher" if "/topics/" in name else "subscriber")
     return SourceRefusedError(f"{text}; {hint}" if hint else text, vanished=code is grpc.StatusCode.NOT_FOUND)

@@ -1,6 +1,7 @@
 """The executors that a configuration asks for, in its order; what none of them takes is said in the log."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import httpx
 import structlog
@@ -16,6 +17,7 @@ from governors.settings import (
     NAMESPACE_NAME,
     SERVICE_ACCOUNT,
     ActionSettings,
+    ActionTopicSettings,
     KubernetesSettings,
     SettingsError,
     WebhookSettings,
@@ -35,10 +37,25 @@ def executors_of(settings: ActionSettings, clock_us: Callable[[], int]) -> Seque
     executors = [
         *([_kubernetes(settings.kubernetes, clock_us)] if settings.kubernetes is not None else []),
         *(_webhook(one, clock_us) for one in settings.webhooks),
+        *map(_topic, settings.topics),
     ]
     if settings.dry_run:
         return [*map(DryRun, executors), LogExecutor()]
     return [*executors, LogExecutor()]
+
+
+async def close(executors: Sequence[Executor]) -> None:
+    """Let go of the connections that executors keep."""
+    for one in executors:
+        if isinstance(one, Closing):
+            await one.close()
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An executor that keeps connections."""
+
+    async def close(self) -> None: ...
 
 
 class DryRun:
@@ -89,6 +106,13 @@ def _workloads(settings: WorkloadSettings, cluster: KubernetesSettings) -> Workl
         names=settings.names,
         stop_replicas=settings.stop_replicas,
     )
+
+
+def _topic(settings: ActionTopicSettings) -> Executor:
+    from governors.outbox.topic import TopicExecutor  # noqa: PLC0415 - the client takes a third of a second
+
+    selection = Selection(settings.kinds, settings.governors, settings.tenants)
+    return TopicExecutor(settings.name, selection, f"projects/{settings.project}/topics/{settings.topic}")
 
 
 def _webhook(settings: WebhookSettings, clock_us: Callable[[], int]) -> Executor:
