@@ -11,6 +11,7 @@ from governors.cli import (
     demo,
     ingest,
     ledger,
+    loadtest,
     machines,
     operate,
     pubsub,
@@ -62,6 +63,7 @@ app.command()(actions.actions)
 app.command()(actions.retry)
 app.command()(actions.abandon)
 app.command()(replay.replay)
+app.command()(loadtest.loadtest)
 app.command()(restore.restore)
 app.command()(token.token)
 app.command()(machines.machines)
