@@ -22,8 +22,9 @@ import structlog
 
 from governors.api.app import build_api
 from governors.api.push import PUBSUB, PubSubDoor, Pushes
-from governors.api.service import ServiceError
+from governors.api.service import ClusterView, ServiceError
 from governors.auth.issuer import Issuer
+from governors.cluster.view import alone, cluster_view
 from governors.custody import Custody
 from governors.gate import Gate
 from governors.intake import Intake
@@ -54,6 +55,7 @@ from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
 
 if TYPE_CHECKING:
     from governors.pubsub import PullSource
+    from governors.standby import Standby
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
 
@@ -68,7 +70,7 @@ class App:
 
     `clock_us` is the time that everything in it goes by, `executors` carry its actions out. Without `custody` the log
     is kept on this disk alone and nothing is published. Who sets `policies_asked` wants the policy files read again.
-    With a `listener` HTTP is served on that.
+    With a `standby`, which has ended, HTTP is served on its listener, and its heartbeat goes on.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class App:
         executors: Sequence[Executor],
         custody: Custody | None = None,
         policies_asked: asyncio.Event | None = None,
-        listener: socket.socket | None = None,
+        standby: "Standby | None" = None,
     ) -> None:
         self._settings = settings
         self._custody = custody
+        self._heartbeat = None if standby is None else standby.heartbeat
         self._clock_us = clock_us
         self._stopping = False
         self._running = False
@@ -123,6 +126,7 @@ class App:
             self.watchers,
             tree=self._read_tree,
             missing=self.missing,
+            cluster=self._read_cluster,
             warnings=self.warnings,
             receipts=custody.prover.receipts if custody is not None and custody.prover is not None else None,
             policies=self._read_policies,
@@ -145,11 +149,12 @@ class App:
             self.rng,
             gate.certificates,
             self.watchers.dismiss,
-            listener,
+            None if standby is None else standby.listener,
         )
         self.tree = self.runtime.tree(
             "governors",
             Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+            *([Child("heartbeat", ready_at_once(standby.heartbeat.run))] if standby is not None else []),
             *gate.children(),
             Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
             *([self._pull.child()] if self._pull is not None else []),
@@ -212,6 +217,12 @@ class App:
 
     def _read_tree(self) -> TreeNode:
         return self.tree.tree()
+
+    def _read_cluster(self) -> ClusterView:
+        epoch = None if self._custody is None else self._custody.taken.epoch
+        if self._heartbeat is None:
+            return alone(PARTITION, socket.gethostname(), self.http.url, epoch)
+        return cluster_view(PARTITION, self._heartbeat.worker, self._heartbeat.members())
 
     # Policies
 
@@ -356,7 +367,15 @@ async def serve(effective: Effective) -> None:
     executors = executors_of(settings.actions, wall_clock_us)
     policies_asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
-    with contextlib.suppress(asyncio.CancelledError):
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(contextlib.suppress(asyncio.CancelledError))
+        standby = None
+        if settings.store.url is not None:
+            # Slow to import, so only where others may be there.
+            from governors.standby import standing_by  # noqa: PLC0415
+
+            waiting = standing_by(settings, settings.store.url, wall_clock_us, random.Random(os.urandom(16)))
+            standby = await stack.enter_async_context(waiting)
         custody = await Custody.take(
             settings,
             clock_us=wall_clock_us,
@@ -373,7 +392,11 @@ async def serve(effective: Effective) -> None:
                     executors=executors,
                     custody=custody,
                     policies_asked=policies_asked,
+                    standby=standby,
                 )
+                if standby is not None:
+                    standby.heartbeat.own(custody.taken.epoch)
+                    await standby.end()
             await app.run(app.say_ready)
         finally:
             await custody.close()

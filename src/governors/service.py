@@ -15,6 +15,7 @@ from governors.api.service import (
     ActionAsked,
     ActionsPage,
     ActionView,
+    ClusterView,
     Health,
     InvalidFieldError,
     MachineView,
@@ -140,6 +141,7 @@ class GovernorService:
         *,
         tree: Callable[[], TreeNode],
         missing: Callable[[], list[str]],
+        cluster: Callable[[], ClusterView],
         warnings: Callable[[], list[str]] = list,
         receipts: ReceiptReader | None = None,
         policies: Callable[[], Policies] = lambda: NO_POLICIES,
@@ -154,6 +156,7 @@ class GovernorService:
         self._watchers = watchers
         self._tree = tree
         self._missing = missing
+        self._cluster = cluster
         self._warnings = warnings
         self._version = importlib.metadata.version("governors")
 
@@ -451,6 +454,10 @@ class GovernorService:
     def tree(self) -> TreeNode:
         """The supervision tree."""
         return self._tree()
+
+    def cluster(self) -> ClusterView:
+        """Who is there, and who has the log."""
+        return self._cluster()
 
     def health(self) -> Health:
         """Which permanent children are gone for good."""

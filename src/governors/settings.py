@@ -50,6 +50,7 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 Word = Annotated[str, Meta(min_length=1, max_length=255)]
 Host = Word
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+Origin = Annotated[str, Meta(pattern=r"\Ahttps?://[^/?#@\s]{1,250}\Z")]
 TenantName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}\Z")]
 Email = Annotated[str, Meta(pattern=r"\A[^@\s]{1,128}@[^@\s]{1,128}\Z")]
 GoogleName = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9._~%+:-]{2,254}\Z")]
@@ -163,6 +164,19 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     lease_s: Annotated[float, Meta(ge=2, le=300)] = 5.0
     """Where `url` is set: seconds that another machine waits before it takes the log over, and after which this one
     answers nobody if it cannot reach the store. It is renewed three times as often, by a write each."""
+
+
+class ClusterSettings(Struct, frozen=True, kw_only=True):
+    """How workers over one store reach each other. One of them has the log; the others hand on to it what they are
+    asked, and take over when it goes. Without `store.url` there is one worker, and none of this.
+    """
+
+    advertise: Origin | None = None
+    """Address at which the others reach this worker, without a path. Null: `http.host` and the port that it listens
+    on, and the machine's name where that is every address."""
+    ca: Path | None = None
+    """PEM file of those who vouch for the certificates of the others, where they speak TLS. Null: those that the system
+    trusts."""
 
 
 class RetentionSettings(Struct, frozen=True, kw_only=True):
@@ -414,6 +428,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     limits: LimitSettings = field(default_factory=LimitSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     retention: RetentionSettings | None = None
     tenants: TenantSettings = field(default_factory=TenantSettings)
     dedup: DedupSettings = field(default_factory=DedupSettings)

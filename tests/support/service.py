@@ -19,7 +19,8 @@ STOP_S = 60.0
 
 
 class ServiceProcess:
-    """Starts on a free port and waits for the ready line; `url` is where it listens.
+    """Starts on a free port and waits for the ready line; `url` is where it listens. With `event="standby"` it is
+    enough that it waits for the log.
 
     `under`: a command that runs the service by exec, so that the process is the service's own.
     """
@@ -31,6 +32,7 @@ class ServiceProcess:
         env: dict[str, str] | None = None,
         entry: str | None = None,
         under: Sequence[str] = (),
+        event: str = "ready",
     ) -> None:
         self.data_dir = data_dir
         command = [*under, sys.executable, "-c", entry] if entry else [*under, sys.executable, "-m", "governors"]
@@ -42,6 +44,7 @@ class ServiceProcess:
             text=True,
         )
         self.log: deque[str] = deque(maxlen=2_000)
+        self._event = event
         self._ready = threading.Event()
         self._ready_line: dict[str, Any] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -95,9 +98,9 @@ class ServiceProcess:
         with self._process.stdout as lines:
             for line in lines:
                 self.log.append(line.rstrip("\n"))
-                if not self._ready_line and '"ready"' in line:
+                if not self._ready_line and f'"{self._event}"' in line:
                     entry = json.loads(line)
-                    if entry.get("event") == "ready":
+                    if entry.get("event") == self._event:
                         self._ready_line = entry
                         self._ready.set()
         self._ready.set()

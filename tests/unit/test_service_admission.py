@@ -3,6 +3,7 @@ from pathlib import Path
 from support.runtime import World, running, send
 
 from governors.admission import Admitted
+from governors.cluster.view import alone
 from governors.runtime import Runtime
 from governors.service import GovernorService, Watchers
 from governors.supervision.report import TreeNode
@@ -13,7 +14,9 @@ def service_of(runtime: Runtime) -> GovernorService:
     def no_tree() -> TreeNode:
         raise NotImplementedError
 
-    return GovernorService(runtime, Metrics("test"), Watchers(), tree=no_tree, missing=list)
+    return GovernorService(
+        runtime, Metrics("test"), Watchers(), tree=no_tree, missing=list, cluster=lambda: alone(0, "w", "", 1)
+    )
 
 
 async def throttled(runtime: Runtime, world: World) -> GovernorService:

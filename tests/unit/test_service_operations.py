@@ -12,6 +12,7 @@ from support.runtime import World, running, send
 
 from governors.api.app import build_api
 from governors.auth.principal import Principal
+from governors.cluster.view import alone
 from governors.replay.folder import replay_folder
 from governors.runtime import Runtime
 from governors.service import GovernorService, Watchers
@@ -39,7 +40,9 @@ async def asked(runtime: Runtime, world: World) -> AsyncIterator[Any]:
     """Asks the real service by its real API: `ask(token, method, path, body)`."""
     metrics = Metrics("test")
     tree = TreeNode("test", "supervisor", State.RUNNING)
-    service = GovernorService(runtime, metrics, Watchers(), tree=lambda: tree, missing=list)
+    service = GovernorService(
+        runtime, metrics, Watchers(), tree=lambda: tree, missing=list, cluster=lambda: alone(0, "w", "", 1)
+    )
     app = build_api(service, Settings(), metrics, lambda: world.now_us, random.Random(1), authenticate)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("10.4.0.17", 40_000))
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:

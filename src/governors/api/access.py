@@ -47,6 +47,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/docs"): _OPEN,
     ("GET", "/metrics"): Access("read", Reach.EVERY),
     ("GET", "/v1/tree"): Access("read", Reach.EVERY),
+    ("GET", "/v1/cluster"): Access("read", Reach.SHARED),
     ("POST", "/v1/signals"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/alertmanager"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/pubsub"): Access("ingest", Reach.OWN, Door.PUSH),

@@ -106,12 +106,7 @@ def build_api(
         body_bytes_max=http.body_bytes_max,
     )
 
-    async def answer_problem(_request: Request, error: Exception) -> Response:
-        return render(problem_of(error), rng)
-
-    for kind in (HTTPException, RequestValidationError, ServiceError, IngestError, LedgerError, Exception):
-        app.add_exception_handler(kind, answer_problem)
-
+    answer_problems(app, rng)
     limits = DecodeLimits(body_bytes_max=http.body_bytes_max, batch_max=http.batch_max)
     # Plain routes, and first: they are matched in order, and these are asked thousands of times a second.
     app.router.routes.insert(
@@ -145,6 +140,16 @@ def build_api(
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend its document
     return app
+
+
+def answer_problems(app: FastAPI, rng: random.Random) -> None:
+    """Have everything that its routes raise answered with a problem document."""
+
+    async def answer_problem(_request: Request, error: Exception) -> Response:
+        return render(problem_of(error), rng)
+
+    for kind in (HTTPException, RequestValidationError, ServiceError, IngestError, LedgerError, Exception):
+        app.add_exception_handler(kind, answer_problem)
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

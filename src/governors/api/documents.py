@@ -12,6 +12,7 @@ from governors.api.service import (
     ActionAsked,
     ActionsPage,
     ActionView,
+    ClusterView,
     Health,
     OperationsPage,
     OverrideResult,
@@ -205,6 +206,14 @@ EXAMPLES: Final[dict[type, Any]] = {
         "digest": "0ac5186a91863e8e1d90c808014aa89bf5da8e3ee1d9f07630f0378f68f1ab62",
     },
     Health: {"version": "0.1.0", "down": []},
+    ClusterView: {
+        "worker": "governors-1-5f0c9a21",
+        "workers": [
+            {"worker": "governors-0-1b7e4d90", "url": "https://10.4.0.17:8080", "state": "owner", "heard_s_ago": 2.1},
+            {"worker": "governors-1-5f0c9a21", "url": "https://10.4.1.9:8080", "state": "waiting", "heard_s_ago": 0.4},
+        ],
+        "partitions": [{"partition": 0, "owner": "governors-0-1b7e4d90", "epoch": 7}],
+    },
     TreeNode: {
         "name": "governors",
         "kind": "supervisor",

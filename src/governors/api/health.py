@@ -8,7 +8,7 @@ from starlette.responses import Response
 from governors.api.documents import answers
 from governors.api.problem import ProblemError
 from governors.api.respond import json_response
-from governors.api.service import Health, Service
+from governors.api.service import ClusterView, Health, Probed
 from governors.supervision.report import TreeNode
 from governors.telemetry.metrics import Metrics
 
@@ -22,7 +22,7 @@ READY: Final = {
 }
 
 
-def health_router(service: Service, metrics: Metrics) -> APIRouter:
+def health_router(service: Probed, metrics: Metrics) -> APIRouter:
     """The routes that ask nothing of tenants."""
     router = APIRouter(tags=["health"])
 
@@ -60,5 +60,10 @@ def health_router(service: Service, metrics: Metrics) -> APIRouter:
     async def read_tree() -> Any:
         """The supervision tree: each child, its state, restarts and last error."""
         return json_response(service.tree())
+
+    @router.get("/v1/cluster", responses=answers(ClusterView), response_class=Response)
+    async def read_cluster() -> Any:
+        """The workers that were heard of, as the one that is asked knows them, and who has the log."""
+        return json_response(service.cluster())
 
     return router

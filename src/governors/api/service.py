@@ -309,7 +309,50 @@ class Reloaded(Struct, frozen=True):
     digest: str
 
 
-class Service(Protocol):
+class WorkerView(Struct, frozen=True):
+    """A worker. `state` is `owner`, `waiting`, or `gone` for one that was not heard of for long; `heard_s_ago` is by
+    the clock of who was asked, null where there is nobody else to hear it.
+    """
+
+    worker: str
+    url: str
+    state: Literal["owner", "waiting", "gone"]
+    heard_s_ago: float | None = None
+
+
+class PartitionView(Struct, frozen=True):
+    """A partition, the worker that has its log, and since which epoch; both null while nobody is known to have it."""
+
+    partition: int
+    owner: str | None
+    epoch: int | None
+
+
+class ClusterView(Struct, frozen=True):
+    """Who is there, as `worker` sees it."""
+
+    worker: str
+    workers: list[WorkerView]
+    partitions: list[PartitionView]
+
+
+class Probed(Protocol):
+    """A worker as its probes see it, whether it has the log or not."""
+
+    def tree(self) -> TreeNode: ...
+
+    def health(self) -> Health: ...
+
+    def missing(self) -> list[str]:
+        """What keeps it from being ready, in words; empty when it is."""
+        ...
+
+    def cluster(self) -> ClusterView:
+        """Who is there, and who has which log."""
+        ...
+
+
+class Service(Probed, Protocol):
     """The service as its edge sees it. Every method may raise ServiceError and the ledger's errors.
 
     A request that runs into its time limit cancels what it waits for: `submit` must then still finish what it began.
@@ -378,12 +421,4 @@ class Service(Protocol):
 
     def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
         """Decisions as they are taken, about tenants in scope; without `every` only those that changed something."""
-        ...
-
-    def tree(self) -> TreeNode: ...
-
-    def health(self) -> Health: ...
-
-    def missing(self) -> list[str]:
-        """What keeps the service from being ready, in words; empty when it is."""
         ...

@@ -17,11 +17,13 @@ from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     ActionAsked,
     ActionsPage,
+    ClusterView,
     Health,
     NotFoundError,
     OperationsPage,
     OverrideGrant,
     OverrideResult,
+    PartitionView,
     PoliciesView,
     ReceiptsPage,
     ReceiptView,
@@ -33,6 +35,7 @@ from governors.api.service import (
     TenantsPage,
     TenantView,
     Wait,
+    WorkerView,
 )
 from governors.auth.principal import Scope
 from governors.settings import HttpSettings, Settings
@@ -195,6 +198,9 @@ class FakeService:
 
     def missing(self) -> list[str]:
         return self.missing_parts
+
+    def cluster(self) -> ClusterView:
+        return ClusterView("a", [WorkerView("a", "http://a", "owner")], [PartitionView(0, "a", 1)])
 
     def _maybe_raise(self) -> None:
         if self.error is not None:

@@ -110,6 +110,7 @@ SHARED = [
     (Ask("GET", "/v1/logs/0/tile/1/x001/234.p/8"), READERS),
     (Ask("GET", "/v1/logs/0/consistency?from=1"), READERS),
     (Ask("POST", "/v1/verify", {"type": "x"}), READERS),
+    (Ask("GET", "/v1/cluster"), READERS),
 ]
 
 PUSHES = Pushes(Routing([Rule(tenant_from="label.tenant")]), Sink(), PubSubDoor(pusher_of, Handler()))

@@ -141,6 +141,7 @@ async def test_the_openapi_document_names_every_route_and_its_problems(api: Any)
         ("/v1/logs/{partition}/consistency", "get"),
         ("/v1/verify", "post"),
         ("/v1/tree", "get"),
+        ("/v1/cluster", "get"),
         ("/v1/operations", "get"),
         ("/v1/policies", "get"),
         ("/v1/policies/reload", "post"),

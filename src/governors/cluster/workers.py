@@ -1,0 +1,98 @@
+"""Who is there, by what workers say of themselves in the store. Pure.
+
+Nobody's clock is compared with anybody else's: a worker lives for as long as what it says goes on changing, by the
+clock of who looks. Who owns the log is not decided here but by the head; this only tells where to ask.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+BEAT_S: Final = 5.0
+"""From one beat to the next: one write in the store each."""
+LIVE_S: Final = 12.0
+"""A beat may be late by as much as it takes, and one may fail, before a worker is taken for gone."""
+FORGET_S: Final = 600.0
+"""Then whoever sees what a worker once said removes it."""
+
+
+class Beat(Struct, frozen=True, forbid_unknown_fields=False):
+    """What a worker says of itself. `url` is where others reach it, `epoch` that of the log which it owns, 0 while it
+    waits; `run` is another one in each process, `number` in each beat.
+    """
+
+    worker: str
+    url: str
+    run: str
+    number: int
+    epoch: int
+    v: int = 1
+
+
+class Member(NamedTuple):
+    """A worker as others see it; it was heard of `age_s` ago."""
+
+    beat: Beat
+    age_s: float
+    is_live: bool
+
+
+class _Heard(NamedTuple):
+    beat: Beat
+    at_s: float
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Beat).decode
+
+
+def encode_beat(beat: Beat) -> bytes:
+    """The object's bytes."""
+    return _encode(beat)
+
+
+def decode_beat(data: bytes) -> Beat | None:
+    """What a worker says; None where it cannot be read, as that of a later version may be."""
+    try:
+        beat = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return beat if beat.v == 1 and beat.epoch >= 0 else None
+
+
+def owner_of(members: Iterable[Member]) -> Beat | None:
+    """Who has the log: of those that live and say so, the one that took it last."""
+    owners = [one.beat for one in members if one.is_live and one.beat.epoch]
+    return max(owners, key=lambda beat: beat.epoch, default=None)
+
+
+class Workers:
+    """Everybody's last beat. Times are those of one monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, _Heard] = {}
+
+    def hear(self, beats: Mapping[str, Beat], now_s: float) -> None:
+        """These beats, by worker, are all that there are now."""
+        self._heard = {
+            name: before
+            if (before := self._heard.get(name)) is not None and before.beat == beat
+            else _Heard(beat, now_s)
+            for name, beat in beats.items()
+        }
+
+    def members(self, now_s: float) -> list[Member]:
+        """By name."""
+        return [
+            Member(one.beat, now_s - one.at_s, now_s - one.at_s <= LIVE_S) for _, one in sorted(self._heard.items())
+        ]
+
+    def owner(self, now_s: float) -> Beat | None:
+        """Who has the log, as `owner_of` has it."""
+        return owner_of(self.members(now_s))
+
+    def forgotten(self, now_s: float) -> list[str]:
+        """Those that have been silent for so long that nobody need remember them."""
+        return [one.beat.worker for one in self.members(now_s) if one.age_s > FORGET_S]

@@ -1,0 +1,99 @@
+"""Workers that hear each other through a store, also where it forgets to answer."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from support.memory_store import LANDED, LATE, MemoryStore
+
+from governors.cluster.heartbeat import PREFIX, Heartbeat
+from governors.cluster.workers import decode_beat
+
+
+def heartbeat(store: MemoryStore, name: str, failures: list[str] | None = None) -> Heartbeat:
+    told = (failures if failures is not None else []).append
+    return Heartbeat(store, name, f"http://{name}:8080", rng=random.Random(name), on_failed=told)
+
+
+@asynccontextmanager
+async def beating(*hearts: Heartbeat) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(one.run()) for one in hearts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def until(true: Callable[[], bool], *hearts: Heartbeat) -> None:
+    """They look again and again; the test's own time limit ends it."""
+    while not true():
+        for one in hearts:
+            one.look_soon()
+        await asyncio.sleep(0.01)
+
+
+def names(one: Heartbeat) -> list[str]:
+    return [member.beat.worker for member in one.members()]
+
+
+async def test_workers_hear_of_each_other_and_of_who_has_the_log() -> None:
+    store = MemoryStore()
+    first, second = heartbeat(store, "first"), heartbeat(store, "second")
+    first.own(3)
+    async with beating(first, second):
+        await until(lambda: second.owner() is not None and len(names(first)) == 2, first, second)
+    owner = second.owner()
+    assert owner is not None
+    assert (owner.worker, owner.url, owner.epoch) == ("first", "http://first:8080", 3)
+    assert first.owner() is None  # nobody else has it
+
+
+@pytest.mark.parametrize("fate", [LANDED, LATE])
+async def test_a_write_of_which_nobody_knows_is_found_out_about(fate: str) -> None:
+    store = MemoryStore()
+    store.fail(PREFIX, "", fate)
+    one = heartbeat(store, "one")
+    async with beating(one):
+        await until(lambda: len(store.puts) >= 3, one)
+        store.land_late_ones()
+        count = len(store.puts)
+        await until(lambda: len(store.puts) >= count + 3, one)
+    beat = decode_beat(store.objects[f"{PREFIX}one"].data)
+    assert beat is not None
+    assert beat.number >= count + 1  # it goes on being heard
+
+
+async def test_a_store_that_is_away_is_told_of_once_and_asked_again() -> None:
+    store, failures = MemoryStore(), list[str]()
+    one = heartbeat(store, "one", failures)
+    async with beating(one):
+        await until(lambda: names(one) == ["one"], one)
+        store.unreadable = 3
+        await until(lambda: store.unreadable == 0, one)
+        count = len(store.puts)
+        await until(lambda: len(store.puts) >= count + 2, one)
+    assert len(failures) == 1
+    assert "on demand" in failures[0]
+
+
+async def test_who_says_goodbye_is_gone_at_once() -> None:
+    store = MemoryStore()
+    first, second = heartbeat(store, "first"), heartbeat(store, "second")
+    async with beating(second):
+        async with beating(first):
+            await until(lambda: len(names(second)) == 2, first, second)
+        await first.stop()
+        await until(lambda: names(second) == ["second"], second)
+
+
+async def test_what_cannot_be_read_is_nobody_and_stays_where_it_is() -> None:
+    store = MemoryStore()
+    store.land(f"{PREFIX}stranger", b"\xff", 0)
+    one = heartbeat(store, "one")
+    async with beating(one):
+        await until(lambda: names(one) == ["one"], one)
+    assert f"{PREFIX}stranger" in store.objects
