@@ -14,7 +14,7 @@ import orjson
 
 from governors.cli.load_figures import Figures
 from governors.cli.load_plan import Load, signal_of
-from governors.cli.scrape import value_of
+from governors.telemetry.scrape import value_of
 
 GIVE_UP_S: Final = 60.0
 """How long a request is sent again by default: longer than a takeover takes."""

@@ -50,7 +50,7 @@ def loadtest(
     run = os.urandom(4).hex()  # noqa: TID251 - the command line names the entropy, as the service's root does
     load = Load(tenants, rate, seconds, connections, run, prefix)
     try:
-        figures = asyncio.run(_measure(url, load, give_up))
+        figures = asyncio.run(measure(url, load, give_up))
     except (LoadError, httpx.HTTPError, httpx.InvalidURL) as error:
         fail(f"{url}: {error}")
     except ExceptionGroup as error:
@@ -64,7 +64,8 @@ def loadtest(
         raise typer.Exit(EXIT_BAD)
 
 
-async def _measure(url: str, load: Load, give_up_s: float) -> Figures:
+async def measure(url: str, load: Load, give_up_s: float = GIVE_UP_S) -> Figures:
+    """Send it, tell how far it is, and look back. Raises LoadError."""
     rng = random.Random(load.run)
     async with client_of(url, os.environ.get(TOKEN_VARIABLE, ""), load.lanes) as client:
         one = LoadRun(client, load, _now_us, rng, give_up_s)

@@ -6,6 +6,7 @@ import typer
 
 from governors.cli import (
     actions,
+    checklist,
     client,
     config,
     demo,
@@ -64,6 +65,7 @@ app.command()(actions.retry)
 app.command()(actions.abandon)
 app.command()(replay.replay)
 app.command()(loadtest.loadtest)
+app.command()(checklist.checklist)
 app.command()(restore.restore)
 app.command()(token.token)
 app.command()(machines.machines)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from governors.cli.load_figures import Figures, Limits
 from governors.cli.load_plan import Load, signal_of
-from governors.cli.scrape import series_of, total, value_of
+from governors.telemetry.scrape import series_of, total, value_of
 from ingest.decode.native import decode_native
 
 NOW_US = 1_795_348_800_000_000

@@ -1,0 +1,1 @@
+"""The deployment checklist: its lines, how each of them is looked at, and the report that people sign."""
