@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -34,6 +34,9 @@ from ledger.public_tree import published_root
 from ledger.store.object_store import CREATE, ObjectStore
 
 T = TypeVar("T")
+
+LOOK_S: Final = 1.0
+"""While a lease is waited out: an owner that hands over is followed within this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ class _Takeover:
                     if (await self._read_head())[1] == generation:
                         raise
                     continue  # it is the log of a while ago, and retention has dropped some of it since
-                await self._wait(head, seen_s)
+                if not await self._wait(head, generation, seen_s):
+                    continue  # the owner has renewed its lease, or committed, or it hands over
             epoch = max(head.epoch, local[-1].name.epoch if local else 0) + 1
             authority = Authority(
                 self._place.store, self._claimant.terms, None, generation, entropy=self._entropy, rng=self._rng
@@ -190,15 +194,21 @@ class _Takeover:
         if checkpoints.decode(note.text).origin != self._place.origin:
             raise HeadInvalidError(f"it is of the log {checkpoints.decode(note.text).origin}, not {self._place.origin}")
 
-    async def _wait(self, head: Head, seen_s: float) -> None:
+    async def _wait(self, head: Head, generation: int, seen_s: float) -> bool:
+        """Wait out the lease; False as soon as there is another head."""
+        loop = asyncio.get_running_loop()
         is_gone = head.owner.rpartition(" ")[2] == self._claimant.lock
-        now_s = asyncio.get_running_loop().time()
-        seconds = wait_s(head, seen_s=seen_s, now_s=now_s, owner_is_gone=is_gone)
-        if seconds > 0:
-            if self._on_waiting is not None:
-                self._on_waiting(head.owner, seconds)
-            await asyncio.sleep(seconds)
-            self._waited_s += seconds
+        is_told = False
+        while (left_s := wait_s(head, seen_s=seen_s, now_s=loop.time(), owner_is_gone=is_gone)) > 0:
+            if not is_told and self._on_waiting is not None:
+                self._on_waiting(head.owner, left_s)
+            is_told = True
+            pause_s = min(left_s, LOOK_S)
+            await asyncio.sleep(pause_s)
+            self._waited_s += pause_s
+            if (await self._read_head())[1] != generation:
+                return False
+        return True
 
     async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
         """Make the folder hold all that is committed; also, how many receipts it has beyond that."""

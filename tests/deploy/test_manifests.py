@@ -8,6 +8,7 @@ import os
 import random
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 import typer.main
@@ -29,8 +30,20 @@ def settings_of(manifests: Manifests, folder: Path) -> Effective:
     """The configuration that the pod would start with."""
     path = folder / "governors.yaml"
     path.write_text(manifests.one("ConfigMap", "governors-config")["data"]["governors.yaml"])
-    env = manifests.one("ConfigMap", "governors-env")["data"]
+    env = manifests.one("ConfigMap", "governors-env")["data"] | environment(manifests)
     return load(path, env, {}, {name: one.policy for name, one in BY_NAME.items()})
+
+
+def environment(manifests: Manifests) -> dict[str, str]:
+    """What the kubelet makes of the container's own variables, in the first pod."""
+    known = {"metadata.name": "governors-0", "metadata.namespace": manifests.stateful_set["metadata"]["namespace"]}
+    env: dict[str, str] = {}
+    for one in manifests.container["env"]:
+        value = one["value"] if "value" in one else known[one["valueFrom"]["fieldRef"]["fieldPath"]]
+        for name, said in env.items():
+            value = value.replace(f"$({name})", said)
+        env[one["name"]] = value
+    return {name: value for name, value in env.items() if name.startswith("GOVERNORS_")}
 
 
 def mounts(manifests: Manifests) -> dict[str, str]:
@@ -103,9 +116,19 @@ def test_probes_ask_routes_that_there_are_in_the_way_that_is_spoken(manifests: M
         assert {ports[one["targetPort"]] for one in service["spec"]["ports"]} == {settings.http.port}
 
 
-def test_there_is_one_writer_for_the_one_log(manifests: Manifests) -> None:
-    """Two pods on one log take it from each other for ever: until pods share partitions out, nothing makes a second."""
-    assert manifests.stateful_set["spec"]["replicas"] == 1
+def test_pods_reach_each_other_under_a_name_that_their_certificate_has(manifests: Manifests, tmp_path: Path) -> None:
+    settings = settings_of(manifests, tmp_path).settings
+    assert settings.cluster.advertise is not None
+    at = urlsplit(settings.cluster.advertise)
+    pod, _, domain = (at.hostname or "").partition(".")
+    assert (at.scheme, at.port, pod) == ("https", settings.http.port, "governors-0")
+    assert f"*.{domain}" in manifests.one("Certificate", "governors-tls")["spec"]["dnsNames"]
+    assert domain.partition(".")[0] == manifests.stateful_set["spec"]["serviceName"]
+
+
+def test_there_are_pods_that_wait_and_no_more_are_made_for_a_load(manifests: Manifests) -> None:
+    """One has the log whatever their number: more would not decide more."""
+    assert manifests.stateful_set["spec"]["replicas"] == 3
     assert manifests.all("HorizontalPodAutoscaler") == []
     assert manifests.one("PodDisruptionBudget", "governors")["spec"]["maxUnavailable"] == 1
     [claim] = manifests.stateful_set["spec"]["volumeClaimTemplates"]
@@ -196,14 +219,17 @@ def test_nothing_goes_out_but_names_the_metadata_server_and_what_is_spoken_by_tl
     policy = manifests.one("NetworkPolicy", "governors")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     reached = {
-        (to.get("ipBlock", {}).get("cidr", "kube-dns"), port["port"])
+        (
+            to["ipBlock"]["cidr"] if "ipBlock" in to else next(iter(to["podSelector"]["matchLabels"].values())),
+            port["port"],
+        )
         for rule in policy["egress"]
         for to in rule["to"]
         for port in rule["ports"]
     }
     assert reached == {
         ("kube-dns", 53), ("169.254.20.10/32", 53), ("169.254.169.254/32", 80), ("169.254.169.252/32", 988),
-        ("0.0.0.0/0", 443),
+        ("0.0.0.0/0", 443), ("governors", 8080),
     }  # fmt: skip
     anywhere = next(
         to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if to.get("ipBlock", {}).get("except")
