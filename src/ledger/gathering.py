@@ -48,10 +48,10 @@ class Gathering:
         self.drafts: list[Draft] = []
         self._draft_chains: list[Chain] = []
         """Receipts that have their index but no bytes yet, nor a place in their chains; those chains."""
-        self._draft_bytes = 0
-        """Of the drafts' payloads."""
         self.waiting_bytes = 0
-        """Of these, and of the batch's frames."""
+        """Of the drafts' payloads, and of the batch's frames."""
+        self._encoded_at_bytes = limits.batch_bytes
+        """Of these, or as soon as there are as many drafts as `_encoded_at_once`."""
 
     def __bool__(self) -> bool:
         return bool(self.drafts or self.batch)
@@ -70,12 +70,10 @@ class Gathering:
         chains, drafts = self._chains, self.drafts
         self._draft_chains.append(chains.cached.get(draft.tenant) or chains.open(draft.tenant))
         drafts.append(draft)
-        payload_bytes = len(draft.payload)
-        self._draft_bytes += payload_bytes
-        self.waiting_bytes += payload_bytes
+        self.waiting_bytes = waiting_bytes = self.waiting_bytes + len(draft.payload)
         index = self.size
         self.size = index + 1
-        if len(drafts) >= self._encoded_at_once or self._draft_bytes >= self._limits.batch_bytes:
+        if len(drafts) >= self._encoded_at_once or waiting_bytes >= self._encoded_at_bytes:
             self.encode()
         return index
 
@@ -130,8 +128,9 @@ class Gathering:
         batch.offsets += offsets
         batch.tenants += self._draft_chains
         self._tree.extend(hashes)
-        self.drafts, self._draft_chains, self._draft_bytes = [], [], 0
+        self.drafts, self._draft_chains = [], []
         self.waiting_bytes = batch.body_bytes
+        self._encoded_at_bytes = batch.body_bytes + self._limits.batch_bytes
 
     def cut(self, encode_state: Callable[[Any], bytes]) -> Batch:
         """All of it, with the states as they are now; from here on the next batch gathers.
@@ -144,5 +143,5 @@ class Gathering:
         if states:
             batch.add(states)
         batch.root = self._tree.root()
-        self.batch, self.waiting_bytes = Batch(self.size), 0
+        self.batch, self.waiting_bytes, self._encoded_at_bytes = Batch(self.size), 0, self._limits.batch_bytes
         return batch

@@ -13,10 +13,10 @@ hashes he has not seen.
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import islice
+from itertools import accumulate, chain, islice, repeat
 from typing import Final, NamedTuple
 
 import google_crc32c
@@ -35,7 +35,7 @@ _BATCH: Final = struct.Struct("<4sIQIII")
 _CRC: Final = struct.Struct("<I")
 _FRAME: Final = struct.Struct("<IB")
 _KEY_LENGTH: Final = struct.Struct("<H")
-_PAYLOAD_HEAD: Final = struct.Struct("<IB32s")
+_payload_head: Final = struct.Struct("<IB32s").pack
 _STATE_HEAD: Final = struct.Struct("<IBH")
 
 HEADER_BYTES: Final = _HEADER.size + _CRC.size
@@ -185,19 +185,20 @@ def is_whole(body_and_trailer: bytes, seed: int) -> bool:
 
 
 def encode_receipts(
-    at: int, leaves: Iterable[bytes], keys: Iterable[bytes], payloads: Iterable[bytes]
+    at: int, leaves: Sequence[bytes], keys: Sequence[bytes], payloads: Sequence[bytes]
 ) -> tuple[bytes, list[int]]:
-    """The frames of receipts in a row, and where each receipt's begin if the first begins at `at`."""
-    pieces: list[bytes] = []
-    starts = []
-    for leaf, key, payload in zip(leaves, keys, payloads, strict=True):
-        leaf_bytes, payload_bytes = len(leaf), COMMITMENT_KEY_BYTES + len(payload)
-        starts.append(at)
-        at += 2 * FRAME_HEAD_BYTES + leaf_bytes + payload_bytes
-        pieces += (
-            frame_head(leaf_bytes, _RECEIPT), leaf, _PAYLOAD_HEAD.pack(payload_bytes, _PAYLOAD, key), payload,
-        )  # fmt: skip
-    return b"".join(pieces), starts
+    """The frames of receipts in a row, and where each receipt's begin if the first begins at `at`.
+
+    In columns, which no step in Python goes through, and without a piece of bytes in between.
+    """
+    leaf_bytes = [*map(len, leaves)]
+    payload_bytes = [COMMITMENT_KEY_BYTES + len(payload) for payload in payloads]
+    leaf_heads = map(frame_head, leaf_bytes, repeat(_RECEIPT))
+    payload_heads = map(_payload_head, payload_bytes, repeat(_PAYLOAD), keys)
+    frames = b"".join(chain.from_iterable(zip(leaf_heads, leaves, payload_heads, payloads, strict=True)))
+    lengths = map(sum, zip(leaf_bytes, payload_bytes, repeat(2 * FRAME_HEAD_BYTES)))
+    *starts, _ = accumulate(lengths, initial=at)
+    return frames, starts
 
 
 def encode_state(key: str, value: bytes) -> bytes:
