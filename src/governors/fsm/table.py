@@ -51,9 +51,9 @@ def step(table: Table, state: Any, event: Any, policy: Any, now_us: int) -> Verd
 
     Raises KeyError for an event type the machine has no row for, IllegalTransitionError for a handler out of bounds.
     """
-    row = table[state.status, type(event.body)]
-    verdict = row.handler(state, event, policy, now_us)
-    if verdict.state.status not in row.targets:
+    handler, targets = table[state.status, type(event.body)]
+    verdict = handler(state, event, policy, now_us)
+    if verdict.state.status not in targets:
         raise IllegalTransitionError(f"{state.status} -> {verdict.state.status} on {type(event.body).__name__}")
     return verdict
 

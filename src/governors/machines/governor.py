@@ -17,7 +17,7 @@ FULL_PPM: Final = 1_000_000
 SECOND_US: Final = 1_000_000
 
 
-class Effect(Struct, frozen=True):
+class Effect(Struct, frozen=True, gc=False):
     """What shall be true outside while a status is in force, as plain data: `throttle` to 400,000 ppm, say.
 
     Two equal effects are the same effect: it is carried out once, and undone or replaced when it changes.
@@ -27,7 +27,7 @@ class Effect(Struct, frozen=True):
     params: dict[str, int | str] = {}
 
 
-class AdmitRule(Struct, frozen=True):
+class AdmitRule(Struct, frozen=True, gc=False):
     """What admission answers for a tenant while a status is in force.
 
     `fraction_ppm` of requests pass or, where that is set, `rate_milli_per_s` of them, `burst` at once (None: what the

@@ -80,7 +80,7 @@ OVERLAY_RULES: Final = {
 }
 
 
-class OpenAction(Struct, frozen=True):
+class OpenAction(Struct, frozen=True, gc=False):
     """An action that was asked for and has not ended. `establishes` is what is true outside once it succeeds.
 
     `attempts` have been made in vain; where it is `doubtful`, one of them may have done it without an answer. `status`
@@ -101,7 +101,7 @@ class OpenAction(Struct, frozen=True):
         return self.kind in TELLS and self.establishes != Effect(self.kind, self.params)
 
 
-class MachineState(Struct, Generic[S], frozen=True):
+class MachineState(Struct, Generic[S], frozen=True, gc=False):
     """A core with its overlays: everything a machine is, and all that recovery needs.
 
     `status` is the one in force since `since_us`; `observed` the newest applied sender's time by signal type;
@@ -150,7 +150,8 @@ def deadline(governor: Governor, state: MachineState[Any], policy: Any) -> int |
     soonest_us = state.retry_us
     if not state.blind:
         # While a person is asked the time of what waits for the answer does not run.
-        core_us = None if _is_asking(governor, state) else governor.deadline(state.core, policy)
+        is_asking = state.restraint is not FREE and _is_asking(governor, state)
+        core_us = None if is_asking else governor.deadline(state.core, policy)
         if core_us is not None and (soonest_us is None or core_us < soonest_us):
             soonest_us = core_us
         period_us = governor.expected_period_us(state.core, policy)

@@ -52,7 +52,7 @@ class Cause(StrEnum):
     RACE = "deploy_during_rollback"
 
 
-class Deploy(Struct, frozen=True):
+class Deploy(Struct, frozen=True, gc=False):
     """The deploy under watch, or the last one."""
 
     deploy_id: str
@@ -162,7 +162,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     slow_alone: tuple[float, ...] = ()
 
 
-class RollbackState(Struct, frozen=True, omit_defaults=True):
+class RollbackState(Struct, frozen=True, omit_defaults=True, gc=False):
     """One deploy target's guard.
 
     `cause` says why it holds or why it ended. `late_result` expects the failure of an attempt that was given up.

@@ -21,7 +21,7 @@ class ValveStatus(StrEnum):
     PROBING = "PROBING"
 
 
-class ValveState(Struct, frozen=True):
+class ValveState(Struct, frozen=True, gc=False):
     """One queue's valve: its status since `since_us`, what it senses, what it does."""
 
     status: ValveStatus = ValveStatus.OPEN

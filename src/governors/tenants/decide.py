@@ -199,6 +199,23 @@ def put_aside(header: Header, signal: Signal, rule: str, evidence: Evidence) -> 
     )
 
 
+def repeated(signal: Signal, status: str) -> Decided:
+    """A signal that is decided already. It gets no receipt."""
+    return Decided(
+        outcome="duplicate",
+        decision="none",
+        rule="",
+        evidence={},
+        governor=machine_of(signal),
+        version=TENANT_VERSION,
+        subject=signal.subject,
+        event=signal.kind,
+        from_status=status,
+        to_status=status,
+        event_id=signal.id,
+    )
+
+
 def give_up(governor: Governor, subject: str, status: str, event: Event, evidence: Evidence) -> Decided:
     """An event of the runtime's own on which a machine fails."""
     return Decided(

@@ -6,26 +6,66 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from governors.fsm.table import Evidence
+from governors.tenants.decide import Decided
 from ingest.signals import Signal
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """One signal's fate. `outcome` is `decided`, `duplicate`, `stale`, `refused`, `rejected` or `dead_lettered`.
+    """One signal's fate. `receipt` is the index of its receipt in the partition: a duplicate's names the original."""
 
-    `receipt` is the index of its receipt in the partition: a duplicate names the receipt of the original.
-    """
-
-    id: str
-    tenant: str
-    governor: str
-    subject: str
-    outcome: str
-    decision: str
-    state: str
-    previous_state: str
-    rule: str
-    evidence: Evidence
+    signal: Signal
+    decided: Decided
     receipt: int
+
+    @property
+    def id(self) -> str:
+        """The signal's."""
+        return self.signal.id
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.signal.tenant
+
+    @property
+    def governor(self) -> str:
+        """The governor that takes it, or `tenant`."""
+        return self.decided.governor
+
+    @property
+    def subject(self) -> str:
+        """What its machine is of."""
+        return self.decided.subject
+
+    @property
+    def outcome(self) -> str:
+        """`decided`, `duplicate`, `stale`, `refused`, `rejected` or `dead_lettered`."""
+        return self.decided.outcome
+
+    @property
+    def decision(self) -> str:
+        """The governor's word."""
+        return self.decided.decision
+
+    @property
+    def state(self) -> str:
+        """The machine's status from now on."""
+        return self.decided.to_status
+
+    @property
+    def previous_state(self) -> str:
+        """The machine's status before."""
+        return self.decided.from_status
+
+    @property
+    def rule(self) -> str:
+        """What says so; empty for a duplicate."""
+        return self.decided.rule
+
+    @property
+    def evidence(self) -> Evidence:
+        """The numbers that the rule compared."""
+        return self.decided.evidence
 
 
 class Ticket:

@@ -34,6 +34,7 @@ from governors.tenants.decide import (
     machine_of,
     put_aside,
     quarantine,
+    repeated,
     tenant_status,
     window_key,
 )
@@ -227,10 +228,10 @@ class Tenant:
     def _decide_some(self, group: Group) -> None:
         """Decide the next signals of a group. The one that raises is the next one still."""
         signals, outcomes = group.ticket.signals, group.ticket.outcomes
+        if self.header.quarantined or group.attempts >= self.shared.attempts_max:
+            return
         moment = self._moment()
         for position in group.positions[group.next : group.next + EVENTS_PER_TURN]:
-            if self.header.quarantined or group.attempts >= self.shared.attempts_max:
-                return
             if moment.terms is not self.terms:  # an entitlement among these signals has changed them
                 moment = self._moment()
             outcome = outcomes[position] = self._decide(signals[position], moment)
@@ -306,7 +307,7 @@ class Tenant:
             # A refused signal may come again once the tenant is active, and must be decided then.
             self.shared.window.remember(window, key, machine_name, signal.observed_us, index, now_us)
         self._apply(decided, machine_name, machine, index)
-        return _outcome(signal, decided, index)
+        return Outcome(signal, decided, index)
 
     def _tell(self, machine: Machine, event: Event, moment: Moment) -> tuple[Decided, int]:
         """Decide an event of the runtime's own and append its receipt."""
@@ -398,26 +399,26 @@ class Tenant:
 
     def _apply(self, decided: Decided, key: str, machine: Machine | None, index: int) -> None:
         """Make a decision that has its receipt the tenant's present."""
-        shared, tenant = self.shared, self.header.tenant
-        if decided.state is not None:
-            before = None if machine is None else machine.state
+        shared, tenant, state = self.shared, self.header.tenant, decided.state
+        if state is not None:
+            was_in_flight, moved = None, False
             if machine is None:
                 governor = BY_NAME[decided.governor]
                 policy = self.terms.profile.policies[decided.governor]
-                machine = self.machines[key] = Machine(tenant, governor, decided.subject, policy, decided.state)
+                machine = self.machines[key] = Machine(tenant, governor, decided.subject, policy, state)
                 machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
-            elif decided.to_status != decided.from_status:
-                machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
-            machine.state = decided.state
+            else:
+                was_in_flight, moved = machine.state.in_flight, decided.to_status != decided.from_status
+                if moved:
+                    machine.because_rule, machine.because_evidence = decided.rule, decided.evidence
+            machine.state = state
             machine.deadline_us = decided.deadline_us
             machine.last_receipt = index
             shared.ledger.put_state(machine.state_key, machine)
             if decided.deadline_us is not None:
                 shared.timers.arm(tenant, key, decided.deadline_us)
             self._admit_as(key, machine)
-            if before is not None and (
-                _has_ended(before.in_flight, decided.state.in_flight) or before.status != decided.state.status
-            ):
+            if moved or (was_in_flight is not None and _has_ended(was_in_flight, state.in_flight)):
                 self._let_fellows_look()
             if decided.action is not None:
                 machine.asked_receipt = index
@@ -494,12 +495,9 @@ class Tenant:
             self.shared.admission.update(self.header.tenant, key, rule)
 
     def _duplicate(self, signal: Signal, original: int) -> Outcome:
-        name = machine_of(signal)
-        machine = self.machines.get(machine_key(name, signal.subject))
+        machine = self.machines.get(machine_key(machine_of(signal), signal.subject))
         status = machine.state.status if machine is not None else tenant_status(self.header)
-        return Outcome(
-            signal.id, signal.tenant, name, signal.subject, "duplicate", "none", status, status, "", {}, original
-        )
+        return Outcome(signal, repeated(signal, status), original)
 
     async def _dead_letter(self, signal: Signal, rule: str, evidence: Evidence, error: str) -> Outcome:
         """Put a signal aside durably, then leave the receipt that says so."""
@@ -523,7 +521,7 @@ class Tenant:
         machine = window_key(decided.governor, signal.subject)
         shared.window.remember(self.window, key, machine, signal.observed_us, index, now_us)
         self._apply(decided, machine, None, index)
-        return _outcome(signal, decided, index)
+        return Outcome(signal, decided, index)
 
     def set_quarantine(self, *, quarantined: bool, why: str) -> int:
         """Quarantine the tenant or release it, with a receipt; returns the receipt's index. `why` is who or what."""
@@ -548,24 +546,8 @@ class Tenant:
         return index
 
 
-def _has_ended(before: OpenAction | None, after: OpenAction | None) -> bool:
-    return before is not None and before is not after and (after is None or after.id != before.id)
-
-
-def _outcome(signal: Signal, decided: Decided, index: int) -> Outcome:
-    return Outcome(
-        signal.id,
-        signal.tenant,
-        decided.governor,
-        decided.subject,
-        decided.outcome,
-        decided.decision,
-        decided.to_status,
-        decided.from_status,
-        decided.rule,
-        decided.evidence,
-        index,
-    )
+def _has_ended(before: OpenAction, after: OpenAction | None) -> bool:
+    return before is not after and (after is None or after.id != before.id)
 
 
 _encode_event: Final = msgspec.json.Encoder(enc_hook=plain).encode
