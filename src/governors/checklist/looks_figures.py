@@ -127,9 +127,12 @@ def _grown(place: Place, name: str, **labels: str) -> float:
     if place.prometheus is not None:
         matchers = ",".join(f'{label}="{value}"' for label, value in labels.items())
         return sum(value for _, value in place.query(f"sum(increase({name}{{{matchers}}}[5m]))"))
-    before = total(metrics(place), name, **labels)
-    place.sleep(WATCHED_S)
-    return total(metrics(place), name, **labels) - before
+    if not place.watched:
+        place.watched.append(metrics(place))
+        place.sleep(WATCHED_S)
+        place.watched.append(metrics(place))
+    before, after = place.watched
+    return total(after, name, **labels) - total(before, name, **labels)
 
 
 def signals_flow(place: Place) -> Verdict:

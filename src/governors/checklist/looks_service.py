@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+import httpx
 from cryptography import x509
 
 from governors.checklist.place import Place
@@ -24,8 +25,6 @@ TENANT: Final = "checklist"
 """Whose signals the checklist sends; nobody else's."""
 DAYS_MIN: Final = 30
 TRIES: Final = 10
-CLUSTER: Final = "/v1/cluster"
-NO_CLUSTER: Final = "this release is one pod: there is nobody to agree with"
 
 
 def metrics(place: Place) -> list[Series]:
@@ -83,22 +82,62 @@ def all_ready(place: Place) -> Verdict:
 
 
 def members_agree(place: Place) -> Verdict:
-    """That every pod sees the same members."""
-    views = []
-    _ = place.service
-    for client in place.services:
-        answer = client.get(CLUSTER)
-        if answer.status_code == HTTPStatus.NOT_FOUND:
-            raise CannotLookError(NO_CLUSTER)
-        answer.raise_for_status()
-        views.append(answer.json())
-    same = all(view == views[0] for view in views)
-    return held(same, f"{len(views)} pods {'agree' if same else 'do not agree'}")
+    """That every pod that is asked sees the same workers, and the same one of them with the log."""
+    views = _clusters(place)
+    said = {
+        (
+            tuple(sorted((one["worker"], one["state"]) for one in view["workers"] if one["state"] != "gone")),
+            tuple((one["partition"], one["owner"]) for one in view["partitions"]),
+        )
+        for view in views
+    }
+    if len(said) > 1:
+        return failed(f"{len(views)} pods were asked, and do not agree: {sorted(said)}")
+    [(workers, partitions)] = said
+    owners = {owner for _, owner in partitions}
+    names = ", ".join(f"{worker} ({state})" for worker, state in workers)
+    return held(None not in owners and bool(partitions), f"{len(views)} asked: {names}")
 
 
 def peers(place: Place) -> Verdict:
-    """Whether pods speak to each other; members that agree have spoken."""
-    return members_agree(place)
+    """That pods which wait reach the one that has the log: what each is asked, it hands on."""
+    waiting = 0
+    for client, view in zip(place.services, _clusters(place), strict=True):
+        if any(one["worker"] == view["worker"] and one["state"] == "waiting" for one in view["workers"]):
+            waiting += 1
+            answer = client.get("/v1/tenants", params={"limit": 1})
+            if answer.is_error:
+                return failed(
+                    f"{view['worker']} hands on, and is answered with {answer.status_code}: {answer.text[:200]}"
+                )
+    if not waiting:
+        raise CannotLookError("none of the services that were named waits for the log: name each pod with --url")
+    return passed(f"{waiting} pods that wait hand on what they are asked")
+
+
+def peer_ports(place: Place) -> Verdict:
+    """That every worker can be connected to where it says that it is."""
+    reached = []
+    for one in _clusters(place)[0]["workers"]:
+        if one["state"] == "gone":
+            continue
+        address = httpx.URL(one["url"])
+        try:
+            socket.create_connection((address.host, address.port or 443), timeout=5).close()
+        except socket.gaierror as error:
+            raise CannotLookError(f"{address.host} is known inside the cluster alone: {error}") from error
+        reached.append(one["url"])
+    return held(bool(reached), f"reached: {', '.join(reached)}")
+
+
+def _clusters(place: Place) -> list[dict[str, Any]]:
+    _ = place.service  # at least one has to be named
+    views = []
+    for client in place.services:
+        answer = client.get("/v1/cluster")
+        answer.raise_for_status()
+        views.append(answer.json())
+    return views
 
 
 def headless_names(place: Place) -> Verdict:

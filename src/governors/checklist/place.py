@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import httpx
 import yaml
 
 from governors.checklist.verdict import CannotLookError
+from governors.telemetry.scrape import Series
 
 KUBECTL_S: Final = 20.0
 NAMESPACES: Final = {"staging": "governors-staging", "production": "governors"}
@@ -50,6 +51,8 @@ class Place:
     run: Run = run_command
     now_us: Callable[[], int] = lambda: 0
     sleep: Callable[[float], None] = lambda _: None
+    watched: list[list[Series]] = field(default_factory=list)
+    """The first service's metrics at two moments, once somebody has watched."""
 
     @property
     def namespace(self) -> str:

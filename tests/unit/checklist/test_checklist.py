@@ -66,6 +66,7 @@ class Broken:
         for name in ("alerts", "slo"):
             (folder / f"deploy/observability/{name}.yaml").write_text(yaml.safe_dump(rules))
         self.folder = folder
+        self.asked = 0
         (folder / "staging.json").write_text(
             json.dumps(
                 {"phase": 2, "env": "staging", "ok": False, "at": "", "counts": {"pass": 1, "fail": 1, "skip": 0}}
@@ -96,7 +97,8 @@ class Broken:
         if path == "/metrics":
             return httpx.Response(200, text=BAD_METRICS)
         if path == "/v1/cluster":
-            return httpx.Response(200, json={"members": [str(id(request))]})
+            self.asked += 1
+            return httpx.Response(200, json=self.cluster())
         if path == "/v1/push/pubsub":
             return httpx.Response(200, json={})
         if path == "/v1/signals":
@@ -109,6 +111,19 @@ class Broken:
         if path.startswith("/v1/receipts/"):
             return httpx.Response(200, json={"receipt": {"event_id": "somebody else's"}})
         return httpx.Response(503, json={"missing": ["ledger"]})
+
+    def cluster(self) -> dict[str, Any]:
+        """Each time another owner, which nobody reaches."""
+        own, other = f"w-{self.asked}", f"v-{self.asked}"
+        url = "http://127.0.0.1:1"
+        return {
+            "worker": own,
+            "workers": [
+                {"worker": own, "url": url, "state": "waiting", "heard_s_ago": 0.1},
+                {"worker": other, "url": url, "state": "owner", "heard_s_ago": 0.1},
+            ],
+            "partitions": [{"partition": 0, "owner": other, "epoch": 1}],
+        }
 
     def google(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith(":testIamPermissions"):
