@@ -9,7 +9,7 @@ TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash gateways fuzz simulate image-test manifests setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash crash-actions gateways fuzz simulate image-test manifests setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 
 crash: $(VENV)/dev.stamp ## fifty times in a row killed under load; `make test` does it a dozen times
 	CRASH_TEST_KILLS=50 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_crash.py
+
+crash-actions: $(VENV)/dev.stamp ## ten thousand kills between any two steps of what actions are: CRASHES=10000
+	PYTHONPATH=tests $(BIN)/python -m simulation.actions --seed $(SEED) --crashes $(CRASHES)
+CRASHES ?= 10000
 
 gateways: $(VENV)/dev.stamp ## NGINX and Envoy under load for half a minute; `make test` does it for seconds
 	GATEWAY_LOAD_S=30 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_gateways.py

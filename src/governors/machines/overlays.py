@@ -9,7 +9,7 @@ What stands between wanting an action and asking for it is `conduct.py`, and of 
 `conflicts.py`.
 
 BLIND: after three expected periods without a signal the machine's own timeouts are withheld, so it keeps what is in
-force and escalates nothing; the next signal ends it.
+force and escalates nothing; the next signal ends it, and so does a status in which none is due.
 """
 
 from collections.abc import Mapping
@@ -488,6 +488,9 @@ def _unmoved(
 def _settle(turn: Turn, state: MachineState[Any], decision: str, rule: str, evidence: Evidence) -> Advance:
     """Bring the status in force and the effects outside into line with the core."""
     governor = turn.governor
+    if state.blind and governor.expected_period_us(state.core, turn.policy) is None:
+        # As of a rollback that a person forced meanwhile: no signal is due now, and its own deadlines count again.
+        state = replace(state, blind=False)
     override = state.override
     status = state.core.status if override is None else _in_force(governor, state.core.status, override)
     if status != state.status:

@@ -329,6 +329,16 @@ def test_the_next_signal_ends_blindness(machine: Machine) -> None:
     assert not machine.state.blind
 
 
+def test_a_machine_is_blind_no_more_once_no_signal_is_due(machine: Machine) -> None:
+    machine.queue(5, S)
+    machine.tell(Timeout(), 16 * S)
+    assert machine.state.blind
+    # As a core does that an operator has moved on.
+    machine.state = replace(machine.state, core=replace(machine.state.core, due_us=None))
+    machine.finish(17 * S)
+    assert not machine.state.blind
+
+
 def test_hold_keeps_the_status_in_force_until_it_ends(machine: Machine) -> None:
     machine.queue(10, S)
     machine.finish(S)
