@@ -317,7 +317,9 @@ async def test_a_stop_scales_down_and_a_restore_gives_back_what_was_there(server
     assert isinstance(await asked.execute(order("restore", 9)), Done)
     assert server.cluster.objects[key]["status"]["availableReplicas"] == 4
     assert REPLICAS_BEFORE not in notes(server, key)
-    assert await asked.execute(order("restore", 10)) == Done("Deployment shop/web: nothing was taken from it")
+    assert await asked.execute(order("restore", 10)) == Done(
+        "Deployment shop/web: nothing was taken from it", verified=True
+    )
 
 
 async def test_a_throttle_behind_a_stop_gives_the_pods_back_that_it_lets_requests_through_to(

@@ -30,9 +30,10 @@ class Done(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """It will not be done, however often it is asked for."""
+    """It will not be done, however often it is asked for. `maybe`: some of it was."""
 
     detail: str = ""
+    maybe: bool = False
 
 
 class TryAgain(Struct, frozen=True):

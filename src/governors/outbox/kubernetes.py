@@ -86,8 +86,9 @@ def together(answers: Sequence[tuple[Target, Answer]]) -> Answer:
             ails=any(answer.ails for answer in again),
         )
     if any(isinstance(answer, Refused) for _, answer in answers):
-        return Refused(said)
-    return Done(said)
+        return Refused(said, maybe=any(isinstance(answer, Done) for _, answer in answers))
+    # Each was read until it was so.
+    return Done(said, verified=True)
 
 
 async def _carry_out(calls: Session, target: Target, order: Order, rule: WorkloadRule) -> Answer:

@@ -277,7 +277,7 @@ class Outbox:
                 action_id=one.work.action.id, executor=place.executor.name, attempts=one.attempts, reason=answer.detail,
             )  # fmt: skip
         else:
-            one.maybe = before
+            one.maybe = before or (isinstance(answer, Refused) and answer.maybe)
             # Whoever refuses is well.
             place.breaker = WELL
         self._on_attempt(place.executor.name, _word(answer))

@@ -360,6 +360,16 @@ async def test_an_attempt_that_is_cut_off_may_have_done_it() -> None:
 
 
 @simulated
+async def test_what_was_refused_only_in_part_may_have_been_done() -> None:
+    world = World()
+    world.rest.answers["acme/1"] = deque([Refused("one of two", maybe=True)])
+    world.submit("acme/1")
+    async with world.running():
+        result = await world.result("acme/1")
+    assert (result.ended, result.maybe) == ("refused", True)
+
+
+@simulated
 async def test_what_was_read_back_is_said() -> None:
     world = World()
     world.rest.answers["acme/1"] = deque([Done("scaled", verified=True)])
