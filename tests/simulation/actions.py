@@ -1,7 +1,7 @@
 """Kills a service amid its actions until something is wrong: `make crash-actions CRASHES=10000 SEED=1`.
 
-The first scripts are swept: run once for each step of theirs, killed before that step, and for each system call on a
-file, killed before it and after it. The rest of the crashes come several to a script, at random places.
+The first script is swept: run once for each step of it, killed before that step, and for each system call on a file,
+killed before it and after it. More crashes follow each time, as in all other scripts, at random places.
 """
 
 import argparse
@@ -17,10 +17,8 @@ from typing import Final, NamedTuple
 
 from simulation.action_world import KILLED, Crash, Outcome, random_crashes, run_world
 
-SWEPT: Final = 2
-"""Scripts of which no step is left out: one with an object store, one without."""
-A_SCRIPT: Final = 8
-"""Crashes in each of the others."""
+A_RUN: Final = 8
+"""Crashes of one run."""
 CHUNK: Final = 20
 TOLD: Final = 30
 _REPORT_S: Final = 10.0
@@ -66,10 +64,10 @@ def main() -> int:
 
 def jobs(seed: int) -> Iterator[Job]:
     """Endless."""
-    for swept in range(seed, seed + SWEPT):
-        yield from sweep(swept)
-    for number in count(seed + SWEPT):
-        yield Job(number, tuple(random_crashes(number, A_SCRIPT)))
+    for number, job in enumerate(sweep(seed)):
+        yield job._replace(crashes=job.crashes + tuple(random_crashes(number, A_RUN - len(job.crashes))))
+    for number in count(seed + 1):
+        yield Job(number, tuple(random_crashes(number, A_RUN)))
 
 
 def sweep(seed: int, every: int = 1) -> Iterator[Job]:
