@@ -288,6 +288,9 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signatures. For PagerDuty its routing key. Read for each attempt."""
     private: bool = False
     """Whether the address may be one of a private network, or of this machine."""
+    read_back: bool = False
+    """Whether a `native` receiver that says that it has an action is asked, by GET with the same signed headers, if it
+    is done: it is once that answers 200, and until then the action goes there again under its id."""
     kinds: tuple[Word, ...] = ()
     governors: tuple[Word, ...] = ()
     tenants: tuple[Word, ...] = ()
@@ -297,6 +300,8 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(f"{self.name}: expected either url or url_file")
         if self.format == "slack" and self.secrets_file is not None:
             raise ValueError(f"{self.name}: secrets_file is not for slack, whose address is the secret")
+        if self.read_back and self.format != "native":
+            raise ValueError(f"{self.name}: read_back is for native, {self.format} cannot be asked")
         if self.format != "slack" and self.secrets_file is None:
             raise ValueError(f"{self.name}: secrets_file is needed for {self.format}")
         if self.url is not None and (problem := webhook_url_problem(self.url, private=self.private)):

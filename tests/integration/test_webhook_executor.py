@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,25 @@ async def test_what_an_answer_means(
     assert len(receiver.got) == 1
 
 
+async def test_a_receiver_can_be_asked_whether_it_is_done_and_until_then_gets_it_again(
+    receiver: Receiver, secrets: Path
+) -> None:
+    executor = webhook(receiver.url, secrets, read_back=True)
+    receiver.answers.extend([(202, {})] * 2)
+    receiver.readings.extend([404])
+    assert await executor.execute(order()) == TryAgain("answered 202, and 404 when read back", ails=False)
+    done = await executor.execute(order())
+    assert done == Done("answered 202, and it is done when read back", verified=True)
+    assert {one.headers["webhook-id"] for one in (*receiver.got, *receiver.read)} == {"act-0123456789abcdef-7"}
+    asked = receiver.read[0].headers
+    at = datetime.fromtimestamp(int(asked["webhook-timestamp"]), UTC)
+    signatures = [Webhook(secret).sign(asked["webhook-id"], at, "") for secret in (NEW, OLD)]
+    assert asked["webhook-signature"] == " ".join(signatures)
+    receiver.answers.append((503, {}))
+    assert isinstance(await executor.execute(order()), TryAgain)
+    assert len(receiver.read) == 2, "who has not taken it is not asked"
+
+
 async def test_a_receiver_that_is_gone_gets_nothing_more(receiver: Receiver, secrets: Path) -> None:
     executor = webhook(receiver.url, secrets)
     receiver.answers.append((410, {}))
@@ -201,6 +221,7 @@ async def test_a_dry_run_sends_nothing(receiver: Receiver, secrets: Path) -> Non
         ({"url": "https://a.example", "format": "pagerduty"}, "secrets_file is needed for pagerduty"),
         ({"url": "https://a.example", "format": "slack", "secrets_file": Path("s")}, "secrets_file is not for slack"),
         ({"format": "slack"}, "expected either url or url_file"),
+        ({"url": "https://a.example", "format": "slack", "read_back": True}, "read_back is for native"),
         ({"url": "https://a.example", "url_file": Path("u"), "secrets_file": Path("s")}, "expected either"),
         ({"url": "http://a.example", "secrets_file": Path("s")}, "http:// only with private"),
         ({"url": "ftp://a.example", "secrets_file": Path("s"), "private": True}, "expected an https:// address"),

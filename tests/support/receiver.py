@@ -17,11 +17,15 @@ class Got(NamedTuple):
 
 
 class Receiver:
-    """Answers 204 when it was told nothing; `answers` are statuses with headers, in order."""
+    """Answers 204 when it was told nothing; `answers` are statuses with headers, in order. Who asks by GET is in
+    `read`, and gets the next of `readings`, 200 where there is none.
+    """
 
     def __init__(self) -> None:
         self.got: list[Got] = []
         self.answers: deque[tuple[int, dict[str, str]]] = deque()
+        self.read: list[Got] = []
+        self.readings: deque[int] = deque()
         self._arrived = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = self._server.server_port
@@ -58,6 +62,12 @@ class Receiver:
                 self.send_response(status)
                 for name, value in more.items():
                     self.send_header(name, value)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.read.append(Got(self.path, {name.lower(): value for name, value in self.headers.items()}, b""))
+                self.send_response(receiver.readings.popleft() if receiver.readings else 200)
                 self.send_header("content-length", "0")
                 self.end_headers()
 

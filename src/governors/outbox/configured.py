@@ -146,4 +146,5 @@ def _receiver(settings: WebhookSettings) -> Receiver:
         keys=tuple(map(parse_secret, secrets)) if is_native else (),
         routing_key=secrets[0] if settings.format == "pagerduty" else "",
         private=settings.private,
+        read_back=settings.read_back,
     )

@@ -28,7 +28,9 @@ _NOT_DONE: Final = frozenset({408, 425, 429, 502, 503})
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where orders go, and how they are written. `keys` sign (newest first); `routing_key` is PagerDuty's."""
+    """Where orders go, and how they are written. `keys` sign (newest first); `routing_key` is PagerDuty's. `read_back`:
+    who says that it has an order is asked whether it is done.
+    """
 
     name: str
     url: httpx.URL
@@ -36,6 +38,7 @@ class Receiver:
     keys: tuple[bytes, ...]
     routing_key: str
     private: bool
+    read_back: bool = False
 
 
 class WebhookExecutor:
@@ -67,11 +70,32 @@ class WebhookExecutor:
         body = _body(receiver, order)
         if not fits(body):
             return Refused(f"the body has {len(body)} bytes, too many for a webhook")
-        headers = {"content-type": "application/json", "user-agent": "governors"}
+        answer = await self._ask("POST", receiver, order, body)
+        if not isinstance(answer, httpx.Response):
+            return answer
+        if answer.status_code == 410:
+            self._gone = str(receiver.url)
+        meant = read_answer(answer, self._clock_us())
+        if isinstance(meant, Done) and receiver.read_back:
+            return await self._read_back(receiver, order, meant)
+        return meant
+
+    async def _read_back(self, receiver: Receiver, order: Order, taken: Done) -> Done | TryAgain:
+        """Whether it is done. What cannot be read, or is not so yet, is unknown: the order goes there again."""
+        answer = await self._ask("GET", receiver, order, b"")
+        if not isinstance(answer, httpx.Response):
+            return TryAgain(f"{taken.detail}, but whether it is done cannot be read: {answer.detail}")
+        if answer.status_code == 200:
+            return Done(f"{taken.detail}, and it is done when read back", verified=True)
+        after_s = retry_after_s(answer.headers.get("retry-after"), self._clock_us())
+        return TryAgain(f"{taken.detail}, and {answer.status_code} when read back", after_s=after_s, ails=False)
+
+    async def _ask(self, method: str, receiver: Receiver, order: Order, body: bytes) -> httpx.Response | Answer:
+        headers = {"user-agent": "governors"} | ({"content-type": "application/json"} if body else {})
         if receiver.keys:
             headers |= sign(receiver.keys, order.work.action.id, self._clock_us() // 1_000_000, body)
         try:
-            answer = await post(receiver.url, headers, body, private=receiver.private)
+            return await send(method, receiver.url, headers, body, private=receiver.private)
         except AddressRefusedError as error:
             return Refused(str(error))
         except AddressUnknownError as error:
@@ -80,9 +104,6 @@ class WebhookExecutor:
             return TryAgain(f"cannot be reached: {_said(error)}", maybe=False)
         except httpx.HTTPError as error:
             return TryAgain(f"no answer: {_said(error)}")
-        if answer.status_code == 410:
-            self._gone = str(receiver.url)
-        return read_answer(answer, self._clock_us())
 
 
 def _body(receiver: Receiver, order: Order) -> bytes:
@@ -91,8 +112,8 @@ def _body(receiver: Receiver, order: Order) -> bytes:
     return BODIES[receiver.format](order)
 
 
-async def post(url: httpx.URL, headers: dict[str, str], body: bytes, *, private: bool) -> httpx.Response:
-    """POST to an address that may be gone to. Raises AddressRefusedError, AddressUnknownError, httpx.HTTPError.
+async def send(method: str, url: httpx.URL, headers: dict[str, str], body: bytes, *, private: bool) -> httpx.Response:
+    """Ask an address that may be gone to. Raises AddressRefusedError, AddressUnknownError, httpx.HTTPError.
 
     A connection of its own for each: orders are few, and a name may mean another machine the next time.
     """
@@ -104,7 +125,7 @@ async def post(url: httpx.URL, headers: dict[str, str], body: bytes, *, private:
     timeout = httpx.Timeout(None, connect=CONNECT_S)  # the outbox ends the attempt
     async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
         request = client.build_request(
-            "POST", there, headers=headers, content=body, extensions={"sni_hostname": url.host}
+            method, there, headers=headers, content=body, extensions={"sni_hostname": url.host}
         )
         answer = await client.send(request, stream=True)
         try:
