@@ -104,7 +104,7 @@ def test_every_key_can_be_set_by_a_variable() -> None:
     ("text", "problem"),
     [
         ("http: {prot: 1}", "http.prot (file): unknown key, did you mean http.port?"),
-        ("colour: red", "colour (file): unknown key"),
+        ("wallpaper: red", "wallpaper (file): unknown key"),
         ("http: {port: eighty}", "http.port = 'eighty' (file): expected an integer from 0 to 65,535"),
         ('http: {port: "8080"}', "http.port = '8080' (file): expected an integer from 0 to 65,535"),
         ("http: {port: 70000}", "http.port = 70000 (file): expected an integer from 0 to 65,535"),
