@@ -20,6 +20,8 @@ GIVE_UP_S: Final = 60.0
 """How long a request is sent again by default: longer than a takeover takes."""
 BACKOFF_S: Final = 0.25
 BACKOFF_S_MAX: Final = 5.0
+BATCH_MAX: Final = 1_000
+"""Signals in one request at most, where a lane is behind."""
 PAGE: Final = 1_000
 MEMORY: Final = "governors_process_resident_memory_bytes"
 WARM_UP: Final = 0.1
@@ -50,12 +52,14 @@ class LoadRun:
         clock_us: Callable[[], int],
         rng: Random,
         give_up_s: float = GIVE_UP_S,
+        wait: str = "local",
     ) -> None:
         self._client = client
         self._load = load
         self._clock_us = clock_us
         self._rng = rng
         self._give_up_s = give_up_s
+        self._wait = wait
         self._first_receipt: dict[str, int] = {}
         self.figures = Figures(load.tenants, load.rate_per_s, load.seconds)
 
@@ -92,24 +96,33 @@ class LoadRun:
         total = load.due(lane, load.seconds)
         while sent < total:
             await asyncio.sleep(max(0.0, begun_s + due_s - loop.time()))
-            until = load.due(lane, min(due_s, load.seconds)) if due_s < load.seconds else total
-            if until > sent:
-                await self._post(lane, range(sent, until), begun_s + due_s)
-                sent = until
-            due_s += load.interval_s
+            # What fell due while an answer was waited for goes together, each part with its own moment.
+            parts: list[tuple[float, int]] = []
+            first = sent
+            while begun_s + due_s <= loop.time() and sent < total and sent - first < BATCH_MAX:
+                until = load.due(lane, due_s) if due_s < load.seconds else total
+                if until > sent:
+                    parts.append((begun_s + due_s, until - sent))
+                    sent = until
+                due_s += load.interval_s
+            if parts:
+                await self._post(lane, range(first, sent), parts)
 
-    async def _post(self, lane: int, numbers: range, due_s: float) -> None:
-        """Send until it is answered, each time under the same ids, or given up."""
+    async def _post(self, lane: int, numbers: range, parts: list[tuple[float, int]]) -> None:
+        """Send until it is answered, each time under the same ids, or given up. `parts`: when how many fell due."""
         now_us = self._clock_us()
         signals = [signal_of(self._load, lane, number, now_us) for number in numbers]
         body = b"\n".join(orjson.dumps(signal) for signal in signals)
         loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         headers = {"content-type": "application/x-ndjson"}
         self.figures.sent += len(signals)
         wait_s = BACKOFF_S
         while True:
             try:
-                response = await self._client.post("/v1/signals", content=body, headers=headers)
+                response = await self._client.post(
+                    "/v1/signals", content=body, params={"wait": self._wait}, headers=headers
+                )
                 if response.status_code == HTTPStatus.OK:
                     results: list[dict[str, Any]] = orjson.loads(response.content)["results"]
                     if all("retry_after_s" not in result.get("error", {}) for result in results):
@@ -118,12 +131,16 @@ class LoadRun:
                     raise LoadError(f"signals are not taken: {_said(response)}")
             except (httpx.TransportError, orjson.JSONDecodeError):
                 pass
-            if loop.time() - due_s > self._give_up_s:
+            if loop.time() - begun_s > self._give_up_s:
                 return
             self.figures.again += 1
             await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
             wait_s = min(BACKOFF_S_MAX, wait_s * 2)
-        self.figures.answer(loop.time() - due_s, results)
+        answered_s = loop.time()
+        at = 0
+        for due_s, count in parts:
+            self.figures.answer(answered_s - due_s, results[at : at + count])
+            at += count
         for signal, result in zip(signals, results, strict=True):
             if receipt := result.get("receipt"):
                 index = int(receipt.partition(":")[2])

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from governors.cli.client import DEFAULT_URL, TOKEN_VARIABLE, Url
+from governors.cli.client import DEFAULT_URL, TOKEN_VARIABLE, Url, Wait
 from governors.cli.load_figures import Figures, Limits
 from governors.cli.load_plan import Load
 from governors.cli.load_run import GIVE_UP_S, LoadError, LoadRun, client_of
@@ -27,6 +27,7 @@ def loadtest(
     rate: Annotated[float, typer.Option(min=0.1, max=1e6, help="Signals a second, of all tenants together.")] = 1_000.0,
     seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long.")] = 60.0,
     connections: Annotated[int, typer.Option(min=1, max=200, help="Connections, each with some tenants.")] = 10,
+    wait: Annotated[Wait, typer.Option(help="How durable receipts shall be before the answer.")] = Wait.LOCAL,
     p99_ms: Annotated[float, typer.Option(help="Limit: milliseconds for 99 of 100 answers.")] = 100.0,
     rss_mb: Annotated[float, typer.Option(help="Limit: resident memory of the service.")] = 600.0,
     rss_growth_mb: Annotated[float, typer.Option(help="Limit: how much memory may grow after warming up.")] = 100.0,
@@ -38,7 +39,8 @@ def loadtest(
 
     The time of an answer counts from when its signals were due, also where a slow answer held them up. What is not
     answered is sent again under the same id. At the end every signal is looked for among the receipts: lost is what was
-    not answered or has none, a duplicate is what was decided twice.
+    not answered or has none, a duplicate is what was decided twice. A machine that is lost takes along what it had
+    answered with `local` durability and not committed yet; with --wait committed nothing may be lost by that either.
 
     Decisions about these tenants are real ones, with receipts, and with actions where some are configured. The token
     needs the roles `ingest` and `read`, and `admin` where the tenants are to be made.
@@ -50,7 +52,7 @@ def loadtest(
     run = os.urandom(4).hex()  # noqa: TID251 - the command line names the entropy, as the service's root does
     load = Load(tenants, rate, seconds, connections, run, prefix)
     try:
-        figures = asyncio.run(measure(url, load, give_up))
+        figures = asyncio.run(measure(url, load, give_up, wait))
     except (LoadError, httpx.HTTPError, httpx.InvalidURL) as error:
         fail(f"{url}: {error}")
     except ExceptionGroup as error:
@@ -64,11 +66,11 @@ def loadtest(
         raise typer.Exit(EXIT_BAD)
 
 
-async def measure(url: str, load: Load, give_up_s: float = GIVE_UP_S) -> Figures:
+async def measure(url: str, load: Load, give_up_s: float = GIVE_UP_S, wait: Wait = Wait.LOCAL) -> Figures:
     """Send it, tell how far it is, and look back. Raises LoadError."""
     rng = random.Random(load.run)
     async with client_of(url, os.environ.get(TOKEN_VARIABLE, ""), load.lanes) as client:
-        one = LoadRun(client, load, _now_us, rng, give_up_s)
+        one = LoadRun(client, load, _now_us, rng, give_up_s, str(wait))
         await one.prepare()
         telling = asyncio.create_task(_tell(one.figures, load))
         try:
