@@ -150,6 +150,7 @@ class App:
             gate.certificates,
             self.watchers.dismiss,
             None if standby is None else standby.listener,
+            self.api.turnstile.at_once,
         )
         self.tree = self.runtime.tree(
             "governors",

@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from governors.api.connections import Connection, ConnectionLimits, Connections, Member
+from governors.api.connections import AtOnce, Connection, ConnectionLimits, Connections, Member
 from governors.api.tls import accept_encrypted
 from governors.certificates import Certificates
 from governors.settings import HttpSettings
@@ -35,7 +35,8 @@ class HttpServer:
 
     `on_stop` ends the answers that would otherwise go on for ever. With `context`, which is asked for each connection,
     nothing is spoken but TLS. A `listener` that the caller holds stays open when this ends, and whoever connects
-    meanwhile waits for the next server on it; without one this opens its own.
+    meanwhile waits for the next server on it; without one this opens its own. `at_once` answers what the application
+    need not be asked for.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class HttpServer:
         on_stop: Callable[[], None],
         context: Callable[[], ssl.SSLContext] | None = None,
         listener: socket.socket | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
+        self._at_once = at_once
         self._keep_alive_s = keep_alive_s
         self._api = api
         self._connections = connections
@@ -65,9 +68,10 @@ class HttpServer:
         # A restart must come back where it was, also on a port that the system chose.
         self._port = listener.getsockname()[1]
         self.url = url_of(self._host, self._port, encrypted=self._context is not None)
+        connection = functools.partial(Connection, connections=self._connections, at_once=self._at_once)
         config = uvicorn.Config(
             self._api,
-            http=cast("type[asyncio.Protocol]", functools.partial(Connection, connections=self._connections)),
+            http=cast("type[asyncio.Protocol]", connection),
             ws="none",
             log_config=None,
             access_log=False,
@@ -85,7 +89,7 @@ class HttpServer:
         if context is not None:
 
             def connect(handshake: Member) -> Connection:
-                return Connection(config, server.server_state, {}, connections=self._connections, instead_of=handshake)
+                return connection(config, server.server_state, {}, instead_of=handshake)
 
             accepting = accept_encrypted(listener, self._connections, context, connect)
             tasks.add(asyncio.create_task(accepting, name="tls"))
@@ -126,6 +130,7 @@ def http_server(
     certificates: Certificates | None,
     on_stop: Callable[[], None],
     listener: socket.socket | None = None,
+    at_once: AtOnce | None = None,
 ) -> HttpServer:
     """A server as the configuration has it."""
     limits = ConnectionLimits(
@@ -147,6 +152,7 @@ def http_server(
         on_stop,
         None if certificates is None else lambda: certificates.context,
         listener,
+        at_once,
     )
 
 

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from governors.api.access import AccessTable
 from governors.api.app import answer_problems
 from governors.api.edge import Edge
-from governors.api.guard import Guard
+from governors.api.guard import Doorkeeper, Guard
 from governors.api.health import health_router
 from governors.api.rates import RateLimits
 from governors.api.service import ClusterView, Health
@@ -135,7 +135,7 @@ class _Waiting:
         probes = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         probes.include_router(health_router(self, metrics))
         answer_problems(probes, rng)
-        self._own = Guard(probes, self._table, gate.authenticate, rng, rates)
+        self._own = Guard(probes, Doorkeeper(self._table, gate.authenticate, rates), rng)
         edge = Edge(
             self._route,
             metrics,

@@ -1,5 +1,6 @@
 """Who may call which route: one table. What is not in it does not exist for anybody. Pure."""
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
@@ -106,7 +107,12 @@ class AccessTable:
             if access.door in doors:
                 by_path.setdefault(path, {})[method] = access
         self._fixed = {path: Place(path, access, None) for path, access in by_path.items() if "{" not in path}
-        self._patterns = [(compile_path(path)[0], path, access) for path, access in by_path.items() if "{" in path]
+        # A path can have a line break in it, too: Envoy passes on whatever its client wrote.
+        self._patterns = [
+            (re.compile(compile_path(path)[0].pattern, re.DOTALL), path, access)
+            for path, access in by_path.items()
+            if "{" in path
+        ]
 
     def find(self, path: str) -> Place | None:
         """The place that a request's path means; None where there is none."""

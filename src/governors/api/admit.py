@@ -1,48 +1,28 @@
 """`GET /v1/admit`: may this request of this tenant pass now? Gateways ask for every request, so it does little."""
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
-from starlette.requests import Request
-from starlette.responses import Response
+import msgspec
 
 from governors.admission import CLASSES, Admitted, Refused
-from governors.api.guard import principal_of, require_tenant
 from governors.api.problem import ProblemError
-from governors.api.respond import json_response
-from governors.api.service import Service
-from governors.telemetry.metrics import Metrics
-from ingest.errors import Reason
 from ingest.signals import TENANT_RULE, is_tenant
 
 CLASS_DEFAULT: Final = "normal"
 COST_MAX: Final = 1_000_000
 NAME_CHARS_MAX: Final = 128
 USER_CHARS_MAX: Final = 256
-PARAMETERS: Final = ("tenant", "class", "user", "cost")
+PARAMETERS: Final = dict.fromkeys(("tenant", "class", "user", "cost")).keys()
+INVALID: Final = "invalid-field"
 # A rate is told as a quota over a minute: rates under one a second still make whole numbers.
 QUOTA_WINDOW_S: Final = 60
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def admit_endpoint(service: Service, metrics: Metrics) -> Endpoint:
-    """The route's handler."""
-
-    async def get_admit(request: Request) -> Response:
-        try:
-            asked = read_query(request)
-        except ProblemError:
-            metrics.rejected("admit", Reason.BAD_FIELD)
-            raise
-        require_tenant(principal_of(request), asked.tenant)
-        answer = service.admit(asked.tenant, asked.klass, asked.user, asked.cost)
-        if isinstance(answer, Admitted):
-            return json_response(answer)
-        raise refusal(asked.tenant, answer)
-
-    return get_admit
+BODIES: Final[Mapping[str, bytes]] = {
+    basis: msgspec.json.encode(Admitted(basis)) for basis in ("rules", "unrestricted", "unknown_tenant")
+}
+"""What is answered to what passes, by its basis."""
 
 
 class Asked(NamedTuple):
@@ -54,18 +34,25 @@ class Asked(NamedTuple):
     cost: int
 
 
-def read_query(request: Request) -> Asked:
+def read_query(query: bytes) -> Asked:
     """What the query asks. Raises ProblemError naming the parameter."""
-    given = request.query_params
-    pairs = given.multi_items()
-    for name, _ in pairs:
-        if name not in PARAMETERS:
-            raise invalid(name, f"unknown parameter; expected {', '.join(PARAMETERS)}")
-    if len(pairs) != len(given):
-        twice = next(name for name in given if len(given.getlist(name)) > 1)
-        raise invalid(twice, "given twice")
+    if b"%" in query or b"+" in query or not query.isascii():
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    else:
+        # The same, where nothing is written in another way than it is meant.
+        pairs = [part.partition("=")[::2] for part in query.decode("ascii").split("&") if part]
+    given = dict(pairs)
+    if len(given) != len(pairs) or not given.keys() <= PARAMETERS:
+        raise _misnamed([name for name, _ in pairs])
     klass, cost = given.get("class", CLASS_DEFAULT), given.get("cost", "1")
     return read_asked(given.get("tenant", ""), klass, given.get("user", ""), cost)
+
+
+def _misnamed(names: Sequence[str]) -> ProblemError:
+    for name in names:
+        if name not in PARAMETERS:
+            return invalid(name, f"unknown parameter; expected {', '.join(PARAMETERS)}")
+    return invalid(next(name for name in names if names.count(name) > 1), "given twice")
 
 
 def read_asked(tenant: str, klass: str, user: str, cost: str, prefix: str = "") -> Asked:
@@ -78,6 +65,8 @@ def read_asked(tenant: str, klass: str, user: str, cost: str, prefix: str = "") 
         raise invalid(f"{prefix}class", f"expected one of {', '.join(CLASSES)}")
     if len(user) > USER_CHARS_MAX:
         raise invalid(f"{prefix}user", f"expected at most {USER_CHARS_MAX} characters")
+    if cost == "1":
+        return Asked(tenant, klass, user, 1)
     if len(cost) <= len(str(COST_MAX)) and cost.isascii() and cost.isdigit() and 1 <= int(cost) <= COST_MAX:
         return Asked(tenant, klass, user, int(cost))
     raise invalid(f"{prefix}cost", f"expected an integer from 1 to {COST_MAX}")
@@ -85,7 +74,7 @@ def read_asked(tenant: str, klass: str, user: str, cost: str, prefix: str = "") 
 
 def invalid(field: str, detail: str) -> ProblemError:
     """A parameter or header that cannot be."""
-    return ProblemError("invalid-field", detail, field=field)
+    return ProblemError(INVALID, detail, field=field)
 
 
 def refusal(tenant: str, refused: Refused) -> ProblemError:

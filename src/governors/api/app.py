@@ -11,11 +11,12 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from governors.admission import CLASSES, Admitted
-from governors.api.access import ACCESS, PROXIED_METHODS, AccessTable, Door, Reach
+from governors.api.access import ACCESS, AccessTable, Door, Reach
 from governors.api.actions import actions_router
-from governors.api.admit import CLASS_DEFAULT, COST_MAX, admit_endpoint
+from governors.api.admit import CLASS_DEFAULT, COST_MAX
 from governors.api.docs_page import docs_route
 from governors.api.documents import (
     ANSWER_EXAMPLE,
@@ -26,9 +27,9 @@ from governors.api.documents import (
     problem_answers,
 )
 from governors.api.edge import Edge
-from governors.api.gateways import ENVOY_PATH, NGINX_PATH, envoy_endpoint, gateway_operations, nginx_endpoint
+from governors.api.gateways import gateway_operations
 from governors.api.governing import governing_router
-from governors.api.guard import Authenticate, Guard
+from governors.api.guard import Authenticate, Doorkeeper, Guard
 from governors.api.health import health_router
 from governors.api.log import log_router
 from governors.api.operations import Operations, operations_router
@@ -41,6 +42,7 @@ from governors.api.service import Service, ServiceError
 from governors.api.signals import signals_endpoint
 from governors.api.stream import stream_router
 from governors.api.tenants import receipts_router, tenants_router
+from governors.api.turnstile import Turnstile
 from governors.settings import Settings
 from governors.telemetry.metrics import Metrics
 from ingest.decode.body import MEDIA_TYPES
@@ -54,6 +56,18 @@ DESCRIPTION: Final = (
 )
 
 
+class Api(FastAPI):
+    """The application behind its turnstile, which answers what gateways ask before anything else is looked at."""
+
+    def __init__(self, turnstile: Turnstile, **options: Any) -> None:
+        super().__init__(**options)
+        self.turnstile = turnstile
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not await self.turnstile.answer(scope, send):
+            await super().__call__(scope, receive, send)
+
+
 def build_api(
     service: Service,
     settings: Settings,
@@ -63,13 +77,17 @@ def build_api(
     authenticate: Authenticate | None = None,
     proofs: Proofs | None = None,
     pushes: Pushes | None = None,
-) -> FastAPI:
+) -> Api:
     """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
     asked who they are, without `proofs` there are none, without `pushes` nobody can push.
     """
     http = settings.http
     rates = RateLimits(settings.limits, metrics, clock_us, rng)
-    app = FastAPI(
+    door = pushes.pubsub if pushes is not None else None
+    access = AccessTable(doors=frozenset({Door.OURS} if door is None else Door))
+    doorkeeper = Doorkeeper(access, authenticate, rates, None if door is None else door.authenticate)
+    app = Api(
+        Turnstile(doorkeeper, service, metrics, rng, timeout_s=http.request_timeout_s),
         title="Governors",
         version=version("governors"),
         description=DESCRIPTION,
@@ -80,16 +98,7 @@ def build_api(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     # The last one added comes first: what takes too long is ended, and counted, also where it is refused.
-    door = pushes.pubsub if pushes is not None else None
-    access = AccessTable(doors=frozenset({Door.OURS} if door is None else Door))
-    app.add_middleware(
-        Guard,
-        access=access,
-        authenticate=authenticate,
-        rng=rng,
-        rates=rates,
-        authenticate_push=None if door is None else door.authenticate,
-    )
+    app.add_middleware(Guard, doorkeeper=doorkeeper, rng=rng)
     app.add_middleware(
         Operations,
         access=access,
@@ -108,13 +117,10 @@ def build_api(
 
     answer_problems(app, rng)
     limits = DecodeLimits(body_bytes_max=http.body_bytes_max, batch_max=http.batch_max)
-    # Plain routes, and first: they are matched in order, and these are asked thousands of times a second.
+    # A plain route, and first: they are matched in order, and this one is asked thousands of times a second.
     app.router.routes.insert(
         0, Route("/v1/signals", signals_endpoint(service, metrics, limits, clock_us, rates), methods=["POST"])
     )
-    app.router.routes.insert(1, Route("/v1/admit", admit_endpoint(service, metrics), methods=["GET"]))
-    app.router.routes.insert(2, Route(NGINX_PATH, nginx_endpoint(service, metrics), methods=["GET"]))
-    app.router.routes.insert(3, Route(ENVOY_PATH, envoy_endpoint(service, metrics), methods=[*PROXIED_METHODS]))
     app.router.routes.append(docs_route(app.title))
     if pushes is not None:
         alerts = alertmanager_endpoint(service, pushes, metrics, limits, clock_us, rates)

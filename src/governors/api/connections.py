@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from governors.api.edge import NO_STORE
 from governors.api.problem import ProblemError, render
+from governors.api.turnstile import Reply
 
 # Requests of one connection that may wait behind the one that is being answered.
 PIPELINED_MAX: Final = 64
@@ -42,6 +43,10 @@ class Reason(StrEnum):
 
 OnDropped = Callable[[Reason], None]
 """`on_dropped(reason)`: this side ended a connection before its time."""
+AtOnce = Callable[[Any], Reply | None]
+"""`at_once(scope)`: the answer to a request without a body, if there is one already; None where the application has to
+be asked.
+"""
 CallLater = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
 
 
@@ -135,16 +140,19 @@ class Connection(HttpToolsProtocol):
         *,
         connections: Connections,
         instead_of: Member | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
         self._instead_of = instead_of
+        self._at_once = at_once
+        self._held: RequestResponseCycle | None = None
+        """One whose head alone is in; what it asks can perhaps be answered at once."""
         self._limits = connections.limits
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._unsent_bytes = 0
         self._in_head = False
-        self._head_bytes = 0
         # Bytes since the parser last made something of them: of a head or a frame that does not end.
         self._pending_bytes = 0
         self._body_complete = True
@@ -193,7 +201,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_head()
         elif len(self.pipeline) > PIPELINED_MAX:
             self.drop(Reason.PIPELINED)
-        elif self._deadline is None and (self._in_head or self._is_idle()):
+        elif self._deadline is None and (self._in_head or (self._pending_bytes and self._is_idle())):
             self._wait(self._limits.head_s, Reason.HEAD_TIMEOUT)
 
     def pause_writing(self) -> None:
@@ -208,27 +216,22 @@ class Connection(HttpToolsProtocol):
     # From the parser
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._head_bytes += len(url)
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # RFC 9110, section 6.5.1: a trailer is no header, and nobody here has a use for one
-        self._head_bytes += len(name) + len(value) + 4
-        super().on_header(name, value)
+        # RFC 9110, section 6.5.1: a trailer is no header, and nobody here has a use for one.
+        if self._in_head:
+            self._keep_header(name, value)
+
+    _keep_header = HttpToolsProtocol.on_header
 
     def on_headers_complete(self) -> None:
-        if self._head_bytes > self._limits.head_bytes_max:
-            raise _HeadTooLargeError
-        if _is_ambiguous(self.headers, self.parser.get_http_version()):
-            raise _AmbiguousError
+        _check_head(self.url, self.headers, self.parser.get_http_version(), self._limits.head_bytes_max)
         super().on_headers_complete()
         self._in_head, self._pending_bytes, self._body_complete = False, 0, False
-        self._stop_waiting()
+        if self._deadline is not None:
+            self._stop_waiting()
         self._connections.mark_busy(self)
 
     def on_body(self, body: bytes) -> None:
@@ -238,8 +241,47 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._pending_bytes, self._body_complete = 0, True
         super().on_message_complete()
-        if self.cycle.response_complete:
+        held, self._held = self._held, None
+        if held is not None:
+            self._answer_at_once(held)
+        elif self.cycle.response_complete:
             self._wait(self._limits.head_s, Reason.HEAD_TIMEOUT)
+
+    # To the application
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """uvicorn's, for a request whose turn it is: its head is in, and perhaps more."""
+        if self._at_once is None or _has_body(cycle):
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._held = cycle  # without a body it ends where its head does
+        else:
+            self._answer_at_once(cycle)
+
+    def _answer_at_once(self, cycle: RequestResponseCycle) -> None:
+        """Without a task: to make one, and to speak ASGI with it, costs more than most of what is asked this way."""
+        assert self._at_once is not None  # noqa: S101 - asked before
+        # Who does not read their answers is waited for elsewhere.
+        can_write = not (self.flow.write_paused or cycle.disconnected or self._wire.is_closing())
+        try:
+            reply = self._at_once(cycle.scope) if can_write else None
+        except Exception:  # noqa: BLE001 - the application fails on it as well, and says so
+            reply = None
+        if reply is None:
+            super()._start_asgi_task(cycle, self.app)
+            return
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in cycle.default_headers:
+            parts += [name, b": ", value, b"\r\n"]
+        parts += [reply.head, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"]
+        if cycle.scope["method"] != "HEAD":
+            parts.append(reply.body)
+        self._wire.write(b"".join(parts))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     # From the answer
 
@@ -347,17 +389,31 @@ class Connection(HttpToolsProtocol):
             self._stall = None
 
 
-def _is_ambiguous(headers: Sequence[tuple[bytes, bytes]], version: str) -> bool:
-    """Whether a proxy in front may have read something else in this head: whose it is (RFC 9112, section 3.2), where it
-    ends (section 6.1; the parser has refused the rest of what can be said there).
+def _check_head(url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, bytes_max: int) -> None:
+    """Raise where a head is too long, or where a proxy in front may have read something else in it: whose it is (RFC
+    9112, section 3.2), where it ends (section 6.1; the parser has refused the rest of what can be said there).
     """
-    hosts = encodings = 0
+    size, hosts, encodings = len(url), 0, 0
     for name, value in headers:
+        size += len(name) + len(value) + 4
         if name == b"host":
             hosts += 1
         elif name == b"transfer-encoding":
             encodings += 1 if value.lower() == b"chunked" else 2
-    return hosts > 1 or encodings > 1 or (hosts == 0 and version != "1.0")
+    if size > bytes_max:
+        raise _HeadTooLargeError
+    if hosts > 1 or encodings > 1 or (hosts == 0 and version != "1.0"):
+        raise _AmbiguousError
+
+
+def _has_body(cycle: RequestResponseCycle) -> bool:
+    """Whether there is something behind the head, or the client waits for a word before it sends it."""
+    if cycle.waiting_for_100_continue:
+        return True
+    return any(
+        (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
+        for name, value in cycle.scope["headers"]
+    )
 
 
 class _Outgoing(asyncio.Transport):

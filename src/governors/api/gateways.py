@@ -11,60 +11,31 @@ What a request is, the gateway says in headers that it sets itself: `x-governor-
   It appends the original path to ours, and keeps the original method.
 """
 
-from http import HTTPStatus
+from collections.abc import Iterable
 from typing import Any, Final
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import Response
-
-from governors.admission import CLASSES, Admitted
-from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, Endpoint, invalid, read_asked, refusal
+from governors.admission import CLASSES, Refused
+from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, invalid, read_asked, refusal
 from governors.api.documents import problem_answers
-from governors.api.guard import principal_of, require_tenant
-from governors.api.problem import MEDIA_TYPE, ProblemError, body_of
-from governors.api.service import Service
-from governors.telemetry.metrics import Metrics
-from ingest.errors import Reason
+from governors.api.problem import ProblemError
 
 NGINX_PATH: Final = "/v1/admit/nginx"
-ENVOY_PATH: Final = "/v1/admit/envoy/{original:path}"
+ENVOY_PREFIX: Final = "/v1/admit/envoy/"
+ENVOY_PATH: Final = ENVOY_PREFIX + "{original:path}"
 PREFIX: Final = "x-governor-"
-_ASKED: Final = ("tenant", "class", "user", "cost")
+_HEADERS: Final = tuple(f"{PREFIX}{name}".encode() for name in ("tenant", "class", "user", "cost"))
 
 
-def nginx_endpoint(service: Service, metrics: Metrics) -> Endpoint:
-    """The handler for `auth_request`."""
-
-    async def admit_for_nginx(request: Request) -> Response:
-        refused = _refusal_of(service, metrics, request)
-        if refused is None:
-            return Response(status_code=HTTPStatus.NO_CONTENT)
-        status = HTTPStatus.FORBIDDEN
-        return Response(body_of(refused, status), status, refused.headers, MEDIA_TYPE)
-
-    return admit_for_nginx
-
-
-def envoy_endpoint(service: Service, metrics: Metrics) -> Endpoint:
-    """The handler for `ext_authz`."""
-
-    async def admit_for_envoy(request: Request) -> Response:
-        refused = _refusal_of(service, metrics, request)
-        if refused is not None:
-            raise refused
-        return Response(status_code=HTTPStatus.OK)
-
-    return admit_for_envoy
-
-
-def read_headers(headers: Headers) -> Asked:
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> Asked:
     """What a gateway asks. Raises ProblemError naming the header."""
-    for name in _ASKED:
-        # Of two tenants one may be what a client has sent, and what the gateway failed to replace.
-        if len(headers.getlist(PREFIX + name)) > 1:
-            raise invalid(PREFIX + name, "given twice")
-    tenant, klass, user, cost = (_said(headers.get(PREFIX + name, "")) for name in _ASKED)
+    given: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in _HEADERS:
+            # Of two tenants one may be what a client has sent, and what the gateway failed to replace.
+            if name in given:
+                raise invalid(name.decode(), "given twice")
+            given[name] = _said(value.decode("latin-1"))
+    tenant, klass, user, cost = (given.get(name, "") for name in _HEADERS)
     return read_asked(tenant, klass or CLASS_DEFAULT, user, cost or "1", PREFIX)
 
 
@@ -73,17 +44,9 @@ def _said(value: str) -> str:
     return "" if value == "-" else value
 
 
-def _refusal_of(service: Service, metrics: Metrics, request: Request) -> ProblemError | None:
-    try:
-        asked = read_headers(request.headers)
-    except ProblemError:
-        metrics.rejected("admit", Reason.BAD_FIELD)
-        raise
-    require_tenant(principal_of(request), asked.tenant)
-    answer = service.admit(asked.tenant, asked.klass, asked.user, asked.cost)
-    if isinstance(answer, Admitted):
-        return None
-    refused = refusal(asked.tenant, answer)
+def refusal_for_gateway(tenant: str, answer: Refused) -> ProblemError:
+    """A refusal, with what the gateway makes headers of."""
+    refused = refusal(tenant, answer)
     said = {f"{PREFIX}status": str(refused.status_code), f"{PREFIX}reason": f"{answer.policy}: {answer.reason}"}
     refused.headers = {**(refused.headers or {}), **said}
     return refused

@@ -39,41 +39,28 @@ def require_tenant(principal: Principal, tenant: str) -> None:
         raise ProblemError("forbidden", f"the token of {principal.name} is not for tenant {tenant}", field="tenant")
 
 
-class Guard:
-    """ASGI middleware. `authenticate` is None where nobody is asked: everybody is LOCAL then. `authenticate_push` is
-    asked at the door of the same name, whatever the other says.
+class Doorkeeper:
+    """Finds out who asks, and whether they may. `authenticate` is None where nobody is asked: everybody is LOCAL then.
+    `authenticate_push` is asked at the door of the same name, whatever the other says.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
         access: AccessTable,
         authenticate: Authenticate | None,
-        rng: random.Random,
         rates: RateLimits,
         authenticate_push: Authenticate | None = None,
     ) -> None:
-        self._app = app
         self._access = access
         self._authenticate = authenticate
         self._authenticate_push = authenticate_push
-        self._rng = rng
         self._rates = rates
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                scope.setdefault("state", {})
-                await self._admit(scope)
-            except ProblemError as refused:
-                await render(refused, self._rng)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    async def _admit(self, scope: Scope) -> None:
+    async def admit(self, scope: Scope) -> None:
         """Say in the scope who asks, once that is known. Raises ProblemError for those who may not go on."""
         place = self._access.find(scope["path"])
-        scope["state"]["route"] = place.route if place is not None else UNKNOWN_ROUTE
+        state = scope.setdefault("state", {})
+        state["route"] = place.route if place is not None else UNKNOWN_ROUTE
         # Starlette answers HEAD where it answers GET.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         access = place.access.get(method) if place is not None else None
@@ -83,7 +70,7 @@ class Guard:
             principal = await self._identify(scope, self._authenticate_push)
         else:
             principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
-        scope["state"]["principal"] = principal
+        state["principal"] = principal
         if access is None or access.role not in PACED_ELSEWHERE or not principal.may(access.role):
             # Before it is said what they may not have: a token can be refused no faster than it can be answered.
             self._rates.request(principal)
@@ -105,6 +92,24 @@ class Guard:
             headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
             raise ProblemError("unauthenticated", "the token is not valid", field="Authorization", headers=headers)
         return principal
+
+
+class Guard:
+    """ASGI middleware: nobody gets past it whom the doorkeeper does not let in."""
+
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, rng: random.Random) -> None:
+        self._app = app
+        self._doorkeeper = doorkeeper
+        self._rng = rng
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                await self._doorkeeper.admit(scope)
+            except ProblemError as refused:
+                await render(refused, self._rng)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _nowhere(place: Place | None) -> ProblemError:

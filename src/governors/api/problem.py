@@ -125,19 +125,21 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError("internal", "an unexpected error; the service's log has its cause")
 
 
-def render(problem: ProblemError, rng: random.Random) -> Response:
-    """The document, with its headers. Retry-After is spread out, so that those sent away do not come back at once."""
+def render(problem: ProblemError, rng: random.Random, status: int | None = None) -> Response:
+    """The document, with its headers. Retry-After is spread out, so that those sent away do not come back at once.
+    `status`: another one than the type's own.
+    """
     kind = TYPES[problem.name]
+    status = status or kind.status
     headers = dict(problem.headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(spread(problem.retry_after_s, rng))
     if kind.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         headers["Connection"] = "close"  # the rest of the body is not waited for
-    return Response(body_of(problem, kind.status), kind.status, headers, MEDIA_TYPE)
+    return Response(_body_of(problem, status), status, headers, MEDIA_TYPE)
 
 
-def body_of(problem: ProblemError, status: int) -> bytes:
-    """The document's bytes, under a status that may be another than the type's own."""
+def _body_of(problem: ProblemError, status: int) -> bytes:
     document: dict[str, Any] = {
         "type": URN + problem.name,
         "title": TYPES[problem.name].title,

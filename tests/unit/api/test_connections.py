@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from governors.api.connections import PIPELINED_MAX, Connection, ConnectionLimits, Connections, Reason
+from governors.api.turnstile import Reply
 
 LIMITS = ConnectionLimits(connections_max=4, head_s=10.0, head_bytes_max=4_096, linger_s=5.0, stall_s=20.0)
 GET = b"GET / HTTP/1.1\r\nHost: governors\r\n\r\n"
@@ -102,6 +103,8 @@ class Place:
     asked: list[str] = field(default_factory=list)
     headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    """What is answered at once, by its path."""
 
     def __post_init__(self) -> None:
         self.connections = Connections(
@@ -114,7 +117,7 @@ class Place:
 
     def connect(self) -> Wire:
         wire = Wire()
-        wire.connection = Connection(self._config, self._state, {}, connections=self.connections)
+        wire.connection = Connection(self._config, self._state, {}, connections=self.connections, at_once=self._at_once)
         wire.connection.connection_made(wire)
         return wire
 
@@ -122,6 +125,11 @@ class Place:
         """Let everything happen that can."""
         for _ in range(20):
             await asyncio.sleep(0)
+
+    def _at_once(self, scope: Any) -> Reply | None:
+        if scope["path"] == "/broken":
+            raise ZeroDivisionError
+        return self.replies.get(scope["path"])
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked.append(scope["path"])
@@ -542,3 +550,141 @@ async def test_a_connection_leaves_only_once() -> None:
     connections.mark_idle(one)
     assert len(connections) == 0
     assert connections.admit(one)
+
+
+# Answered at once
+
+
+def asking(path: str, *headers: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
+    lines = [method + b" " + path.encode() + b" HTTP/" + version, b"Host: governors", *headers]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+YES = Reply(429, [(b"content-length", b"2"), (b"retry-after", b"7")], b"no")
+
+
+async def test_what_has_its_answer_already_does_not_come_to_the_application() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now"))
+    assert wire.answered == (
+        b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\nretry-after: 7\r\ncache-control: no-store\r\n\r\nno"
+    )
+    wire.say(asking("/later"))
+    await place.settle()
+    assert wire.statuses == [429, 200]
+    assert place.asked == ["/later"]
+
+
+async def test_answers_come_in_the_order_of_their_requests_whoever_gives_them() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/wait") + asking("/now") + asking("/now") + asking("/other") + asking("/now"))
+    await place.settle()
+    assert wire.answered == b""
+    place.go_on.set()
+    await place.settle()
+    assert wire.statuses == [200, 429, 429, 200, 429]
+
+
+async def test_a_full_pipeline_of_them_is_answered() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/wait") + asking("/now") * PIPELINED_MAX)
+    place.go_on.set()
+    await place.settle()
+    assert wire.statuses == [200] + [429] * PIPELINED_MAX
+
+
+async def test_a_head_that_comes_in_pieces_is_answered_when_it_is_whole() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    request = asking("/now")
+    for at in range(len(request)):
+        assert wire.answered == b""
+        wire.say(request[at : at + 1])
+    assert wire.statuses == [429]
+
+
+async def test_a_connection_that_was_answered_at_once_may_rest_as_long_as_any_other() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now"))
+    place.clock.advance(10 * LIMITS.head_s)
+    wire.say(asking("/now"))
+    assert wire.statuses == [429, 429]
+    assert not place.dropped
+    # And a head that is begun has no more time than elsewhere.
+    wire.say(asking("/now")[:-3])
+    place.clock.advance(LIMITS.head_s)
+    assert place.dropped == {Reason.HEAD_TIMEOUT: 1}
+
+
+@pytest.mark.parametrize(
+    "request_", [asking("/now", b"Connection: close"), asking("/now", version=b"1.0")], ids=["close", "1.0"]
+)
+async def test_who_wants_no_further_answer_is_told_goodbye(request_: bytes) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(request_)
+    await place.settle()
+    assert wire.answered.endswith(b"connection: close\r\n\r\nno")
+    assert wire.closed
+
+
+async def test_a_head_request_gets_no_body() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now", method=b"HEAD"))
+    assert wire.answered.endswith(b"cache-control: no-store\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        asking("/now", b"Content-Length: 3") + b"abc",
+        asking("/now", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        asking("/now", b"Content-Length: 0", b"Expect: 100-continue"),
+    ],
+    ids=["length", "chunked", "expect"],
+)
+async def test_what_has_a_body_comes_to_the_application(request_: bytes) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(request_)
+    await place.settle()
+    assert place.asked == ["/now"]
+    assert wire.statuses == [200]
+
+
+async def test_an_empty_body_is_none() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now", b"Content-Length: 0", method=b"POST"))
+    assert wire.statuses == [429]
+
+
+async def test_where_the_answer_cannot_be_given_at_once_the_application_gives_it() -> None:
+    place = Place()
+    wire = place.connect()
+    wire.say(asking("/broken"))
+    await place.settle()
+    assert place.asked == ["/broken"]
+    assert wire.statuses == [200]
+
+
+async def test_those_whose_answers_wait_to_be_read_wait_in_the_application() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.connection.pause_writing()
+    wire.say(asking("/now"))
+    await place.settle()
+    assert wire.answered == b""
+    wire.connection.resume_writing()
+    await place.settle()
+    assert wire.statuses == [200]
+
+
+def test_a_reply_has_no_line_break_in_a_header() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        Reply(200, [(b"x-governor-reason", b"a\r\nset-cookie: b")])

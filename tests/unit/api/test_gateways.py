@@ -27,7 +27,9 @@ async def test_nginx_is_told_yes_with_204_and_no_with_403_and_the_clients_status
 
 
 @pytest.mark.parametrize("method", [*PROXIED_METHODS, "HEAD"])
-@pytest.mark.parametrize("path", ["", "/", "/a/b?tenant=other&x-governor-tenant=other", "/v1/../%2e%2e/%00/\u00e9"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/a/b?tenant=other&x-governor-tenant=other", "/v1/../%2e%2e/%00/\u00e9", "/a%0Ab%0D"]
+)
 async def test_envoy_is_told_yes_with_200_and_no_with_429_whatever_was_asked_for(
     api: Any, method: str, path: str
 ) -> None:
