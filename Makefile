@@ -48,6 +48,8 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.valve_control
 	$(BIN)/python -m benchmarks.detect_nab
 	$(BIN)/python -m benchmarks.month_of_spend
+	$(BIN)/python -m benchmarks.admission
+	$(BIN)/python -m benchmarks.rollback_latency
 	$(BIN)/python -m benchmarks.pubsub
 	$(BIN)/python -m benchmarks.pull_throughput
 

@@ -75,6 +75,12 @@ class Served:
         """What it holds now."""
         return rss_mb(self._process.pid)
 
+    def cpu_s_now(self) -> float:
+        """What it has spent so far of the processor, in seconds."""
+        # After the name, which may have blanks: state is field 3, utime and stime are 14 and 15 (proc(5)).
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """SIGTERM, and wait; RuntimeError where it does not end well."""
         self._process.send_signal(signal.SIGTERM)
