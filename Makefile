@@ -9,7 +9,7 @@ TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash crash-actions gateways fuzz simulate image-test manifests setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash crash-actions gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ image-test: $(VENV)/dev.stamp ## build the Dockerfile with buildah on a stand-in
 
 manifests: $(VENV)/dev.stamp $(TOOLS)/stamp ## what is deployed, under kubernetes-validate --strict and checkov
 	MANIFEST_TOOLS=$(TOOLS)/bin $(BIN)/python -m pytest -n 0 --timeout 600 tests/deploy/test_manifests.py tests/deploy/test_manifests_foreign.py
+observability: $(VENV)/dev.stamp ## a real Prometheus scrapes three pods, and every panel has something to show
+	OBSERVABILITY_TEST=1 $(BIN)/python -m pytest -n 0 --timeout 600 tests/deploy/test_observability.py tests/deploy/test_scraped.py
+
 simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)
 SEED ?= 1
