@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import typer.main
+import yaml
 from support.certificates import Authority
 from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
 
@@ -278,3 +279,22 @@ def test_either_prometheus_can_be_chosen(component: str, tmp_path: Path) -> None
     monitors = {one["kind"] for one in chosen.objects} & {"PodMonitor", "PrometheusRule", "PodMonitoring", "Rules"}
     expected = {"PodMonitor", "PrometheusRule"} if component == "prometheus-operator" else {"PodMonitoring", "Rules"}
     assert monitors == expected
+
+
+def test_pods_reach_the_api_of_kubernetes_where_they_act_in_it_and_else_not(
+    manifests: Manifests, tmp_path: Path
+) -> None:
+    assert manifests.pod["automountServiceAccountToken"] is False
+    base = os.path.relpath(ROOT / "deploy/k8s", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(
+        f"resources: [{base}/overlays/production]\ncomponents: [{base}/components/kubernetes-executor]\n"
+    )
+    acting = Manifests(render(tmp_path))
+    assert acting.pod["automountServiceAccountToken"] is True
+    # Rights are granted to this account, in this namespace.
+    [subject] = yaml.safe_load((ROOT / "deploy/k8s/executor/deployments/rolebinding.yaml").read_text())["subjects"]
+    account = acting.one("ServiceAccount", acting.pod["serviceAccountName"])["metadata"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], acting.stateful_set["metadata"]["namespace"])
+    policy = next(one for one in acting.all("NetworkPolicy") if one["metadata"]["name"] == "governors-kubernetes-api")
+    assert policy["spec"]["podSelector"]["matchLabels"] == POD
+    assert [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]] == [443]
