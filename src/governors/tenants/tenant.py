@@ -60,8 +60,10 @@ from ledger.draft import Draft
 from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 
-# So that one tenant with a long mailbox does not keep the event loop from the others.
-EVENTS_PER_TURN: Final = 128
+# So that one tenant with a long mailbox does not keep the event loop from the others, and that of batches that came
+# together the first ones are finished, and can be written, while the rest is decided. Fewer would find the caches cold: a
+# turn for each batch took 5 % more of the processor.
+EVENTS_PER_TURN: Final = 32
 ERROR_CHARS_MAX: Final = 200
 MOVED_ON: Final = "taken back: the machine has moved on"
 
@@ -179,15 +181,18 @@ class Tenant:
         if self.failed:
             await self._enter_quarantine()
         while True:
+            in_a_row = 0
             while mailbox:
                 work = mailbox[0]
                 if isinstance(work, Group):
                     await self._decide_group(work)
+                    in_a_row += len(work.positions)
                 else:
                     await self._decide_internal(work)
+                    in_a_row += 1
                 mailbox.popleft()
-                if mailbox:
-                    # All tenants' parts of one batch before any part of the next: it can be on the disk meanwhile.
+                if in_a_row >= EVENTS_PER_TURN and mailbox:
+                    in_a_row = 0
                     await asyncio.sleep(0)
             self.idle_since_us = self.shared.clock_us()
             if self.retiring:

@@ -15,6 +15,7 @@ from governors.machines.events import Event, OverrideGranted
 from governors.outbox.executors import Refused
 from governors.settings import DedupSettings, Settings, TenantSettings
 from governors.tenants.records import machine_key
+from governors.tenants.tenant import EVENTS_PER_TURN
 from ingest.signals import parse_micros
 
 POISON_DEPTH = 666
@@ -296,9 +297,9 @@ async def test_submit_waits_for_room_and_nobody_is_forgotten(tmp_path: Path, wor
         assert runtime.registry.queued == 0
 
 
-async def test_a_batch_is_decided_whole_before_the_next_one(tmp_path: Path, world: World) -> None:
+async def test_batches_that_came_together_are_not_all_finished_at_once(tmp_path: Path, world: World) -> None:
     async with running(tmp_path, world) as runtime:
-        names = [f"t{number}" for number in range(10)]
+        names = [f"t{number}" for number in range(10)] * EVENTS_PER_TURN
         tickets = [await runtime.registry.submit([world.queue(1, tenant=name) for name in names]) for _ in range(3)]
         await tickets[0].decided()
         # What the first one's sender does now, the disk and he do while the others are decided.
