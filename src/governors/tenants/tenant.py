@@ -61,8 +61,8 @@ from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 
 # So that one tenant with a long mailbox does not keep the event loop from the others, and that of batches that came
-# together the first ones are finished, and can be written, while the rest is decided. Fewer would find the caches cold: a
-# turn for each batch took 5 % more of the processor.
+# together the first ones are finished, and can be written, while the rest is decided. Fewer would find the caches cold:
+# a turn for each batch took 5 % more of the processor.
 EVENTS_PER_TURN: Final = 32
 ERROR_CHARS_MAX: Final = 200
 MOVED_ON: Final = "taken back: the machine has moved on"
