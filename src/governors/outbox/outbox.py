@@ -202,14 +202,15 @@ class Outbox:
         ended = await self._carry_out(one)
         work, ok = one.work, isinstance(ended, Done)
         del self._open[work.action.id]
-        self._on_ended(work.action.kind, "ok" if ok else "failed")
+        how = _how(ended)
+        self._on_ended(work.action.kind, "ok" if ok else "withdrawn" if how == "withdrawn" else "failed")
         result = ActionResult(
             work.action.id,
             work.action.kind,
             ok,
             ended.detail,
             maybe=not ok and one.maybe,
-            ended=_how(ended),
+            ended=how,
             attempts=one.attempts,
             executor=one.place.executor.name,
             verified=isinstance(ended, Done) and ended.verified,

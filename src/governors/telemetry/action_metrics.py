@@ -26,5 +26,5 @@ class ActionMetrics:
         self._attempts.add(executor, outcome)
 
     def ended(self, kind: str, outcome: str) -> None:
-        """An action is over: `ok` or `failed`."""
+        """An action is over: `ok`, `failed` or `withdrawn`."""
         self._outcomes.add(kind, outcome)

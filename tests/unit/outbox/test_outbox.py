@@ -285,6 +285,7 @@ async def test_what_was_not_done_is_taken_back_when_its_machine_has_moved_on() -
         world.unwanted.add("acme/1")
         result = await world.result("acme/1")
     assert (result.ok, result.maybe, result.ended, result.detail) == (False, False, "withdrawn", "unwanted")
+    assert world.ended == {("stop", "withdrawn"): 1}, "nobody need look"
     assert len(world.rest.asked) == 1
 
 
