@@ -72,8 +72,13 @@ class Gateway:
             time.sleep(0.02)
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
-    def ask(self, klass: str = "", user: str = "", tenant: str = "acme", path: str = "/a?b=c") -> Answer:
-        given = {"x-tenant": tenant, "x-class": klass, "x-user": user, "x-governor-tenant": "someone-else"}
+    def ask(
+        self, klass: str = "", user: str = "", tenant: str = "acme", path: str = "/a?b=c", filler: int = 0
+    ) -> Answer:
+        given = {"x-tenant": tenant, "x-class": klass, "x-user": user}
+        # What is for the gateway to say, a client says in vain.
+        given |= {"x-governor-tenant": "someone-else", "x-governor-class": "critical", "x-governor-user": "root"}
+        given |= {f"x-filler-{number}": "f" * 7_000 for number in range(filler)}
         self._connection.request("GET", path, headers={name: value for name, value in given.items() if value})
         response = self._connection.getresponse()
         body = response.read().decode()
@@ -181,6 +186,24 @@ def test_what_may_pass_passes_and_what_may_not_is_told_when_to_come_back(kind: s
         assert refused.headers["content-type"] == "application/problem+json"
         assert json.loads(refused.body)["status"] == 429
         assert gateway.ask("critical").body == "app"
+        # However much a client says besides.
+        assert gateway.ask(filler=4).status == 429
+
+
+def test_a_header_that_cannot_be_understood_does_not_get_past(kind: str, tmp_path: Path, app: int) -> None:
+    with standing(kind, tmp_path, app) as (gateway, service):
+        spend(service, "10.00")
+        assert gateway.ask().body == "app"
+        for wrong in (
+            gateway.ask(tenant=""),
+            gateway.ask(tenant="no such tenant"),
+            gateway.ask(tenant="acme, acme"),
+            gateway.ask(klass="vip"),
+            gateway.ask(user="u" * 300),
+            gateway.ask(user="u" * 7_000),
+        ):
+            assert wrong.status == 422
+            assert json.loads(wrong.body)["type"] == "urn:governors:problem:invalid-field"
 
 
 def test_a_class_gives_way_before_the_one_above_it(kind: str, tmp_path: Path, app: int) -> None:

@@ -4,8 +4,8 @@ What a request is, the gateway says in headers that it sets itself: `x-governor-
 `x-governor-class`, `x-governor-user`, `x-governor-cost`. The original request's path and query are not looked at.
 
 - NGINX takes 2xx for yes, 401 and 403 for no, and anything else for a failure of ours
-  (https://nginx.org/en/docs/http/ngx_http_auth_request_module.html). So a refusal is 403, and the status that the
-  client shall see stands in `x-governor-status`; the body does not reach it.
+  (https://nginx.org/en/docs/http/ngx_http_auth_request_module.html). So a refusal is 403, as is a header that cannot be
+  understood, and the status that the client shall see stands in `x-governor-status`; the body does not reach it.
 - Envoy takes 200 for yes, 5xx for a failure of ours, and hands any other answer to the client as it is
   (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter). So a refusal is 429.
   It appends the original path to ours, and keeps the original method.
@@ -52,6 +52,13 @@ def refusal_for_gateway(tenant: str, answer: Refused) -> ProblemError:
     return refused
 
 
+def unreadable_for_gateway(problem: ProblemError) -> ProblemError:
+    """A header that cannot be, with the same."""
+    said = {f"{PREFIX}status": str(problem.status_code), f"{PREFIX}reason": f"{problem.field}: not valid"}
+    problem.headers = {**(problem.headers or {}), **said}
+    return problem
+
+
 def gateway_operations() -> dict[str, dict[str, Any]]:
     """The two routes in the OpenAPI document."""
     texts = {
@@ -76,9 +83,12 @@ def gateway_operations() -> dict[str, dict[str, Any]]:
     }
     nginx: dict[str, dict[str, Any]] = {
         "204": {"description": "It may pass."},
-        **{str(status): answer for status, answer in problem_answers(403, 422).items()},
+        **{str(status): answer for status, answer in problem_answers(403).items()},
     }
-    nginx["403"] |= {"description": "It may not pass, or the token is not for this.", "headers": said}
+    nginx["403"] |= {
+        "description": "It may not pass, a header cannot be understood, or the token is not for this.",
+        "headers": said,
+    }
     envoy: dict[str, dict[str, Any]] = {
         "200": {"description": "It may pass."},
         **{str(status): answer for status, answer in problem_answers(422, 429).items()},

@@ -20,7 +20,7 @@ from starlette.types import Scope, Send
 from governors.admission import Admitted
 from governors.api.admit import BODIES, INVALID, read_query, refusal
 from governors.api.edge import METHODS, NO_STORE, RETRY_S
-from governors.api.gateways import ENVOY_PREFIX, NGINX_PATH, read_headers, refusal_for_gateway
+from governors.api.gateways import ENVOY_PREFIX, NGINX_PATH, read_headers, refusal_for_gateway, unreadable_for_gateway
 from governors.api.guard import Doorkeeper, require_tenant
 from governors.api.problem import ProblemError, problem_of, render
 from governors.api.respond import JSON
@@ -159,7 +159,15 @@ class Turnstile:
         raise refusal(asked.tenant, answer)
 
     def _nginx(self, scope: Scope) -> Reply:
-        refused = self._refused_at_gateway(scope)
+        try:
+            refused = self._refused_at_gateway(scope)
+        except ProblemError as problem:
+            if problem.name != INVALID:
+                raise
+            # Any other status is a failure of ours to NGINX, which may let pass what nobody could answer for: a client
+            # must not get past with a header that is wrong.
+            self._metrics.rejected("admit", Reason.BAD_FIELD)
+            refused = unreadable_for_gateway(problem)
         return _NGINX_YES if refused is None else self._problem(refused, HTTPStatus.FORBIDDEN)
 
     def _envoy(self, scope: Scope) -> Reply:
