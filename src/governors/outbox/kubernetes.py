@@ -86,7 +86,7 @@ def together(answers: Sequence[tuple[Target, Answer]]) -> Answer:
             ails=any(answer.ails for answer in again),
         )
     if any(isinstance(answer, Refused) for _, answer in answers):
-        return Refused(said, maybe=any(isinstance(answer, Done) for _, answer in answers))
+        return Refused(said, maybe=any(isinstance(answer, Done) or answer.maybe for _, answer in answers))
     # Each was read until it was so.
     return Done(said, verified=True)
 
@@ -94,19 +94,23 @@ def together(answers: Sequence[tuple[Target, Answer]]) -> Answer:
 async def _carry_out(calls: Session, target: Target, order: Order, rule: WorkloadRule) -> Answer:
     place = _Place(calls, target)
     try:
-        for _ in range(CHANGE_TRIES):
-            await place.read()
-            change = await _change(place, order, rule)
-            if isinstance(change, Refused | Done):
-                return change
-            if not change.patch or await place.change(change):
-                return await place.settle(change)
-        return TryAgain("it keeps changing", maybe=place.is_changed, ails=False)
+        answer = await _bring_about(place, order, rule)
     except CallFailedError as failed:
         answer = failed.answer
-        if isinstance(answer, TryAgain) and place.is_changed:
-            return structs.replace(answer, maybe=True)
-        return answer
+    if place.is_changed and not isinstance(answer, Done):
+        return structs.replace(answer, maybe=True)
+    return answer
+
+
+async def _bring_about(place: "_Place", order: Order, rule: WorkloadRule) -> Answer:
+    for _ in range(CHANGE_TRIES):
+        await place.read()
+        change = await _change(place, order, rule)
+        if isinstance(change, Refused | Done):
+            return change
+        if not change.patch or await place.change(change):
+            return await place.settle(change)
+    return TryAgain("it keeps changing", maybe=False, ails=False)
 
 
 async def _change(place: "_Place", order: Order, rule: WorkloadRule) -> Change | Done | Refused:
@@ -218,7 +222,9 @@ class _Place:
                 return TryAgain(f"{change.says}; {answer.detail}", answer.maybe, LOOK_AGAIN_S, answer.ails)
             await asyncio.sleep(LOOK_EVERY_S)
             await self.read()
-        return type(answer)(f"{change.says}; {answer.detail}" if answer.detail else change.says)
+        said = f"{change.says}; {answer.detail}" if answer.detail else change.says
+        # What somebody else has changed since was so for a while.
+        return Done(said) if isinstance(answer, Done) else Refused(said, maybe=True)
 
 
 def _path(target: Target) -> str:
