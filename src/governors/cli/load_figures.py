@@ -44,6 +44,8 @@ class Figures:
     """Requests that were sent once more: refused for now, or not answered."""
     seconds_of: Counter[float] = field(default_factory=Counter)
     """Seconds until an answer, to a tenth of a millisecond -> signals."""
+    late_s: Counter[float] = field(default_factory=Counter)
+    """How late the sender itself woke, in the same grain: on a busy machine it is the sender that is measured."""
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, set[str]] = field(default_factory=dict)
     """Governor -> the states that its machines were in."""
@@ -64,15 +66,13 @@ class Figures:
         self.answered += count
         self.seconds_of[round(seconds, 4)] += count
 
+    def woke(self, late_s: float) -> None:
+        """The sender woke this much later than it had asked for."""
+        self.late_s[round(late_s, 4)] += 1
+
     def quantile_ms(self, share: float) -> float:
         """Milliseconds within which this share of the signals was answered; 0 where none was."""
-        wanted = share * self.seconds_of.total()
-        total = 0
-        for seconds in sorted(self.seconds_of):
-            total += self.seconds_of[seconds]
-            if total >= wanted:
-                return round(seconds * 1_000, 1)
-        return 0.0
+        return _quantile_ms(self.seconds_of, share)
 
     @property
     def lost(self) -> int:
@@ -96,6 +96,7 @@ class Figures:
             "p50_ms": self.quantile_ms(0.5),
             "p99_ms": self.quantile_ms(0.99),
             "p999_ms": self.quantile_ms(0.999),
+            "sender_late_p99_ms": _quantile_ms(self.late_s, 0.99),
             "rss_mb_start": rss_start,
             "rss_mb_end": rss_end,
             "outcomes": dict(self.outcomes),
@@ -129,3 +130,13 @@ class Figures:
             if self.rss_mb[-1] - self.rss_mb[0] > limits.rss_growth_mb:
                 found.append(f"memory grew by {self.rss_mb[-1] - self.rss_mb[0]:.0f} MB, over {limits.rss_growth_mb:g}")
         return found
+
+
+def _quantile_ms(seconds_of: Counter[float], share: float) -> float:
+    wanted = share * seconds_of.total()
+    total = 0
+    for seconds in sorted(seconds_of):
+        total += seconds_of[seconds]
+        if total >= wanted:
+            return round(seconds * 1_000, 1)
+    return 0.0

@@ -95,7 +95,9 @@ class LoadRun:
         due_s = load.interval_s * (lane + 1) / load.lanes
         total = load.due(lane, load.seconds)
         while sent < total:
-            await asyncio.sleep(max(0.0, begun_s + due_s - loop.time()))
+            if (ahead_s := begun_s + due_s - loop.time()) > 0:
+                await asyncio.sleep(ahead_s)
+                self.figures.woke(loop.time() - begun_s - due_s)
             # What fell due while an answer was waited for goes together, each part with its own moment.
             parts: list[tuple[float, int]] = []
             first = sent

@@ -122,6 +122,7 @@ def _print(report: dict[str, Any]) -> None:
         ("p50 ms", f"{report['p50_ms']}", ""),
         ("p99 ms", f"{report['p99_ms']}", f"{limits['p99_ms']:g}"),
         ("p99.9 ms", f"{report['p999_ms']}", ""),
+        ("sender late, p99 ms", f"{report['sender_late_p99_ms']}", ""),
     ]
     if report["rss_mb_start"] is not None:
         grown = report["rss_mb_end"] - report["rss_mb_start"]

@@ -71,6 +71,14 @@ def test_a_run_that_is_as_it_should_be_is_within_all_limits() -> None:
     assert (report["sent"], report["answered"], report["lost"], report["duplicates"]) == (10_000, 10_000, 0, 0)
     assert (report["p50_ms"], report["p99_ms"]) == (4.0, 4.0)
     assert report["states"] == {"cost_guard": ["WARN"]}
+    assert report["sender_late_p99_ms"] == 0.0
+
+
+def test_a_sender_that_was_late_itself_says_so() -> None:
+    figures = measured()
+    for late_s in [0.001] * 90 + [0.3] * 10:
+        figures.woke(late_s)
+    assert figures.report(LIMITS)["sender_late_p99_ms"] == 300.0
 
 
 @pytest.mark.parametrize(
