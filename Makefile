@@ -9,7 +9,7 @@ TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash crash-actions gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash crash-actions chaos gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

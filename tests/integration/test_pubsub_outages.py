@@ -8,13 +8,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from support.emulator import skip_or_fail
+from support.load import Sender
 from support.proxy import CuttableProxy
 from support.pubsub import PROJECT, Bench, clock_us
 from support.service import ServiceProcess, decided_ids
@@ -23,53 +24,14 @@ from benchmarks.pubsub import count_receipts, make_load
 from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
 from benchmarks.support_scrape import Scrape
 from ingest.dead_letter import read_letters
-from ingest.errors import IngestError
-from ingest.pubsub import PubsubMessage, open_channel
+from ingest.pubsub import open_channel
 from ledger.fsck import verify_log
 
 RATE_PER_S = 1_000.0
-CHUNK = 20
 TENANTS = 100
 SIGNALS = 60_000
 FROZEN_S = 4.0
 RECEIPTS = "governors_ledger_durable_size"
-
-
-class Sender:
-    """Publishes payloads at a rate, each until the broker says that it has it."""
-
-    def __init__(self, bench: Bench, payloads: Sequence[bytes]) -> None:
-        self._bench = bench
-        self._payloads = payloads
-        self.sent = 0
-        self.failures = 0
-
-    async def run(self) -> None:
-        now_s = asyncio.get_running_loop().time
-        due_s = now_s()
-        while self.sent < len(self._payloads):
-            await self.publish(self._payloads[self.sent : self.sent + CHUNK])
-            self.sent += CHUNK
-            # What could not be sent in time is not made up for: the rate holds for what is sent.
-            due_s = max(due_s + CHUNK / RATE_PER_S, now_s())
-            await asyncio.sleep(due_s - now_s())
-
-    async def again(self) -> None:
-        """Everything so far, once more."""
-        so_far = self._payloads[: self.sent]
-        for start in range(0, len(so_far), 1_000):
-            await self.publish(so_far[start : start + 1_000])
-
-    async def publish(self, payloads: Sequence[bytes]) -> None:
-        messages = [PubsubMessage(data=payload) for payload in payloads]
-        while True:
-            try:
-                await self._bench.publisher.publish(messages, 2.0)
-            except IngestError:  # NOT_FOUND too: a restarted emulator knows no topic
-                self.failures += 1
-                await asyncio.sleep(0.1)
-            else:
-                return
 
 
 class Service:
@@ -138,7 +100,7 @@ async def test_an_emulator_that_is_frozen_cut_off_and_restarted_costs_no_signal(
         channel = await open_channel(emulator.host)
         bench = Bench(channel, "signals")
         await bench.set_up(exactly_once=True)
-        sender = Sender(bench, load.payloads)
+        sender = Sender(bench, load.payloads, RATE_PER_S)
         async with CuttableProxy(emulator.host) as proxy, serving(tmp_path, proxy.host, bench.name) as service:
             publishing = asyncio.create_task(sender.run(), name="publisher")
             await service.goes_on()

@@ -65,6 +65,10 @@ class ServiceProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def kill(self) -> None:
         """SIGKILL: nothing of it gets a chance."""
         self._process.kill()
