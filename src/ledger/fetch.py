@@ -31,7 +31,7 @@ from ledger.format.segment import Intact, SegmentHeader
 from ledger.index import SegmentKey
 from ledger.layout import SegmentName
 from ledger.local_log import FETCHED_SUFFIX
-from ledger.protocol.head import Head, parse_segment_key
+from ledger.protocol.head import Head, parse_segment_key, segment_key_prefix
 from ledger.snapshots import SnapshotName, open_snapshot
 from ledger.store.object_store import Object, ObjectStore
 
@@ -80,8 +80,9 @@ class Fetcher:
         self._on_progress = on_progress
         self._loading: dict[str, asyncio.Task[Object | None]] = {}
 
-    async def fetch(self, head: Head, known: Collection[bytes]) -> Fetched:
-        """Fetch what lies between the head and the segments whose SHA-256 is in `known`.
+    async def fetch(self, head: Head, known: Collection[bytes], begin: int = 0) -> Fetched:
+        """Fetch what lies between the head and the segments whose SHA-256 is in `known`. Where the last one known most
+        likely begins at receipt `begin`, nothing before that is listed unless it has to be.
 
         Raises RestoreError if the store does not hold it, RetentionInvalidError, StoreUnavailableError,
         StoreRefusedError, OSError.
@@ -93,7 +94,7 @@ class Fetcher:
             fetched.common = digest
             return fetched
         try:
-            await self._walk(head, known, fetched)
+            await self._walk(head, known, begin, fetched)
         finally:
             for task in self._loading.values():
                 task.cancel()
@@ -113,16 +114,18 @@ class Fetcher:
             if name.endswith(FETCHED_SUFFIX):
                 self._disk.unlink(self._folder / name)
 
-    async def _walk(self, head: Head, known: Collection[bytes], fetched: Fetched) -> None:
+    async def _walk(self, head: Head, known: Collection[bytes], begin: int, fetched: Fetched) -> None:
         assert head.segment is not None  # noqa: S101 - there is something to walk from
-        listed = await with_patience(lambda: self._store.list("seg/"), self._backoff(), PATIENCE_S)
-        keys = sorted((SegmentKey(*at), key) for key in listed if (at := parse_segment_key(key)) is not None)
+        keys = await self._list(begin)
         wanted, end_index = bytes.fromhex(head.segment.sha256), head.size
         while keys and keys[-1][0] > head.segment.place():
             keys.pop()  # on its way when its writer was fenced
         while True:
             # The nearest before it is the one, unless a fenced writer left others in between: those lead nowhere.
             found = await self._find(keys, wanted)
+            if found is None and begin:
+                keys = [one for one in await self._list(0) if one[0].first_index < begin]
+                found, begin = await self._find(keys, wanted), 0
             if found is None:
                 await self._end_with_snapshots(wanted, end_index, fetched)
                 return
@@ -143,6 +146,12 @@ class Fetcher:
                 return
             while keys and keys[-1][0] >= (header.first_index, header.epoch):
                 self._forget(keys.pop()[1])
+
+    async def _list(self, begin: int) -> list[tuple[SegmentKey, str]]:
+        """The segments from this receipt on, in order."""
+        after = segment_key_prefix(begin) if begin else ""
+        listed = await with_patience(lambda: self._store.list("seg/", after), self._backoff(), PATIENCE_S)
+        return sorted((SegmentKey(*at), key) for key in listed if (at := parse_segment_key(key)) is not None)
 
     async def _find(self, keys: list[tuple[SegmentKey, str]], wanted: bytes) -> tuple[SegmentHeader, bytes] | None:
         """The last of these objects that has this SHA-256; takes those behind it off the list."""

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 LOOK_S: Final = 1.0
 """While a lease is waited out: an owner that hands over is followed within this."""
+FOLLOW_S: Final = 30.0
+"""While another has the log, what it commits is fetched this often, so that little is left to fetch when it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class _Takeover:
 
     async def run(self) -> TakenOver:
         loop = asyncio.get_running_loop()
+        follow_s = float("-inf")
         while True:
             head, generation = await self._read_head()
             seen_s = loop.time()
@@ -135,14 +138,16 @@ class _Takeover:
             else:
                 self._check_signature(head)
                 # The disk agrees with the head after this, whoever gets it: a crash leaves a part of it done.
-                try:
-                    local, adopted = await self._bring_in_line(head)
-                except RestoreError:
-                    if (await self._read_head())[1] == generation:
-                        raise
-                    continue  # it is the log of a while ago, and retention has dropped some of it since
+                in_line = None
+                if loop.time() >= follow_s:
+                    in_line = await self._try_to_follow(head, generation)
+                    follow_s = loop.time() + FOLLOW_S
                 if not await self._wait(head, generation, seen_s):
                     continue  # the owner has renewed its lease, or committed, or it hands over
+                in_line = in_line or await self._try_to_follow(head, generation)
+                if in_line is None:
+                    continue
+                local, adopted = in_line
             epoch = max(head.epoch, local[-1].name.epoch if local else 0) + 1
             authority = Authority(
                 self._place.store, self._claimant.terms, None, generation, entropy=self._entropy, rng=self._rng
@@ -210,6 +215,15 @@ class _Takeover:
                 return False
         return True
 
+    async def _try_to_follow(self, head: Head, generation: int) -> tuple[list[FoundSegment], int] | None:
+        """What `_bring_in_line` does; None where there is another head by now, and it could not be done for that."""
+        try:
+            return await self._bring_in_line(head)
+        except RestoreError:
+            if (await self._read_head())[1] == generation:
+                raise
+            return None  # it is the log of a while ago, and retention has dropped some of it since
+
     async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
         """Make the folder hold all that is committed; also, how many receipts it has beyond that."""
         place = self._place
@@ -224,7 +238,8 @@ class _Takeover:
             place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
             executor=self._executor, on_progress=self._on_progress,
         )  # fmt: skip
-        fetched = await fetcher.fetch(head, {one.sha256 for one in local})
+        begin = local[-1].name.first_index if local else 0
+        fetched = await fetcher.fetch(head, {one.sha256 for one in local}, begin)
         digests = [one.sha256 for one in local]
         common = digests.index(fetched.common) + 1 if fetched.common is not None else 0
         dropped = await self._count_dropped(local) if fetched.snapshots else 0

@@ -91,7 +91,12 @@ def decode_head(data: bytes) -> Head:
 
 def segment_key(first_index: int, epoch: int, nonce: bytes) -> str:
     """The key of a segment; `nonce` is 4 random bytes, so that no two uploads ever share a name."""
-    return f"seg/{first_index:020d}-{epoch:010d}-{nonce.hex()}.seg"
+    return f"{segment_key_prefix(first_index)}-{epoch:010d}-{nonce.hex()}.seg"
+
+
+def segment_key_prefix(first_index: int) -> str:
+    """What the keys of all segments that begin with this receipt begin with; those of later ones sort behind it."""
+    return f"seg/{first_index:020d}"
 
 
 def parse_segment_key(key: str) -> tuple[int, int] | None:
