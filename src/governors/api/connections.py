@@ -410,10 +410,12 @@ def _has_body(cycle: RequestResponseCycle) -> bool:
     """Whether there is something behind the head, or the client waits for a word before it sends it."""
     if cycle.waiting_for_100_continue:
         return True
-    return any(
-        (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
-        for name, value in cycle.scope["headers"]
-    )
+    for name, value in cycle.scope["headers"]:
+        if name == b"content-length":
+            return bool(value != b"0")
+        if name == b"transfer-encoding":
+            return True
+    return False
 
 
 class _Outgoing(asyncio.Transport):
