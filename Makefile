@@ -50,6 +50,7 @@ bench: $(VENV)/dev.stamp ## the benchmarks, each with its peer
 	$(BIN)/python -m benchmarks.month_of_spend
 	$(BIN)/python -m benchmarks.admission
 	$(BIN)/python -m benchmarks.rollback_latency
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.cloud_cost
 	$(BIN)/python -m benchmarks.pubsub
 	$(BIN)/python -m benchmarks.pull_throughput
 

@@ -12,6 +12,8 @@ from ledger.store.object_store import CREATE, Lost, ObjectStore, Won
 PREFIX: Final = "cluster/workers/"
 WORKERS_MAX: Final = 100
 """More are not looked at: a store that somebody else fills must not fill this memory."""
+LIST_EVERY: Final = 4
+"""Looks from one list of who is there to the next."""
 _LOOK_S_MIN: Final = 0.5
 
 
@@ -39,6 +41,8 @@ class Heartbeat:
         self._number = 0
         self._epoch = 0
         self._generation: int | None = None
+        self._keys: list[str] = []
+        self._looks = 0
         self._soon = asyncio.Event()
         self._failing = False
 
@@ -101,8 +105,11 @@ class Heartbeat:
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        keys = (await self._store.list(PREFIX))[:WORKERS_MAX]
-        found = await asyncio.gather(*map(self._store.get, keys))
+        # A list costs as much as a write, and a read next to nothing; a newcomer matters where nobody has the log.
+        if self._looks % LIST_EVERY == 0 or self._workers.owner(loop.time()) is None:
+            self._keys = (await self._store.list(PREFIX))[:WORKERS_MAX]
+        self._looks += 1
+        found = await asyncio.gather(*map(self._store.get, self._keys))
         beats = [decode_beat(one.data) for one in found if one is not None]
         self._workers.hear({beat.worker: beat for beat in beats if beat is not None}, loop.time())
         for worker in self._workers.forgotten(loop.time()):
