@@ -59,17 +59,21 @@ class Standby:
         self._settings = settings
 
     async def begin(self) -> None:
-        """Serve. Raises what the supervisor raises where a part cannot start."""
-        ready = asyncio.Event()
+        """Serve. Raises what the supervisor raises where a part cannot start; where it gives up later, the task that
+        called this is cancelled, and `end` raises it.
+        """
+        ready, caller = asyncio.Event(), asyncio.current_task()
+        assert caller is not None  # noqa: S101 - a coroutine always has its task
         self._tree = asyncio.create_task(self._app.supervisor.run(ready.set), name="standby")
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({self._tree, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if self._tree.done():
             self._tree.result()
+        self._tree.add_done_callback(lambda tree: None if tree is not self._tree else caller.cancel())
 
     async def end(self) -> None:
-        """Answer no more; whoever connects from now on waits."""
+        """Answer no more; whoever connects from now on waits. Raises IntensityExceededError."""
         tree, self._tree = self._tree, None
         if tree is not None:
             tree.cancel()
