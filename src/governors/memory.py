@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-_KEPT_BYTES: Final = 64 * 1024 * 1024
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 # Objects between two collections of the youngest. What a signal leaves behind is not cyclic; what is, comes from
 # requests and errors, and can wait.
@@ -31,7 +31,7 @@ def settle_memory() -> None:
     """Call once, when everything long-lived is there.
 
     glibc gives the heap's top and every large block back to the kernel, and pays a page fault for each page when it
-    asks for them again with the next batch; keeping 64 MiB stops that. And the collector need not walk through modules
+    asks for them again with the next batch; keeping 16 MiB stops that. And the collector need not walk through modules
     and tables that stay anyway. On another C library only the second is done.
     """
     for parameter in (_M_TOP_PAD, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
