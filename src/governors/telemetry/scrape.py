@@ -1,6 +1,6 @@
 """Reads a service's metrics as they stand at `/metrics`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,10 +29,11 @@ def value_of(text: str, name: str) -> float | None:
     return None
 
 
-def total(series: list[Series], name: str, **labels: str) -> float:
+def matching(series: Iterable[Series], name: str, labels: Mapping[str, str]) -> Iterator[Series]:
+    """Those of a name that have these labels."""
+    return (one for one in series if one.name == name and labels.items() <= one.labels.items())
+
+
+def total(series: Iterable[Series], name: str, **labels: str) -> float:
     """The sum over all series of a name that have these labels; 0 where there is none."""
-    return sum(
-        one.value
-        for one in series
-        if one.name == name and all(one.labels.get(label) == value for label, value in labels.items())
-    )
+    return sum(one.value for one in matching(series, name, labels))
