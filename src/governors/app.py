@@ -36,11 +36,7 @@ from governors.policies import Policies, read_policies
 from governors.proofs import LedgerProofs
 from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
-from governors.settings import (
-    Effective,
-    PubSubSettings,
-    Settings,
-)
+from governors.settings import Effective, PubSubSettings, Settings
 from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
 from governors.supervision.child import Child
 from governors.supervision.report import EventKind, SupervisionEvent, TreeNode

@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from importlib.metadata import version
 from typing import Final
 
@@ -51,12 +51,11 @@ class Standby:
     `heartbeat` runs in another's tree.
     """
 
-    def __init__(self, settings: Settings, heartbeat: Heartbeat, listener: socket.socket, app: "_Waiting") -> None:
+    def __init__(self, heartbeat: Heartbeat, listener: socket.socket, supervisor: Supervisor) -> None:
         self.heartbeat = heartbeat
         self.listener = listener
-        self._app = app
+        self._supervisor = supervisor
         self._tree: asyncio.Task[None] | None = None
-        self._settings = settings
 
     async def begin(self) -> None:
         """Serve. Raises what the supervisor raises where a part cannot start; where it gives up later, the task that
@@ -64,7 +63,7 @@ class Standby:
         """
         ready, caller = asyncio.Event(), asyncio.current_task()
         assert caller is not None  # noqa: S101 - a coroutine always has its task
-        self._tree = asyncio.create_task(self._app.supervisor.run(ready.set), name="standby")
+        self._tree = asyncio.create_task(self._supervisor.run(ready.set), name="standby")
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({self._tree, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -90,33 +89,31 @@ async def standing_by(
     Raises OSError where the address cannot be had, StoreRefusedError, TokenFileError, CertificateError.
     """
     log = structlog.get_logger("governors.cluster")
-    listener = listen(settings.http.host, settings.http.port)
-    try:
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(listen(settings.http.host, settings.http.port)))
         store = await asyncio.to_thread(open_store, url)
-        try:
-            heartbeat = Heartbeat(
-                store,
-                _name(rng),
-                settings.cluster.advertise or _own_url(settings, listener),
-                rng=rng,
-                on_failed=lambda reason: log.warning("the other workers are not heard", reason=reason),
-            )
-            app = await asyncio.to_thread(_Waiting, settings, heartbeat, listener, clock_us, rng)
-            standby = Standby(settings, heartbeat, listener, app)
-            await standby.begin()
-            app.say_so()
-            try:
-                yield standby
-            finally:
-                await standby.end()
-                await app.close()
-                with suppress(StoreUnavailableError, StoreRefusedError, TimeoutError):
-                    async with asyncio.timeout(GOODBYE_S):
-                        await heartbeat.stop()
-        finally:
-            await store.close()
-    finally:
-        listener.close()
+        stack.push_async_callback(store.close)
+        heartbeat = Heartbeat(
+            store,
+            _name(rng),
+            settings.cluster.advertise or _own_url(settings, listener),
+            rng=rng,
+            on_failed=lambda reason: log.warning("the other workers are not heard", reason=reason),
+        )
+        stack.push_async_callback(_say_goodbye, heartbeat)
+        app = await asyncio.to_thread(_Waiting, settings, heartbeat, listener, clock_us, rng)
+        stack.push_async_callback(app.close)
+        standby = Standby(heartbeat, listener, app.supervisor)
+        stack.push_async_callback(standby.end)
+        await standby.begin()
+        app.say_so()
+        yield standby
+
+
+async def _say_goodbye(heartbeat: Heartbeat) -> None:
+    with suppress(StoreUnavailableError, StoreRefusedError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await heartbeat.stop()
 
 
 class _Waiting:

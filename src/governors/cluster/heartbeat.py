@@ -7,7 +7,7 @@ from typing import Final
 
 from governors.cluster.workers import BEAT_S, Beat, Member, Workers, decode_beat, encode_beat
 from ledger.errors import StoreRefusedError, StoreUnavailableError
-from ledger.store.object_store import CREATE, Lost, ObjectStore, Won
+from ledger.store.object_store import CREATE, ObjectStore, Won
 
 PREFIX: Final = "cluster/workers/"
 WORKERS_MAX: Final = 100
@@ -95,13 +95,9 @@ class Heartbeat:
             self._generation = CREATE if found is None else found.generation
         self._number += 1
         beat = Beat(self.worker, self.url, self._run, self._number, self._epoch)
-        match await self._store.put(key, encode_beat(beat), if_generation=self._generation):
-            case Won(generation):
-                self._generation = generation
-            case Lost():
-                self._generation = None  # an earlier beat landed late, or somebody took it for forgotten
-            case _:
-                self._generation = None
+        outcome = await self._store.put(key, encode_beat(beat), if_generation=self._generation)
+        # Lost: an earlier beat landed late, or somebody took it for forgotten. Unknown: it may have landed.
+        self._generation = outcome.generation if isinstance(outcome, Won) else None
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
