@@ -183,37 +183,12 @@ def emergency_stop(header: Header, change: EmergencyStop, now_us: int) -> Decide
 
 def put_aside(header: Header, signal: Signal, rule: str, evidence: Evidence) -> Decided:
     """A signal that is not decided, because its machine fails on it or the tenant is quarantined."""
-    status = tenant_status(header)
-    return Decided(
-        outcome="dead_lettered",
-        decision="none",
-        rule=rule,
-        evidence=evidence,
-        governor=machine_of(signal),
-        version=TENANT_VERSION,
-        subject=signal.subject,
-        event=signal.kind,
-        from_status=status,
-        to_status=status,
-        event_id=signal.id,
-    )
+    return _undecided(signal, "dead_lettered", tenant_status(header), rule, evidence)
 
 
 def repeated(signal: Signal, status: str) -> Decided:
     """A signal that is decided already. It gets no receipt."""
-    return Decided(
-        outcome="duplicate",
-        decision="none",
-        rule="",
-        evidence={},
-        governor=machine_of(signal),
-        version=TENANT_VERSION,
-        subject=signal.subject,
-        event=signal.kind,
-        from_status=status,
-        to_status=status,
-        event_id=signal.id,
-    )
+    return _undecided(signal, "duplicate", status, "", {})
 
 
 def give_up(governor: Governor, subject: str, status: str, event: Event, evidence: Evidence) -> Decided:
@@ -230,6 +205,22 @@ def give_up(governor: Governor, subject: str, status: str, event: Event, evidenc
         from_status=status,
         to_status=status,
         event_id=event.id,
+    )
+
+
+def _undecided(signal: Signal, outcome: str, status: str, rule: str, evidence: Evidence) -> Decided:
+    return Decided(
+        outcome=outcome,
+        decision="none",
+        rule=rule,
+        evidence=evidence,
+        governor=machine_of(signal),
+        version=TENANT_VERSION,
+        subject=signal.subject,
+        event=signal.kind,
+        from_status=status,
+        to_status=status,
+        event_id=signal.id,
     )
 
 
