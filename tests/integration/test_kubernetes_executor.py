@@ -87,6 +87,13 @@ def notes(server: ApiServer, key: Key) -> dict[str, str]:
     return dict(server.cluster.objects[key]["metadata"].get("annotations", {}))
 
 
+def change_by_hand(cluster: Cluster, key: Key, **spec: object) -> None:
+    """As a person does it who knows nothing of governors."""
+    changed = copy.deepcopy(cluster.objects[key])
+    changed["spec"] |= spec
+    cluster.touch(key, changed)
+
+
 def running_bad(cluster: Cluster) -> Key:
     """A third version that does not work, halfway out."""
     key = cluster.deployment("web", V1)
@@ -267,9 +274,7 @@ async def test_a_rollback_ends_a_pause_of_ours_and_respects_one_that_is_not(
     assert PAUSED_BY not in notes(server, key)
 
     server.cluster.deploy(key, "registry/web:bad-4", steps=2)
-    by_hand = copy.deepcopy(server.cluster.objects[key])
-    by_hand["spec"]["paused"] = True
-    server.cluster.touch(key, by_hand)
+    change_by_hand(server.cluster, key, paused=True)
     answer = await asked.execute(order("rollback", 9, deploy="d-3", revision="bad-4"))
     assert isinstance(answer, Refused)
     assert "paused, and not by us" in answer.detail
@@ -295,9 +300,7 @@ async def test_a_hold_stops_a_rollout_where_it_is_and_a_resume_lets_it_go_on(
 
 async def test_a_pause_of_somebody_else_is_found_and_left(server: ApiServer, token_file: Path) -> None:
     key = server.cluster.deployment("web", V1)
-    by_hand = copy.deepcopy(server.cluster.objects[key])
-    by_hand["spec"]["paused"] = True
-    server.cluster.touch(key, by_hand)
+    change_by_hand(server.cluster, key, paused=True)
     asked = executor(server, token_file)
     assert isinstance(await asked.execute(order("hold_rollout")), Done)
     assert isinstance(await asked.execute(order("resume_rollout", 8)), Done)
@@ -337,9 +340,7 @@ async def test_what_somebody_scaled_since_a_stop_stays_as_it_is(server: ApiServe
     key = server.cluster.deployment("web", V1, replicas=4)
     asked = executor(server, token_file, stop_replicas=0)
     await asked.execute(order("stop"))
-    by_hand = copy.deepcopy(server.cluster.objects[key])
-    by_hand["spec"]["replicas"] = 2
-    server.cluster.touch(key, by_hand)
+    change_by_hand(server.cluster, key, replicas=2)
     answer = await asked.execute(order("restore", 8))
     assert isinstance(answer, Done)
     assert "left so" in answer.detail
@@ -350,9 +351,7 @@ async def test_a_repeated_stop_does_not_undo_what_a_person_did_in_between(server
     key = server.cluster.deployment("web", V1, replicas=4)
     asked = executor(server, token_file, stop_replicas=0)
     await asked.execute(order("stop"))
-    by_hand = copy.deepcopy(server.cluster.objects[key])
-    by_hand["spec"]["replicas"] = 2
-    server.cluster.touch(key, by_hand)
+    change_by_hand(server.cluster, key, replicas=2)
     answer = await asked.execute(order("stop"))
     assert isinstance(answer, Refused)
     assert "somebody else has scaled it to 2 replicas since" in answer.detail
@@ -443,9 +442,7 @@ async def test_a_conflict_is_an_answer_and_the_next_attempt_does_it(server: ApiS
     key = running_bad(server.cluster)
 
     def scale_by_hand(cluster: Cluster) -> None:
-        changed = copy.deepcopy(cluster.objects[key])
-        changed["spec"]["replicas"] = 5
-        cluster.touch(key, changed)
+        change_by_hand(cluster, key, replicas=5)
 
     server.before_patch = scale_by_hand
     asked = executor(server, token_file)
