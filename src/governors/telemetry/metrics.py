@@ -127,6 +127,9 @@ class Metrics:
             "How much later than asked for the event loop woke a probe.",
             SECONDS_BOUNDS,
         )
+        Gauge(
+            "governors_asyncio_tasks", "Tasks of the event loop that have not ended.", registry=registry
+        ).set_function(_count_tasks)
 
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"governors_{name}", documentation, labels, registry=registry)
@@ -263,3 +266,11 @@ class Metrics:
             due_s = loop.time() + LOOP_PROBE_S
             await asyncio.sleep(LOOP_PROBE_S)
             self._loop_lag.observe(max(0.0, loop.time() - due_s))
+
+
+def _count_tasks() -> int:
+    """Of the loop that this runs in: a scrape is answered in the service's own. 0 outside of any."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0

@@ -133,3 +133,17 @@ async def test_the_event_loops_lag_is_what_a_probe_came_late() -> None:
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
     assert (value(metrics, "governors_event_loop_lag_seconds_sum") or 0) >= 0.05
+
+
+async def test_a_scrape_counts_the_tasks_that_run() -> None:
+    metrics = Metrics("1.0")
+    before = value(metrics, "governors_asyncio_tasks") or 0
+    task = asyncio.create_task(asyncio.Event().wait())
+    assert value(metrics, "governors_asyncio_tasks") == before + 1 > 1
+    task.cancel()
+    await asyncio.wait([task])
+    assert value(metrics, "governors_asyncio_tasks") == before
+
+
+def test_outside_of_an_event_loop_there_are_no_tasks() -> None:
+    assert value(Metrics("1.0"), "governors_asyncio_tasks") == 0
