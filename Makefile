@@ -9,7 +9,7 @@ TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash crash-actions chaos gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
+.PHONY: help run test lint docs format bench crash crash-actions chaos soak gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,13 @@ crash: $(VENV)/dev.stamp ## fifty times in a row killed under load; `make test` 
 crash-actions: $(VENV)/dev.stamp ## ten thousand kills between any two steps of what actions are: CRASHES=10000
 	PYTHONPATH=tests $(BIN)/python -m simulation.actions --seed $(SEED) --crashes $(CRASHES)
 CRASHES ?= 10000
+
+chaos: $(VENV)/dev.stamp ## real workers under load lose each other, the bucket, Pub/Sub and their lives
+	CHAOS=all $(BIN)/python -m pytest -n 0 --timeout 1200 tests/chaos
+
+soak: $(VENV)/dev.stamp ## an hour at 1,000 signals a second, and nothing grows: SOAK_S=600
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SOAK_S) --json
+SOAK_S ?= 3600
 
 gateways: $(VENV)/dev.stamp ## NGINX and Envoy under load for half a minute; `make test` does it for seconds
 	GATEWAY_LOAD_S=30 $(BIN)/python -m pytest -n 0 --timeout 1200 tests/integration/test_gateways.py

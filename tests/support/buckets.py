@@ -1,15 +1,22 @@
 """Object stores that several processes use: a folder, or our stand-in for Cloud Storage, which they reach by HTTP."""
 
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Final
 
 import pytest
 from support.sim_gcs import SimGcs
 
 FOLDER = "folder"
 GCS = "gcs"
+PAGE: Final = 1_000
+"""Keys on one page of a list, as the service has it."""
+START_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +36,35 @@ def serve_bucket(kind: str, folder: Path) -> Iterator[Bucket]:
     with SimGcs("logs") as sim, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", sim.url)
         yield Bucket("gs://logs/ours", lambda key: f"ours/{key}" in sim.buckets["logs"])
+
+
+@dataclass(frozen=True, slots=True)
+class StoreProcess:
+    """A stand-in for Cloud Storage in a process of its own, at `url`."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def serve_gcs(bucket: str) -> Iterator[StoreProcess]:
+    """One that takes no time of whoever loads or measures. It keeps everything in memory."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_serve_gcs, args=(theirs, bucket), name="gcs", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(START_S), "it does not start"
+        assert process.pid is not None
+        yield StoreProcess(ours.recv(), process.pid)
+    finally:
+        ours.close()
+        process.join(START_S)
+
+
+def _serve_gcs(pipe: Connection, bucket: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this says when it ends
+    with SimGcs(bucket, page=PAGE) as gcs, suppress(EOFError):
+        pipe.send(gcs.url)
+        pipe.recv()

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import shutil
+import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,8 +17,27 @@ from support.pubsub import PROJECT
 from support.service import ServiceProcess
 from support.sim_gcs import SimGcs
 
+from ledger.format.note import SEED_BYTES, Signer
+
+ORIGIN = "ledger.test/fleet"
 BUCKET = "logs"
+STORE = f"gs://{BUCKET}/ours"
 HEAD = "ours/0/ctl/head"
+
+
+def write_config(folder: Path, subscription: str) -> Path:
+    """The file that all workers of a fleet are configured by, and the key that they sign with."""
+    key = folder / "signing.key"
+    key.write_text(Signer(ORIGIN, os.urandom(SEED_BYTES)).skey)
+    config = {
+        "tenants": {"auto_create": True},
+        "ledger": {"origin": ORIGIN, "signing_key": str(key)},
+        "store": {"url": STORE},
+        "pubsub": {"project": PROJECT, "subscription": subscription},
+    }
+    path = folder / "governors.json"
+    path.write_text(json.dumps(config))
+    return path
 
 
 class Committed(NamedTuple):
@@ -51,17 +70,7 @@ class Fleet:
         self._gcs = gcs
         self._pubsub = pubsub
         self._stack = AsyncExitStack()
-        self._config = folder / "governors.json"
-        self._config.write_text(
-            json.dumps(
-                {
-                    "tenants": {"auto_create": True},
-                    "ledger": {"origin": "ledger.test/fleet"},
-                    "store": {"url": f"gs://{BUCKET}/ours"},
-                    "pubsub": {"project": PROJECT, "subscription": subscription},
-                }
-            )
-        )
+        self._config = write_config(folder, subscription)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,18 +86,11 @@ class Fleet:
     async def start(self, name: str, event: str = "standby") -> Worker:
         """Returns once it waits for the log, or with `event="ready"` has it."""
         folder, before = self._folder / name, self.workers.get(name)
-        key = self._folder / "signing.key"
-        own = folder / "ledger/signing.key"
-        if key.exists() and not own.exists():
-            own.parent.mkdir(parents=True)
-            shutil.copy(key, own)
         store = before.store if before else await self._cable(urlsplit(self._gcs.url).netloc)
         pubsub = before.pubsub if before else await self._cable(self._pubsub)
         env = {"STORAGE_EMULATOR_HOST": f"http://{store.host}", "PUBSUB_EMULATOR_HOST": pubsub.host}
         # Off the loop, which the cables need meanwhile.
         process = await asyncio.to_thread(ServiceProcess, folder, "--config", str(self._config), env=env, event=event)
-        if not key.exists():
-            shutil.copy(own, key)
         worker = self.workers[name] = Worker(folder, store, pubsub, process)
         return worker
 

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import google_crc32c
 
 PAGE: Final = 3
-"""Keys on one page of a list: few, so that every list has several."""
+"""Keys on one page of a list, unless somebody wants more: few, so that every list has several."""
 _CONDITIONS: Final = {"ifGenerationMatch", "ifGenerationNotMatch"}
 _WAIT_S: Final = 30.0
 
@@ -84,9 +84,10 @@ class RefusedError(Exception):
 class SimGcs:
     """`with SimGcs() as gcs:` serves at `gcs.url`."""
 
-    def __init__(self, *buckets: str, ignores: Collection[str] = ()) -> None:
+    def __init__(self, *buckets: str, ignores: Collection[str] = (), page: int = PAGE) -> None:
         """`ignores`: verbs whose preconditions it does not look at, to show what a poor fake would let pass."""
         self._ignores = ignores
+        self._page = page
         self.buckets: dict[str, dict[str, Stored]] = {name: {} for name in buckets}
         self.calls: list[str] = []
         """Verb and key of each call, as `put 0/ctl/head`, in the order in which they took effect."""
@@ -228,9 +229,9 @@ class SimGcs:
         start = max(query.get("startOffset", ""), query.get("pageToken", ""))
         names = sorted(name for name in self._objects(bucket) if name.startswith(query.get("prefix", "")))
         names = [name for name in names if name >= start]
-        page: dict[str, Any] = {"items": [{"name": name} for name in names[:PAGE]]}
-        if len(names) > PAGE:
-            page["nextPageToken"] = names[PAGE]
+        page: dict[str, Any] = {"items": [{"name": name} for name in names[: self._page]]}
+        if len(names) > self._page:
+            page["nextPageToken"] = names[self._page]
         return Reply(200, json.dumps(page).encode(), {"Content-Type": "application/json"})
 
     def _objects(self, bucket: str) -> dict[str, Stored]:
