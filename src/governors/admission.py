@@ -13,15 +13,20 @@ first.
   above, so that mostly the same users pass within the hour. Who passes by that must leave standing the tokens that
   belong to the classes above it: the reserve is there when `critical` needs it. Who does not, passes all the same from
   a bucket that is fuller: what nobody before it asks for is not lost.
+
+A rate is the whole service's: where several workers answer, each has its part of it (`share_among`). Fractions need no
+sharing. What changed since a version can be read (`changes`), so that other workers can answer from a view of this.
 """
 
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from governors.admission_journal import Journal
 from governors.machines.governor import ADMIT_ALL, FULL_PPM, SECOND_US, AdmitRule
 from governors.numerics.fair_share import levels_ppm, waterfall_ppm
 
@@ -31,7 +36,7 @@ CRITICAL: Final = 0
 _RANKS: Final[Mapping[str, int]] = MappingProxyType({name: rank for rank, name in enumerate(CLASSES)})
 KEY_SEPARATOR: Final = "\x1f"  # between a machine's governor and its subject
 
-Problem = Literal["quota-exceeded", "temporary-reduced-capacity", "tenant-not-active", "unknown-tenant"]
+Problem = Literal["quota-exceeded", "temporary-reduced-capacity", "tenant-not-active", "unknown-tenant", "view-stale"]
 # Spend is a quota; what the other governors hold back comes back when the service is well again.
 _PROBLEMS: Final[Mapping[str, Problem]] = MappingProxyType({"cost_guard": "quota-exceeded"})
 
@@ -62,12 +67,15 @@ RETRY_FRACTION_S: Final = 10
 RETRY_CLOSED_S: Final = 30
 RETRY_RATE_S_MAX: Final = 60
 RETRY_NOT_ACTIVE_S: Final = 300
+RETRY_STALE_S: Final = 2
 
 
 class Admitted(Struct, frozen=True, gc=False):
-    """The request may pass: by its tenant's rules, for want of any, or as one of a tenant that nobody knows."""
+    """The request may pass: by its tenant's rules, for want of any, as one of a tenant that nobody knows, or because
+    nobody has told for too long what holds and the policy is to fail open.
+    """
 
-    basis: Literal["rules", "unrestricted", "unknown_tenant"]
+    basis: Literal["rules", "unrestricted", "unknown_tenant", "view_stale"]
 
 
 class Refused(Struct, frozen=True, gc=False):
@@ -81,10 +89,35 @@ class Refused(Struct, frozen=True, gc=False):
     type: Problem
     retry_after_s: int
     policy: str
-    reason: Literal["critical_only", "fraction", "rate", "not_active", "unknown_tenant"]
+    reason: Literal["critical_only", "fraction", "rate", "not_active", "unknown_tenant", "view_stale"]
     fraction_ppm: int | None = None
     rate_milli_per_s: int | None = None
     detail: str = ""
+
+
+class Viewed(Struct, frozen=True, gc=False):
+    """An answer from a view of another worker's rules, which were so `age_ms` ago; None: they were never told."""
+
+    answer: Admitted | Refused
+    age_ms: int | None
+
+
+class Standing(NamedTuple):
+    """All that holds for a tenant: the status that has all its requests refused, and its machines' rules by key."""
+
+    not_active: str | None
+    rules: Mapping[str, AdmitRule]
+
+
+class Changes(NamedTuple):
+    """The tenants that changed after version `since` and up to `version`, each as it stands now, None where it was
+    forgotten. `since` is 0 where all are told. With `more`, later ones are left out.
+    """
+
+    since: int
+    version: int
+    more: bool
+    tenants: list[tuple[str, Standing | None]]
 
 
 class GateView(Struct, frozen=True):
@@ -116,31 +149,106 @@ class Admission:
         self._unknown_refusals = 0
         # None: the tenant is known and was never restricted. Most are, and it costs them nothing.
         self._tenants: dict[str, _Tenant | None] = {}
+        self._workers = 1
+        # None until somebody wants to read it: a worker that is alone keeps none.
+        self._journal: Journal | None = None
 
     def update(self, tenant: str, key: str, rule: AdmitRule | None) -> None:
         """Take over a machine's rule; None or a rule that admits all takes it away. Makes the tenant known."""
         if rule is None or rule == ADMIT_ALL:
+            is_news = tenant not in self._tenants
             known = self._tenants.setdefault(tenant, None)
-            if known is not None:
-                known.gates.pop(key, None)
-            return
-        gates = self._restricted(tenant).gates
-        gate = gates.get(key)
-        if gate is None:
-            gates[key] = _Gate(key, rule, self._restricted(tenant).mix)
+            if known is not None and known.gates.pop(key, None) is not None:
+                is_news = True
         else:
-            gate.become(rule, self._restricted(tenant).mix)
+            restricted = self._restricted(tenant)
+            gate = restricted.gates.get(key)
+            is_news = gate is None or gate.rule != rule
+            if gate is None:
+                restricted.gates[key] = _Gate(key, rule, restricted.mix, self._workers)
+            else:
+                gate.become(rule, restricted.mix, self._workers)
+        if is_news and self._journal is not None:
+            self._journal.note(tenant)
 
     def set_refused(self, tenant: str, why: str | None) -> None:
         """Refuse everything of a tenant that is not active (`why` is its status), or no longer. Makes it known."""
-        if why is not None:
-            self._restricted(tenant).not_active = why
-        elif (known := self._tenants.setdefault(tenant, None)) is not None:
-            known.not_active = None
+        is_news = tenant not in self._tenants
+        known = self._tenants.setdefault(tenant, None) if why is None else self._restricted(tenant)
+        if known is not None and known.not_active != why:
+            known.not_active = why
+            is_news = True
+        if is_news and self._journal is not None:
+            self._journal.note(tenant)
 
     def forget(self, tenant: str) -> None:
         """Make the tenant unknown."""
-        self._tenants.pop(tenant, None)
+        if tenant in self._tenants:
+            del self._tenants[tenant]
+            if self._journal is not None:
+                self._journal.note_forgotten(tenant)
+
+    def share_among(self, workers: int) -> None:
+        """From now on this is one of so many that answer for the same tenants, this one included: of each rate it lets
+        its part pass.
+        """
+        if workers == self._workers:
+            return
+        self._workers = workers
+        for known in self._tenants.values():
+            if known is not None:
+                for gate in known.gates.values():
+                    gate.become(gate.rule, known.mix, workers)
+
+    # For those who answer from a view of this
+
+    def changes(self, since: int, weight_max: int) -> Changes:
+        """What changed after version `since`; all that there is, where this cannot tell that: 0, a version that is not
+        of this run, or one too long ago. A tenant weighs 1 and 1 for each rule; more than `weight_max` is left out, but
+        never everything.
+        """
+        if self._journal is None:
+            self._journal = Journal(self._tenants)
+        version = since = self._journal.start(since)
+        tenants: list[tuple[str, Standing | None]] = []
+        weight = 0
+        for tenant, then in self._journal.since(since):
+            standing = self.standing(tenant)
+            weight += 1 if standing is None else 1 + len(standing.rules)
+            if weight > weight_max and tenants:
+                return Changes(since, version, True, tenants)
+            tenants.append((tenant, standing))
+            version = then
+        return Changes(since, self._journal.version, False, tenants)
+
+    def standing(self, tenant: str) -> Standing | None:
+        """What holds for a tenant; None where it is not known."""
+        try:
+            known = self._tenants[tenant]
+        except KeyError:
+            return None
+        if known is None:
+            return _NOTHING_HOLDS
+        return Standing(known.not_active, {key: gate.rule for key, gate in known.gates.items()})
+
+    def become(self, tenant: str, standing: Standing | None) -> None:
+        """Have this hold for a tenant, and nothing else. What is remembered of its requests stays."""
+        if standing is None:
+            self.forget(tenant)
+            return
+        self.set_refused(tenant, standing.not_active)
+        before = self._tenants[tenant]
+        if before is not None:
+            for key in before.gates.keys() - standing.rules.keys():
+                self.update(tenant, key, None)
+        for key, rule in standing.rules.items():
+            self.update(tenant, key, rule)
+
+    def known(self) -> KeysView[str]:
+        """Every tenant that is known."""
+        return self._tenants.keys()
+
+    # Answers
 
     def admit(self, tenant: str, klass: str, user: str | None, cost: int, now_us: int) -> Admitted | Refused:
         """Answer for one request of `cost` tokens, and count it.
@@ -193,6 +301,7 @@ class Admission:
         return int.from_bytes(blake2b(text, digest_size=HASH_BITS // 8, key=self._hash_key).digest(), "big")
 
 
+_NOTHING_HOLDS: Final = Standing(None, MappingProxyType({}))
 _UNRESTRICTED: Final = Admitted("unrestricted")
 _BY_RULES: Final = Admitted("rules")
 _UNKNOWN_ADMITTED: Final = Admitted("unknown_tenant")
@@ -251,7 +360,8 @@ class _Tenant:
 class _Gate:
     """One machine's rule with what it must remember: shares, credit towards the next request, tokens.
 
-    `demand_milli` and `rate_milli` are averages of what was asked for and what may pass, thousandths a second.
+    `rule` is what was decided for the whole service, `part` what this worker lets pass of it. `demand_milli` and
+    `rate_milli` are averages of what was asked for here and what may pass here, thousandths a second.
     """
 
     __slots__ = (
@@ -261,6 +371,7 @@ class _Gate:
         "filled_us",
         "levels",
         "lots",
+        "part",
         "policy",
         "problem",
         "rate_milli",
@@ -269,35 +380,37 @@ class _Gate:
         "tokens",
     )
 
-    def __init__(self, key: str, rule: AdmitRule, mix: list[int]) -> None:
+    def __init__(self, key: str, rule: AdmitRule, mix: list[int], workers: int) -> None:
         self.policy = key.replace(KEY_SEPARATOR, "/")
         self.problem = _PROBLEMS.get(key.partition(KEY_SEPARATOR)[0], "temporary-reduced-capacity")
         self.rule = rule
+        self.part = _part(rule, workers)
         self.shares = waterfall_ppm(rule.fraction_ppm, mix)
         # Half a request of credit to begin with: what passes is then the share rounded to the nearest.
         self.credit = [FULL_PPM // 2] * len(CLASSES)
         self.lots = [0] * len(CLASSES)
         self.demand_milli = self.rate_milli = 0
-        self.burst = _burst(rule)
+        self.burst = _burst(self.part)
         self.levels = _levels(rule, self.burst)
         self.tokens = self._first_tokens()
         self.filled_us = 0
 
-    def become(self, rule: AdmitRule, mix: list[int]) -> None:
+    def become(self, rule: AdmitRule, mix: list[int], workers: int) -> None:
         """Take on a new rule. Credit and tokens stay, or every change of a limit would let a burst through."""
         had_rate = self.rule.rate_milli_per_s is not None
         if rule.fraction_ppm != self.rule.fraction_ppm:
             self.shares = waterfall_ppm(rule.fraction_ppm, mix)
         self.rule = rule
-        burst, self.burst = self.burst, _burst(rule)
+        self.part = _part(rule, workers)
+        burst, self.burst = self.burst, _burst(self.part)
         self.levels = _levels(rule, self.burst)
         # The bucket is as full as it was, so that whoever passed passes: more tokens never come of a smaller bucket.
         self.tokens = min(self.tokens, self.tokens * self.burst // burst) if had_rate else self._first_tokens()
 
     def follow(self, mix: list[int], demand_milli: int) -> None:
         """Let the classes' shares follow their mix, where it moved enough; with a rate, also what it comes to."""
-        fraction_ppm, step_ppm = self.rule.fraction_ppm, SHARE_STEP_PPM
-        rate_milli = self.rule.rate_milli_per_s
+        fraction_ppm, step_ppm = self.part.fraction_ppm, SHARE_STEP_PPM
+        rate_milli = self.part.rate_milli_per_s
         if rate_milli is not None and demand_milli:
             if not self.demand_milli:
                 self.demand_milli, self.rate_milli = demand_milli, rate_milli
@@ -310,7 +423,7 @@ class _Gate:
             self.shares = shares
 
     def lets_pass(self, rank: int, lot: int | None, cost: int, now_us: int) -> bool:
-        rule = self.rule
+        rule = self.part
         if rule.critical_only:
             return rank == CRITICAL
         rate_milli = rule.rate_milli_per_s
@@ -351,7 +464,7 @@ class _Gate:
         if rule.rate_milli_per_s is None:
             retry_s = _spread(RETRY_FRACTION_S, jitter)
             return Refused(problem, retry_s, policy, "fraction", fraction_ppm=rule.fraction_ppm)
-        wait_s = max(missing, 0) // max(rule.rate_milli_per_s * SECOND_US, 1) + 1
+        wait_s = max(missing, 0) // max((self.part.rate_milli_per_s or 0) * SECOND_US, 1) + 1
         retry_s = _spread(min(wait_s, RETRY_RATE_S_MAX), jitter)
         return Refused(problem, retry_s, policy, "rate", rate_milli_per_s=rule.rate_milli_per_s)
 
@@ -369,6 +482,19 @@ class _Gate:
     def _first_tokens(self) -> int:
         """A valve restricts because too much came in already: its bucket begins with the reserve alone."""
         return self.burst if self.rule.burst is None else self.levels[1]
+
+
+def refuse_stale(number: int) -> Refused:
+    """Of one whose tenant nobody has told of for too long; `number` tells those who are refused apart."""
+    return Refused("view-stale", _spread(RETRY_STALE_S, number * _GOLDEN), "tenant", "view_stale")
+
+
+def _part(rule: AdmitRule, workers: int) -> AdmitRule:
+    """What one of so many workers lets pass of a rule; a rate that is not nothing has some for each."""
+    if workers == 1 or rule.rate_milli_per_s is None:
+        return rule
+    rate_milli = max(rule.rate_milli_per_s // workers, min(rule.rate_milli_per_s, 1))
+    return replace(rule, rate_milli_per_s=rate_milli, burst=None if rule.burst is None else rule.burst // workers)
 
 
 def _burst(rule: AdmitRule) -> int:
