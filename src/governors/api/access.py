@@ -49,6 +49,8 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/metrics"): Access("read", Reach.EVERY),
     ("GET", "/v1/tree"): Access("read", Reach.EVERY),
     ("GET", "/v1/cluster"): Access("read", Reach.SHARED),
+    # Of a worker that answers for all tenants.
+    ("GET", "/v1/cluster/admission"): Access("admit", Reach.EVERY),
     ("POST", "/v1/signals"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/alertmanager"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/pubsub"): Access("ingest", Reach.OWN, Door.PUSH),

@@ -33,6 +33,7 @@ from governors.api.guard import Authenticate, Doorkeeper, Guard
 from governors.api.health import health_router
 from governors.api.log import log_router
 from governors.api.operations import Operations, operations_router
+from governors.api.peers import Peers, peers_router
 from governors.api.problem import problem_of, render
 from governors.api.proofs import Proofs, proofs_router
 from governors.api.push import Pushes, alertmanager_endpoint, pubsub_endpoint
@@ -77,9 +78,11 @@ def build_api(
     authenticate: Authenticate | None = None,
     proofs: Proofs | None = None,
     pushes: Pushes | None = None,
+    peers: Peers | None = None,
 ) -> Api:
     """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
-    asked who they are, without `proofs` there are none, without `pushes` nobody can push.
+    asked who they are, without `proofs` there are none, without `pushes` nobody can push, without `peers` other workers
+    are told nothing.
     """
     http = settings.http
     rates = RateLimits(settings.limits, metrics, clock_us, rng)
@@ -138,6 +141,8 @@ def build_api(
     if proofs is not None:
         app.include_router(log_router(proofs))
         app.include_router(proofs_router(proofs))
+    if peers is not None:
+        app.include_router(peers_router(peers))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -55,6 +55,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "abnormal-usage-detected": ProblemType(429, "Unusual use of the tenant does not admit this request"),
     "tenant-not-active": ProblemType(429, "The tenant is not active"),
     "unknown-tenant": ProblemType(429, "The tenant is not known"),
+    "view-stale": ProblemType(429, "What holds for the tenant is not known here now"),
     "headers-too-large": ProblemType(431, "The request's line and headers are too large"),
     "internal": ProblemType(500, "The service failed on this request"),
     "not-accepting": ProblemType(503, "Nothing is accepted now"),

@@ -162,6 +162,11 @@ class Metrics:
             "partition",
         )
         self.ledger_fenced = gauge("ledger_fenced", "1 once another writer has taken the log over.", "partition")
+        self.admission_view_age_seconds = gauge(
+            "admission_view_age_seconds",
+            "Age of what admission is answered from; 0 where this worker has the partition's log.",
+            "partition",
+        )
         self.rate_limit_keys = gauge("rate_limit_keys", "Tokens and tenants whose rate is remembered.", "limit")
         self.active_tenants = gauge("active_tenants", "Tenants that are in memory.")
         self.known_tenants = gauge("known_tenants", "Tenants that have a record.")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, Viewed
 from governors.api.app import build_api
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
@@ -55,7 +55,7 @@ class FakeService:
     submitted: list[list[Signal]] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
-    answer: Admitted | Refused = field(default_factory=lambda: Admitted("rules"))
+    answer: Admitted | Refused | Viewed = field(default_factory=lambda: Admitted("rules"))
     error: Exception | None = None
     scopes: list[Scope] = field(default_factory=list)
     rejects: SignalError | None = None
@@ -90,7 +90,7 @@ class FakeService:
             error=self.rejects,
         )
 
-    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
+    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused | Viewed:
         self.asked.append((tenant, klass, user, cost))
         self._maybe_raise()
         return self.answer
@@ -243,6 +243,18 @@ class FakeProofs:
 
 
 @dataclass
+class FakePeers:
+    """Remembers what other workers asked."""
+
+    asked: list[list[tuple[int, str, int]]] = field(default_factory=list)
+    answer: bytes = b'{"pages":[],"v":1}'
+
+    def admission(self, haves: Sequence[tuple[int, str, int]]) -> bytes:
+        self.asked.append(list(haves))
+        return self.answer
+
+
+@dataclass
 class Api:
     """The application with its fake service, spoken to without a socket."""
 
@@ -251,6 +263,7 @@ class Api:
     client: httpx.AsyncClient
     app: Any
     proofs: FakeProofs
+    peers: FakePeers
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -268,13 +281,12 @@ def http_settings() -> HttpSettings:
 
 @pytest_asyncio.fixture
 async def api(http_settings: HttpSettings) -> AsyncIterator[Api]:
-    service, metrics = FakeService(), Metrics("0.1.0")
-    app = build_api(
-        service, Settings(http=http_settings), metrics, lambda: NOW_US, random.Random(1), None, FakeProofs(service)
-    )
+    service, metrics, peers = FakeService(), Metrics("0.1.0"), FakePeers()
+    settings, proofs = Settings(http=http_settings), FakeProofs(service)
+    app = build_api(service, settings, metrics, lambda: NOW_US, random.Random(1), proofs=proofs, peers=peers)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
-        yield Api(service, metrics, client, app, FakeProofs(service))
+        yield Api(service, metrics, client, app, proofs, peers)
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ OPEN = [Ask("GET", "/healthz"), Ask("GET", "/readyz"), Ask("GET", "/openapi.json
 EVERYBODYS = [
     (Ask("GET", "/metrics"), READERS),
     (Ask("GET", "/v1/tree"), READERS),
+    (Ask("GET", "/v1/cluster/admission?have=0::0"), ("admit", "admin")),
     (Ask("GET", "/v1/operations"), ("admin",)),
     (Ask("GET", "/v1/policies"), READERS),
     (Ask("POST", "/v1/policies/reload"), ("admin",)),
@@ -132,7 +133,8 @@ async def guarded(api: Any) -> AsyncIterator[Any]:
     for tenant in ("acme", "globex"):
         api.service.known[tenant] = TenantView(tenant, "active", "standard", "NORMAL", [])
     settings, metrics = Settings(http=HttpSettings()), Metrics("0.1.0")
-    app = build_api(api.service, settings, metrics, lambda: NOW_US, random.Random(1), authenticate, api.proofs, PUSHES)
+    rng = random.Random(1)
+    app = build_api(api.service, settings, metrics, lambda: NOW_US, rng, authenticate, api.proofs, PUSHES, api.peers)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         api.client = client
