@@ -177,6 +177,12 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     ca: Path | None = None
     """PEM file of those who vouch for the certificates of the others, where they speak TLS. Null: those that the system
     trusts."""
+    admission_stale_s: Annotated[float, Meta(ge=3, le=600)] = 10.0
+    """Seconds for which a worker answers admission from what another one last told of its tenants. It asks every
+    second; 10 s are mostly enough for a third to take over from one that is gone."""
+    admission_fails: Literal["open", "closed"] = "open"
+    """What becomes of requests past `admission_stale_s`: all pass, or none does. Open, as gateways are shipped: that
+    nobody can say what is restricted must not stop everybody who is not."""
 
 
 class RetentionSettings(Struct, frozen=True, kw_only=True):

@@ -7,8 +7,9 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from governors.admission import CLASSES, Admitted, Refused
+from governors.admission import CLASSES, Admitted, Refused, Viewed
 from governors.api.problem import ProblemError
+from governors.api.service import AdmitAnswer
 from ingest.signals import TENANT_RULE, is_tenant
 
 CLASS_DEFAULT: Final = "normal"
@@ -20,7 +21,7 @@ INVALID: Final = "invalid-field"
 # A rate is told as a quota over a minute: rates under one a second still make whole numbers.
 QUOTA_WINDOW_S: Final = 60
 BODIES: Final[Mapping[str, bytes]] = {
-    basis: msgspec.json.encode(Admitted(basis)) for basis in ("rules", "unrestricted", "unknown_tenant")
+    basis: msgspec.json.encode(AdmitAnswer(basis)) for basis in ("rules", "unrestricted", "unknown_tenant")
 }
 """What is answered to what passes, by its basis."""
 
@@ -77,6 +78,18 @@ def invalid(field: str, detail: str) -> ProblemError:
     return ProblemError(INVALID, detail, field=field)
 
 
+def viewed_body(admitted: Admitted, viewed: Viewed) -> bytes:
+    """What is answered to what passes by a view."""
+    return msgspec.json.encode(AdmitAnswer(admitted.basis, viewed.age_ms))
+
+
+def viewed_refusal(tenant: str, refused: Refused, viewed: Viewed) -> ProblemError:
+    """A refusal by a view."""
+    problem = refusal(tenant, refused)
+    problem.members = {**problem.members, "view_age_ms": viewed.age_ms}
+    return problem
+
+
 def refusal(tenant: str, refused: Refused) -> ProblemError:
     """429 with the headers of draft-ietf-httpapi-ratelimit-headers. Retry-After is jittered where it was decided."""
     retry = refused.retry_after_s
@@ -101,3 +114,5 @@ def _sentence(tenant: str, refused: Refused) -> str:
             return f"tenant {tenant} is {refused.detail or 'not active'}"
         case "unknown_tenant":
             return f"tenant {tenant} is not known"
+        case "view_stale":
+            return f"what holds for {tenant} was not told here for too long, and until it is no request passes"

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from governors.admission import CLASSES, Admitted
+from governors.admission import CLASSES
 from governors.api.access import ACCESS, AccessTable, Door, Reach
 from governors.api.actions import actions_router
 from governors.api.admit import CLASS_DEFAULT, COST_MAX
@@ -39,7 +39,7 @@ from governors.api.proofs import Proofs, proofs_router
 from governors.api.push import Pushes, alertmanager_endpoint, pubsub_endpoint
 from governors.api.push_documents import push_operations
 from governors.api.rates import RateLimits
-from governors.api.service import Service, ServiceError
+from governors.api.service import AdmitAnswer, Service, ServiceError
 from governors.api.signals import signals_endpoint
 from governors.api.stream import stream_router
 from governors.api.tenants import receipts_router, tenants_router
@@ -231,7 +231,7 @@ def _admit_operation() -> dict[str, Any]:
     def parameter(name: str, schema: dict[str, Any], description: str, *, required: bool = False) -> dict[str, Any]:
         return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
-    responses = _statuses(answers(Admitted, 422, 429))
+    responses = _statuses(answers(AdmitAnswer, 422, 429))
     responses["429"]["headers"] = _rate_limit_headers("there where the rule is a rate")
     return {
         "tags": ["admission"],

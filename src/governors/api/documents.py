@@ -5,13 +5,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from governors.admission import Admitted
 from governors.api.problem import MEDIA_TYPE, TYPES, URN
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     ActionAsked,
     ActionsPage,
     ActionView,
+    AdmitAnswer,
     ClusterView,
     Health,
     OperationsPage,
@@ -220,7 +220,7 @@ EXAMPLES: Final[dict[type, Any]] = {
         "state": "running",
         "children": [{"name": "ledger", "kind": "worker", "state": "running", "restart": "permanent"}],
     },
-    Admitted: {"basis": "rules"},
+    AdmitAnswer: {"basis": "rules", "view_age_ms": 340},
 }
 ANSWER_EXAMPLE: Final = {"results": [_RESULT, _UNREADABLE]}
 SIGNAL_EXAMPLE: Final = {

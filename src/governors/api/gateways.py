@@ -14,7 +14,7 @@ What a request is, the gateway says in headers that it sets itself: `x-governor-
 from collections.abc import Iterable
 from typing import Any, Final
 
-from governors.admission import CLASSES, Refused
+from governors.admission import CLASSES, Refused, Viewed
 from governors.api.admit import CLASS_DEFAULT, COST_MAX, Asked, invalid, read_asked, refusal
 from governors.api.documents import problem_answers
 from governors.api.problem import ProblemError
@@ -52,6 +52,11 @@ def refusal_for_gateway(tenant: str, answer: Refused) -> ProblemError:
     return refused
 
 
+def age_headers(viewed: Viewed) -> dict[str, str]:
+    """What says how old the view is that an answer was given by; nothing where there was none."""
+    return {} if viewed.age_ms is None else {f"{PREFIX}view-age-ms": str(viewed.age_ms)}
+
+
 def unreadable_for_gateway(problem: ProblemError) -> ProblemError:
     """A header that cannot be, with the same."""
     said = {f"{PREFIX}status": str(problem.status_code), f"{PREFIX}reason": f"{problem.field}: not valid"}
@@ -79,6 +84,7 @@ def gateway_operations() -> dict[str, dict[str, Any]]:
             "RateLimit": "draft-ietf-httpapi-ratelimit-headers.",
             f"{PREFIX}status": "The status that the client shall see.",
             f"{PREFIX}reason": "Which rule refused.",
+            f"{PREFIX}view-age-ms": "There where whoever answers does not have the tenant's log.",
         }.items()
     }
     nginx: dict[str, dict[str, Any]] = {

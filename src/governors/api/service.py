@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, Viewed
 from governors.auth.principal import Scope
 from governors.supervision.report import TreeNode
 from governors.tenants.operations import Operation
@@ -309,6 +309,15 @@ class Reloaded(Struct, frozen=True):
     digest: str
 
 
+class AdmitAnswer(Struct, frozen=True, omit_defaults=True):
+    """The request may pass, and by what. `view_age_ms` is there where whoever answers does not have the tenant's log:
+    how long ago another worker said what holds, null if none ever did. `view_stale`: too long ago, and so it may pass.
+    """
+
+    basis: Literal["rules", "unrestricted", "unknown_tenant", "view_stale"]
+    view_age_ms: int | UnsetType | None = UNSET
+
+
 class WorkerView(Struct, frozen=True):
     """A worker. `state` is `owner`, `waiting`, or `gone` for one that was not heard of for long; `heard_s_ago` is by
     the clock of who was asked, null where there is nobody else to hear it.
@@ -362,7 +371,7 @@ class Service(Probed, Protocol):
         """Decide signals; returns, in their order, once their receipts are durable as far as `wait` says."""
         ...
 
-    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
+    def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused | Viewed:
         """Whether a request may pass now. Called for every request of a gateway: no I/O, no waiting."""
         ...
 

@@ -11,16 +11,23 @@ Most of the time nobody has to be waited for: then a connection writes the answe
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
 from starlette.types import Scope, Send
 
-from governors.admission import Admitted
-from governors.api.admit import BODIES, INVALID, read_query, refusal
+from governors.admission import Admitted, Viewed
+from governors.api.admit import BODIES, INVALID, read_query, refusal, viewed_body, viewed_refusal
 from governors.api.edge import METHODS, NO_STORE, RETRY_S
-from governors.api.gateways import ENVOY_PREFIX, NGINX_PATH, read_headers, refusal_for_gateway, unreadable_for_gateway
+from governors.api.gateways import (
+    ENVOY_PREFIX,
+    NGINX_PATH,
+    age_headers,
+    read_headers,
+    refusal_for_gateway,
+    unreadable_for_gateway,
+)
 from governors.api.guard import Doorkeeper, require_tenant
 from governors.api.problem import ProblemError, problem_of, render
 from governors.api.respond import JSON
@@ -45,6 +52,11 @@ class Reply:
         self.body = body
         if self.head.count(b"\n") != len(self.headers):
             raise ValueError("a header has a line break in it")
+
+    def with_headers(self, said: Mapping[str, str]) -> "Reply":
+        """The same with more headers."""
+        more = [(name.encode(), value.encode()) for name, value in said.items()]
+        return Reply(self.status, [*self.headers[:-1], *more], self.body)
 
 
 def _yes(status: int, body: bytes = b"", media_type: str = "") -> Reply:
@@ -156,29 +168,42 @@ class Turnstile:
         answer = self._service.admit(asked.tenant, asked.klass, asked.user, asked.cost)
         if isinstance(answer, Admitted):
             return _NATIVE_YES[answer.basis]
+        if isinstance(answer, Viewed):
+            if isinstance(answer.answer, Admitted):
+                return _yes(HTTPStatus.OK, viewed_body(answer.answer, answer), JSON)
+            raise viewed_refusal(asked.tenant, answer.answer, answer)
         raise refusal(asked.tenant, answer)
 
     def _nginx(self, scope: Scope) -> Reply:
         try:
-            refused = self._refused_at_gateway(scope)
+            answer = self._answer_to_gateway(scope, _NGINX_YES)
         except ProblemError as problem:
             if problem.name != INVALID:
                 raise
             # Any other status is a failure of ours to NGINX, which may let pass what nobody could answer for: a client
             # must not get past with a header that is wrong.
             self._metrics.rejected("admit", Reason.BAD_FIELD)
-            refused = unreadable_for_gateway(problem)
-        return _NGINX_YES if refused is None else self._problem(refused, HTTPStatus.FORBIDDEN)
+            answer = unreadable_for_gateway(problem)
+        return answer if isinstance(answer, Reply) else self._problem(answer, HTTPStatus.FORBIDDEN)
 
     def _envoy(self, scope: Scope) -> Reply:
-        refused = self._refused_at_gateway(scope)
-        return _ENVOY_YES if refused is None else self._problem(refused)
+        answer = self._answer_to_gateway(scope, _ENVOY_YES)
+        return answer if isinstance(answer, Reply) else self._problem(answer)
 
-    def _refused_at_gateway(self, scope: Scope) -> ProblemError | None:
+    def _answer_to_gateway(self, scope: Scope, yes: Reply) -> Reply | ProblemError:
         asked = read_headers(scope["headers"])
         require_tenant(scope["state"]["principal"], asked.tenant)
         answer = self._service.admit(asked.tenant, asked.klass, asked.user, asked.cost)
-        return None if isinstance(answer, Admitted) else refusal_for_gateway(asked.tenant, answer)
+        if isinstance(answer, Admitted):
+            return yes
+        if not isinstance(answer, Viewed):
+            return refusal_for_gateway(asked.tenant, answer)
+        said = age_headers(answer)
+        if isinstance(answer.answer, Admitted):
+            return yes.with_headers(said)
+        refused = refusal_for_gateway(asked.tenant, answer.answer)
+        refused.headers = {**(refused.headers or {}), **said}
+        return refused
 
     def _problem(self, problem: ProblemError, status: int | None = None) -> Reply:
         response = render(problem, self._rng, status)

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, Viewed
 from ingest.errors import Reason
 
 
@@ -55,6 +55,31 @@ async def test_a_refusal_without_a_rate_names_no_quota(api: Any) -> None:
     assert response.headers["ratelimit"].startswith('"cost_guard/prod";r=0;t=30')
     assert response.json()["type"] == "urn:governors:problem:quota-exceeded"
     assert response.json()["detail"] == "40 % of acme's requests pass now, and not this one"
+
+
+@pytest.mark.parametrize("age_ms", [0, 340, None])
+async def test_an_answer_by_a_view_says_how_old_it_is(api: Any, age_ms: int | None) -> None:
+    api.service.answer = Viewed(Admitted("rules"), age_ms)
+    response = await api.client.get("/v1/admit?tenant=acme")
+    assert response.status_code == 200
+    assert response.json() == {"basis": "rules", "view_age_ms": age_ms}
+    api.service.answer = Viewed(Refused("quota-exceeded", 30, "cost_guard/prod", "fraction", fraction_ppm=1), age_ms)
+    response = await api.client.get("/v1/admit?tenant=acme")
+    assert response.status_code == 429
+    assert response.json()["view_age_ms"] == age_ms
+    assert response.json()["reason"] == "fraction"
+
+
+async def test_a_view_that_is_too_old_says_so_whichever_way_it_fails(api: Any) -> None:
+    api.service.answer = Viewed(Admitted("view_stale"), 12_000)
+    response = await api.client.get("/v1/admit?tenant=acme")
+    assert response.json() == {"basis": "view_stale", "view_age_ms": 12_000}
+    api.service.answer = Viewed(Refused("view-stale", 2, "tenant", "view_stale"), 12_000)
+    response = await api.client.get("/v1/admit?tenant=acme")
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "2"
+    assert response.json()["type"] == "urn:governors:problem:view-stale"
+    assert response.json()["reason"] == "view_stale"
 
 
 @pytest.mark.parametrize("kind", get_args(Refused.__annotations__["type"]))

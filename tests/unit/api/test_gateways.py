@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, Viewed
 from governors.api.access import PROXIED_METHODS
 
 REFUSED = Refused("quota-exceeded", 17, "cost_guard/prod", "fraction", fraction_ppm=400_000)
@@ -24,6 +24,20 @@ async def test_nginx_is_told_yes_with_204_and_no_with_403_and_the_clients_status
     assert response.headers["retry-after"] == "17"
     assert response.headers["ratelimit"].startswith('"cost_guard/prod";r=0;t=17')
     assert api.service.asked == [("acme", "low", "ana", 3)] * 2
+
+
+@pytest.mark.parametrize("path", ["nginx", "envoy/a/b"])
+async def test_an_answer_by_a_view_has_its_age_in_a_header(api: Any, path: str) -> None:
+    for answer in (Admitted("rules"), REFUSED):
+        api.service.answer = Viewed(answer, 340)
+        response = await api.client.get(f"/v1/admit/{path}", headers=EVERYTHING)
+        assert response.is_success == isinstance(answer, Admitted)
+        assert response.headers["x-governor-view-age-ms"] == "340"
+        assert response.headers["cache-control"] == "no-store"
+        api.service.answer = Viewed(answer, None)
+        assert "x-governor-view-age-ms" not in (await api.client.get(f"/v1/admit/{path}", headers=EVERYTHING)).headers
+        api.service.answer = answer
+        assert "x-governor-view-age-ms" not in (await api.client.get(f"/v1/admit/{path}", headers=EVERYTHING)).headers
 
 
 @pytest.mark.parametrize("method", [*PROXIED_METHODS, "HEAD"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, Viewed
 from governors.api.app import build_api
 from governors.auth.principal import Principal
 from governors.settings import Settings
@@ -37,7 +37,11 @@ async def by_asgi(app: Any, scope: Any) -> tuple[int, list[tuple[bytes, bytes]],
     return start["status"], start["headers"], body["body"]
 
 
-@pytest.mark.parametrize("answer", [Admitted("rules"), Admitted("unrestricted"), REFUSED], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [Admitted("rules"), Admitted("unrestricted"), REFUSED, Viewed(Admitted("rules"), 340), Viewed(REFUSED, None)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "asked",
     [
