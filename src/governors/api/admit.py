@@ -2,10 +2,11 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import Struct
 
 from governors.admission import CLASSES, Admitted, Refused, Viewed
 from governors.api.problem import ProblemError
@@ -26,7 +27,7 @@ BODIES: Final[Mapping[str, bytes]] = {
 """What is answered to what passes, by its basis."""
 
 
-class Asked(NamedTuple):
+class Asked(Struct, frozen=True, gc=False):
     """For which request admission is asked; `user` is empty where nobody is named."""
 
     tenant: str
@@ -38,13 +39,13 @@ class Asked(NamedTuple):
 def read_query(query: bytes) -> Asked:
     """What the query asks. Raises ProblemError naming the parameter."""
     if b"%" in query or b"+" in query or not query.isascii():
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        parts = [(name, "=", value) for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
     else:
         # The same, where nothing is written in another way than it is meant.
-        pairs = [part.partition("=")[::2] for part in query.decode("ascii").split("&") if part]
-    given = dict(pairs)
-    if len(given) != len(pairs) or not given.keys() <= PARAMETERS:
-        raise _misnamed([name for name, _ in pairs])
+        parts = [part.partition("=") for part in query.decode("ascii").split("&") if part]
+    given = {name: value for name, _, value in parts}
+    if len(given) != len(parts) or not given.keys() <= PARAMETERS:
+        raise _misnamed([name for name, _, _ in parts])
     klass, cost = given.get("class", CLASS_DEFAULT), given.get("cost", "1")
     return read_asked(given.get("tenant", ""), klass, given.get("user", ""), cost)
 

@@ -8,6 +8,7 @@ probe) is heard however many others hold connections open and say nothing.
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Final, Protocol, cast
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from governors.api.edge import NO_STORE
+from governors.api.heads import Behind, HeadTooLargeError, check_head, read_target
 from governors.api.problem import ProblemError, render
 from governors.api.turnstile import Reply
 
@@ -47,7 +49,16 @@ AtOnce = Callable[[Any], Reply | None]
 """`at_once(scope)`: the answer to a request without a body, if there is one already; None where the application has to
 be asked.
 """
-CallLater = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
+
+
+class Clock(Protocol):
+    """What tells connections the time: the event loop, unless somebody else keeps it."""
+
+    def time(self) -> float:
+        """Seconds from any beginning."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> asyncio.TimerHandle: ...
 
 
 class ConnectionLimits(Struct, frozen=True, kw_only=True):
@@ -75,15 +86,17 @@ class Connections:
     """All that are open, and which of them are idle."""
 
     def __init__(
-        self, limits: ConnectionLimits, on_dropped: OnDropped, rng: random.Random, call_later: CallLater | None = None
+        self, limits: ConnectionLimits, on_dropped: OnDropped, rng: random.Random, clock: Clock | None = None
     ) -> None:
         self.limits = limits
         self.on_dropped = on_dropped
         self.rng = rng
-        self._call_later = call_later
+        self.clock = clock
         self._open: set[Member] = set()
         # In the order in which they became idle.
-        self._idle: dict[Member, None] = {}
+        self._idle: OrderedDict[Member, None] = OrderedDict()
+        self._common: Sequence[tuple[bytes, bytes]] = ()
+        self._common_head = b""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -113,18 +126,16 @@ class Connections:
         """All its requests have been answered."""
         if member in self._open:
             self._idle[member] = None
+            self._idle.move_to_end(member)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """As the event loop has it, unless somebody else keeps the time."""
-        later = self._call_later or asyncio.get_running_loop().call_later
-        return later(seconds, callback)
-
-
-class _HeadTooLargeError(Exception):
-    pass
+    def common_head(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The headers of every answer, as they are sent. uvicorn makes a new list of them once a second."""
+        if headers is not self._common:
+            self._common, self._common_head = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._common_head
 
 
-class _AmbiguousError(Exception):
+class _EndedError(Exception):
     pass
 
 
@@ -144,15 +155,18 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
+        self._clock = connections.clock or self.loop
         self._instead_of = instead_of
         self._at_once = at_once
-        self._held: RequestResponseCycle | None = None
-        """One whose head alone is in; what it asks can perhaps be answered at once."""
         self._limits = connections.limits
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._resting_since_s = 0.0
         self._unsent_bytes = 0
         self._in_head = False
+        # What has come of a request is all of it, and nothing waits before it: it can perhaps be answered at once.
+        self._is_alone = False
         # Bytes since the parser last made something of them: of a head or a frame that does not end.
         self._pending_bytes = 0
         self._body_complete = True
@@ -178,13 +192,14 @@ class Connection(HttpToolsProtocol):
         self._connections.remove(self)
         self._stop_waiting()
         self._stop_stall()
+        if self._rest is not None:
+            self._rest.cancel()
         self._ending = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._ending:
             return
-        self._unset_keepalive_if_required()
         self._pending_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -192,11 +207,12 @@ class Connection(HttpToolsProtocol):
             # Nothing else is spoken here: the request is answered as any other, and what follows is not read.
             self.cycle.keep_alive = False
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _HeadTooLargeError):
-                self._refuse_head()
-            else:
-                self._refuse(ProblemError("bad-request", "this is no HTTP request"), Reason.BAD_REQUEST)
+            self._refuse_unreadable(error)
             return
+        if self._pending_bytes or self.pipeline:
+            self._look_at_pending()
+
+    def _look_at_pending(self) -> None:
         if self._pending_bytes > self._limits.head_bytes_max:
             self._refuse_head()
         elif len(self.pipeline) > PIPELINED_MAX:
@@ -217,83 +233,121 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # RFC 9110, section 6.5.1: a trailer is no header, and nobody here has a use for one.
         if self._in_head:
-            self._keep_header(name, value)
-
-    _keep_header = HttpToolsProtocol.on_header
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        _check_head(self.url, self.headers, self.parser.get_http_version(), self._limits.head_bytes_max)
-        super().on_headers_complete()
-        self._in_head, self._pending_bytes, self._body_complete = False, 0, False
+        if self._ending:
+            # RFC 9112, section 9.6: nothing is read behind a request whose answer ends the connection.
+            raise _EndedError
+        # What has arrived is at least as long as the head in it, which mostly decides the matter.
+        bytes_max = self._limits.head_bytes_max
+        limit = bytes_max if self._pending_bytes > bytes_max else None
+        behind = check_head(self.url, self.headers, self.parser.get_http_version(), limit)
+        self.expect_100_continue = behind is Behind.ASKED_FOR
+        self._is_alone = behind is Behind.NOTHING and self._is_idle() and not self.parser.should_upgrade()
+        if not self._is_alone:
+            self._begin_cycle()
+            self._body_complete = False
+        self._in_head, self._pending_bytes = False, 0
         if self._deadline is not None:
             self._stop_waiting()
-        self._connections.mark_busy(self)
 
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_alone:
+            self._is_alone = False
+            if self._answer_at_once():
+                return
+            self._begin_cycle()
         self._pending_bytes, self._body_complete = 0, True
         super().on_message_complete()
-        held, self._held = self._held, None
-        if held is not None:
-            self._answer_at_once(held)
-        elif self.cycle.response_complete:
+        if self.cycle.response_complete:
             self._wait(self._limits.head_s, Reason.HEAD_TIMEOUT)
 
-    # To the application
+    # The answer
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """uvicorn's, for a request whose turn it is: its head is in, and perhaps more."""
-        if self._at_once is None or _has_body(cycle):
-            super()._start_asgi_task(cycle, app)
-        elif cycle.more_body:
-            self._held = cycle  # without a body it ends where its head does
+    def _begin_cycle(self) -> None:
+        """What uvicorn makes of a head, and has the application answer when it is its turn."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers = self.scope["headers"] = headers
+        super().on_headers_complete()
+        self._connections.mark_busy(self)
+
+    def _answer_at_once(self) -> bool:
+        """Answer a request without the application, if that can be. To speak ASGI with it, and to keep what one needs
+        for it, costs more than most of what is asked this way.
+        """
+        path, query = read_target(self.url)
+        method = self.parser.get_method().decode("ascii")
+        asked = {"method": method, "path": path, "query_string": query, "headers": self.headers}
+        if (reply := self._reply_to(asked)) is None:
+            return False
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._write(reply, method, keep_alive=keep_alive)
+        self.server_state.total_requests += 1
+        if keep_alive:
+            self._begin_rest()
         else:
-            self._answer_at_once(cycle)
+            self.end()
+        return True
 
-    def _answer_at_once(self, cycle: RequestResponseCycle) -> None:
-        """Without a task: to make one, and to speak ASGI with it, costs more than most of what is asked this way."""
-        assert self._at_once is not None  # noqa: S101 - asked before
-        # Who does not read their answers is waited for elsewhere.
-        can_write = not (self.flow.write_paused or cycle.disconnected or self._wire.is_closing())
-        try:
-            reply = self._at_once(cycle.scope) if can_write else None
-        except Exception:  # noqa: BLE001 - the application fails on it as well, and says so
-            reply = None
-        if reply is None:
-            super()._start_asgi_task(cycle, self.app)
-            return
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in cycle.default_headers:
-            parts += [name, b": ", value, b"\r\n"]
-        parts += [reply.head, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"]
-        if cycle.scope["method"] != "HEAD":
-            parts.append(reply.body)
-        self._wire.write(b"".join(parts))
+    def _answer_queued(self, cycle: RequestResponseCycle) -> bool:
+        """The same for a request that has waited for the one before it."""
+        if (
+            cycle.more_body
+            or cycle.body
+            or cycle.waiting_for_100_continue
+            or (reply := self._reply_to(cycle.scope)) is None
+        ):
+            return False
+        self._write(reply, cycle.scope["method"], keep_alive=cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
+        self.server_state.total_requests += 1
         if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+            self.end()
+        return True
 
-    # From the answer
+    def _reply_to(self, asked: Any) -> Reply | None:
+        # Who does not read their answers is waited for elsewhere.
+        if self._at_once is None or self.flow.write_paused or self._wire.is_closing():
+            return None
+        try:
+            return self._at_once(asked)
+        except Exception:  # noqa: BLE001 - the application fails on it as well, and says so
+            return None
+
+    def _write(self, reply: Reply, method: str, *, keep_alive: bool) -> None:
+        common = self._connections.common_head(self.server_state.default_headers)
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        body = reply.body if method != "HEAD" else b""
+        self._wire.write(b"".join((STATUS_LINE[reply.status], common, reply.head, end, body)))
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._is_idle() and not self._ending:
-            self._connections.mark_idle(self)
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        while self.pipeline and not self._ending:
+            cycle, app = self.pipeline.pop()
+            if not self._answer_queued(cycle):
+                self._start_asgi_task(cycle, app)
+                return
+        if not self._ending:
+            self._begin_rest()
             if not self._body_complete:
                 self._wait(self._limits.linger_s, Reason.LINGERED)
-
-    def timeout_keep_alive_handler(self) -> None:
-        self.end()
 
     def shutdown(self) -> None:
         """No request after those under way."""
@@ -331,6 +385,14 @@ class Connection(HttpToolsProtocol):
         if self._wire.get_write_buffer_size():
             self._watch_writing()
 
+    def _refuse_unreadable(self, error: httptools.HttpParserError) -> None:
+        if self._ending:
+            return  # it is about what comes behind the last request
+        if isinstance(error.__context__, HeadTooLargeError):
+            self._refuse_head()
+        else:
+            self._refuse(ProblemError("bad-request", "this is no HTTP request"), Reason.BAD_REQUEST)
+
     def _refuse_head(self) -> None:
         detail = f"a request's line and headers may have {self._limits.head_bytes_max} bytes"
         self._refuse(ProblemError("headers-too-large", detail), Reason.HEAD_TOO_LARGE)
@@ -350,9 +412,8 @@ class Connection(HttpToolsProtocol):
 
     def _answer(self, problem: ProblemError) -> None:
         response = render(problem, self._connections.rng)
-        head = [STATUS_LINE[response.status_code]]
-        own = [*response.raw_headers, NO_STORE, (b"connection", b"close")]
-        for name, value in [*self.server_state.default_headers, *own]:
+        head = [STATUS_LINE[response.status_code], self._connections.common_head(self.server_state.default_headers)]
+        for name, value in [*response.raw_headers, NO_STORE, (b"connection", b"close")]:
             head += [name, b": ", value, b"\r\n"]
         self._wire.write(b"".join([*head, b"\r\n", response.body]))
 
@@ -365,17 +426,35 @@ class Connection(HttpToolsProtocol):
     def _wait(self, seconds: float, reason: Reason) -> None:
         """From now on for so long, and no longer."""
         self._stop_waiting()
-        self._deadline = self._connections.call_later(seconds, lambda: self.drop(reason))
+        self._deadline = self._clock.call_later(seconds, lambda: self.drop(reason))
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
+    def _begin_rest(self) -> None:
+        """All that was asked is answered: the next request may take as long as the connection is kept alive."""
+        self._connections.mark_idle(self)
+        self._resting_since_s = self._clock.time()
+        # One timer does for many requests: to set one and take it back for each costs more than to look at the time.
+        if self._rest is None:
+            self._rest = self._clock.call_later(self.timeout_keep_alive, self._look_at_rest)
+
+    def _look_at_rest(self) -> None:
+        self._rest = None
+        if not self._is_idle() or self._deadline is not None:
+            return  # its rest is over: the next one begins with the next answer
+        left_s = self._resting_since_s + self.timeout_keep_alive - self._clock.time()
+        if left_s > 0:
+            self._rest = self._clock.call_later(left_s, self._look_at_rest)
+        else:
+            self.end()
+
     def _watch_writing(self) -> None:
         self._stop_stall()
         self._unsent_bytes = self._wire.get_write_buffer_size()
-        self._stall = self._connections.call_later(self._limits.stall_s, self._look_at_writing)
+        self._stall = self._clock.call_later(self._limits.stall_s, self._look_at_writing)
 
     def _look_at_writing(self) -> None:
         if self._wire.get_write_buffer_size() < self._unsent_bytes:
@@ -387,35 +466,6 @@ class Connection(HttpToolsProtocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-
-
-def _check_head(url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, bytes_max: int) -> None:
-    """Raise where a head is too long, or where a proxy in front may have read something else in it: whose it is (RFC
-    9112, section 3.2), where it ends (section 6.1; the parser has refused the rest of what can be said there).
-    """
-    size, hosts, encodings = len(url), 0, 0
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
-            encodings += 1 if value.lower() == b"chunked" else 2
-    if size > bytes_max:
-        raise _HeadTooLargeError
-    if hosts > 1 or encodings > 1 or (hosts == 0 and version != "1.0"):
-        raise _AmbiguousError
-
-
-def _has_body(cycle: RequestResponseCycle) -> bool:
-    """Whether there is something behind the head, or the client waits for a word before it sends it."""
-    if cycle.waiting_for_100_continue:
-        return True
-    for name, value in cycle.scope["headers"]:
-        if name == b"content-length":
-            return bool(value != b"0")
-        if name == b"transfer-encoding":
-            return True
-    return False
 
 
 class _Outgoing(asyncio.Transport):

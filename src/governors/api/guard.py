@@ -5,8 +5,8 @@ alike whether it exists or not.
 """
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,8 +16,8 @@ from governors.api.problem import ProblemError, render
 from governors.api.rates import RateLimits
 from governors.auth.principal import LOCAL, Principal, Role
 
-Authenticate = Callable[[bytes], Awaitable[Principal | None]]
-"""`authenticate(token)`: whose token it is, None if it is nobody's."""
+Authenticate = Callable[[bytes], Coroutine[Any, Any, Principal | None]]
+"""`authenticate(token)`: whose token it is, None if it is nobody's. Whoever is known already is not waited for."""
 
 UNKNOWN_ROUTE: Final = "none"
 """What metrics call all paths that do not exist: by their names, anybody could make up series."""
@@ -58,19 +58,43 @@ class Doorkeeper:
 
     async def admit(self, scope: Scope) -> None:
         """Say in the scope who asks, once that is known. Raises ProblemError for those who may not go on."""
+        place, access, authenticate = self._find(scope)
+        if access is not None and access.reach is Reach.NOBODY:
+            return
+        principal = LOCAL
+        if authenticate is not None:
+            token = _token_of(scope)
+            principal = _known(await authenticate(token) if token else None)
+        self._let_in(scope, principal, place, access)
+
+    def admit_at_once(self, scope: Scope) -> bool:
+        """The same where nobody has to be waited for; False, and nothing is done, where somebody has to be."""
+        place, access, authenticate = self._find(scope)
+        if access is not None and access.reach is Reach.NOBODY:
+            return True
+        principal = LOCAL
+        if authenticate is not None:
+            token = _token_of(scope)
+            known, found = _ask_at_once(authenticate, token) if token else (True, None)
+            if not known:
+                return False
+            principal = _known(found)
+        self._let_in(scope, principal, place, access)
+        return True
+
+    def _find(self, scope: Scope) -> tuple[Place | None, Access | None, Authenticate | None]:
+        """What is asked for, and who knows who may have it."""
         place = self._access.find(scope["path"])
-        state = scope.setdefault("state", {})
-        state["route"] = place.route if place is not None else UNKNOWN_ROUTE
+        scope.setdefault("state", {})["route"] = place.route if place is not None else UNKNOWN_ROUTE
         # Starlette answers HEAD where it answers GET.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         access = place.access.get(method) if place is not None else None
-        if access is not None and access.reach is Reach.NOBODY:
-            return
         if access is not None and access.door is Door.PUSH and self._authenticate_push is not None:
-            principal = await self._identify(scope, self._authenticate_push)
-        else:
-            principal = LOCAL if self._authenticate is None else await self._identify(scope, self._authenticate)
-        state["principal"] = principal
+            return place, access, self._authenticate_push
+        return place, access, self._authenticate
+
+    def _let_in(self, scope: Scope, principal: Principal, place: Place | None, access: Access | None) -> None:
+        scope["state"]["principal"] = principal
         if access is None or access.role not in PACED_ELSEWHERE or not principal.may(access.role):
             # Before it is said what they may not have: a token can be refused no faster than it can be answered.
             self._rates.request(principal)
@@ -78,20 +102,36 @@ class Doorkeeper:
             raise _nowhere(place)
         _check(principal, access, place.tenant)
 
-    async def _identify(self, scope: Scope, authenticate: Authenticate) -> Principal:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not given:
-            raise ProblemError(
-                "unauthenticated", "expected Authorization: Bearer …", headers={"WWW-Authenticate": _CHALLENGE}
-            )
-        principal = None
-        if len(given) == 1 and given[0][: len(_SCHEME)].lower() == _SCHEME:
-            principal = await authenticate(given[0][len(_SCHEME) :].strip(b" "))
-        if principal is None:
-            # Why is not said: unknown, expired and malformed look the same to whoever tries tokens.
-            headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
-            raise ProblemError("unauthenticated", "the token is not valid", field="Authorization", headers=headers)
-        return principal
+
+def _token_of(scope: Scope) -> bytes:
+    """The token that a request shows, empty where it is none. Raises ProblemError where there is nothing like one."""
+    given: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not given:
+        raise ProblemError(
+            "unauthenticated", "expected Authorization: Bearer …", headers={"WWW-Authenticate": _CHALLENGE}
+        )
+    if len(given) == 1 and given[0][: len(_SCHEME)].lower() == _SCHEME:
+        return given[0][len(_SCHEME) :].strip(b" ")
+    return b""
+
+
+def _ask_at_once(authenticate: Authenticate, token: bytes) -> tuple[bool, Principal | None]:
+    """Whether it is known already whose token it is, and whose it is then."""
+    coming = authenticate(token)
+    try:
+        coming.send(None)
+    except StopIteration as found:
+        return True, found.value
+    coming.close()
+    return False, None
+
+
+def _known(principal: Principal | None) -> Principal:
+    if principal is None:
+        # Why is not said: unknown, expired and malformed look the same to whoever tries tokens.
+        headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+        raise ProblemError("unauthenticated", "the token is not valid", field="Authorization", headers=headers)
+    return principal
 
 
 class Guard:

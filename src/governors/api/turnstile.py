@@ -97,17 +97,12 @@ class Turnstile:
         if decide is None:
             return None
         begun_s = self._clock_s()
-        coming = self._doorkeeper.admit(scope)
         try:
-            coming.send(None)
-        except StopIteration:
+            if not self._doorkeeper.admit_at_once(scope):
+                return None
             reply = self._decided(scope, decide)
         except ProblemError as problem:
             reply = self._problem(problem)
-        else:
-            # Who asks has to be found out elsewhere.
-            coming.close()
-            return None
         self._note(scope, reply.status, begun_s)
         return reply
 

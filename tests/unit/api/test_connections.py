@@ -15,8 +15,15 @@ from governors.api.connections import PIPELINED_MAX, Connection, ConnectionLimit
 from governors.api.turnstile import Reply
 
 LIMITS = ConnectionLimits(connections_max=4, head_s=10.0, head_bytes_max=4_096, linger_s=5.0, stall_s=20.0)
+KEEP_ALIVE_S = 75
 GET = b"GET / HTTP/1.1\r\nHost: governors\r\n\r\n"
 CHUNKED = b"POST /body HTTP/1.1\r\nHost: governors\r\nTransfer-Encoding: chunked\r\n\r\n"
+YES = Reply(429, [(b"content-length", b"2"), (b"retry-after", b"7")], b"no")
+
+
+def asking(path: str, *headers: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
+    lines = [method + b" " + path.encode() + b" HTTP/" + version, b"Host: governors", *headers]
+    return b"\r\n".join([*lines, b"", b""])
 
 
 @dataclass
@@ -25,6 +32,9 @@ class Clock:
 
     now_s: float = 0.0
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def time(self) -> float:
+        return self.now_s
 
     def call_later(self, seconds: float, callback: Any) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(self.now_s + seconds, callback, (), asyncio.get_running_loop())
@@ -108,10 +118,15 @@ class Place:
 
     def __post_init__(self) -> None:
         self.connections = Connections(
-            self.limits, lambda reason: self.dropped.update([reason]), random.Random(1), self.clock.call_later
+            self.limits, lambda reason: self.dropped.update([reason]), random.Random(1), self.clock
         )
         self._config = uvicorn.Config(
-            self._application, interface="asgi3", log_config=None, ws="none", proxy_headers=False
+            self._application,
+            interface="asgi3",
+            log_config=None,
+            ws="none",
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         self._state = ServerState()
 
@@ -207,13 +222,56 @@ async def test_blank_lines_between_requests_do_not_keep_a_connection_open(place:
     assert place.dropped == {Reason.HEAD_TIMEOUT: 1}
 
 
-async def test_an_idle_connection_ends_well(place: Place) -> None:
+@pytest.mark.parametrize("path", ["/", "/now"])
+async def test_an_idle_connection_ends_well(path: str) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking(path))
+    await place.settle()
+    place.clock.advance(KEEP_ALIVE_S - 0.1)
+    assert not wire.closed
+    place.clock.advance(0.2)
+    assert (wire.closed, wire.aborted) == (True, False)
+    assert place.dropped == {}
+
+
+@pytest.mark.parametrize("path", ["/", "/now"])
+async def test_a_connection_may_be_idle_for_as_long_again_after_each_answer(path: str) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    for _ in range(5):
+        wire.say(asking(path))
+        await place.settle()
+        place.clock.advance(KEEP_ALIVE_S - 0.1)
+        assert not wire.closed
+    place.clock.advance(0.2)
+    assert (wire.closed, wire.aborted) == (True, False)
+
+
+async def test_a_connection_is_not_idle_while_it_is_answered_or_asks(place: Place) -> None:
     wire = place.connect()
     wire.say(GET)
     await place.settle()
-    wire.connection.timeout_keep_alive_handler()
+    place.clock.advance(KEEP_ALIVE_S - 1.0)
+    wire.say(b"GET /wait HTTP/1.1\r\n")
+    place.clock.advance(LIMITS.head_s / 2)  # it would have been idle for too long by now
+    wire.say(b"Host: governors\r\n\r\n")
+    place.clock.advance(10 * KEEP_ALIVE_S)
+    place.go_on.set()
+    await place.settle()
+    assert wire.statuses == [200, 200]
+    place.clock.advance(KEEP_ALIVE_S - 0.1)
+    assert not wire.closed
+    place.clock.advance(0.2)
     assert (wire.closed, wire.aborted) == (True, False)
-    assert place.dropped == {}
+
+
+async def test_a_connection_that_is_gone_has_no_timer_left() -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now"))
+    wire.connection.connection_lost(None)
+    assert all(timer.cancelled() for timer in place.clock.timers)
 
 
 async def test_a_request_under_way_may_take_its_time(place: Place) -> None:
@@ -555,14 +613,6 @@ async def test_a_connection_leaves_only_once() -> None:
 # Answered at once
 
 
-def asking(path: str, *headers: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
-    lines = [method + b" " + path.encode() + b" HTTP/" + version, b"Host: governors", *headers]
-    return b"\r\n".join([*lines, b"", b""])
-
-
-YES = Reply(429, [(b"content-length", b"2"), (b"retry-after", b"7")], b"no")
-
-
 async def test_what_has_its_answer_already_does_not_come_to_the_application() -> None:
     place = Place(replies={"/now": YES})
     wire = place.connect()
@@ -610,7 +660,7 @@ async def test_a_connection_that_was_answered_at_once_may_rest_as_long_as_any_ot
     place = Place(replies={"/now": YES})
     wire = place.connect()
     wire.say(asking("/now"))
-    place.clock.advance(10 * LIMITS.head_s)
+    place.clock.advance(KEEP_ALIVE_S - 1.0)
     wire.say(asking("/now"))
     assert wire.statuses == [429, 429]
     assert not place.dropped
@@ -630,6 +680,23 @@ async def test_who_wants_no_further_answer_is_told_goodbye(request_: bytes) -> N
     await place.settle()
     assert wire.answered.endswith(b"connection: close\r\n\r\nno")
     assert wire.closed
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [asking("/now"), asking("/later"), asking("/body", b"Content-Length: 1") + b"x", b"nonsense\r\n\r\n"],
+    ids=["at once", "later", "a body", "nonsense"],
+)
+async def test_nothing_is_read_behind_a_request_that_ends_its_connection(behind: bytes) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now") + asking("/now", b"Connection: close") + behind)
+    wire.say(behind)
+    await place.settle()
+    assert wire.statuses == [429, 429]
+    assert wire.closed
+    assert place.asked == []
+    assert not place.dropped
 
 
 async def test_a_head_request_gets_no_body() -> None:
@@ -655,6 +722,17 @@ async def test_what_has_a_body_comes_to_the_application(request_: bytes) -> None
     await place.settle()
     assert place.asked == ["/now"]
     assert wire.statuses == [200]
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_who_asks_for_another_protocol_is_answered_by_the_application(protocol: bytes) -> None:
+    place = Place(replies={"/now": YES})
+    wire = place.connect()
+    wire.say(asking("/now", b"Connection: Upgrade", b"Upgrade: " + protocol) + b"\x00\xff" * 100)
+    await place.settle()
+    assert place.asked == ["/now"]
+    assert wire.statuses == [200]
+    assert wire.closed
 
 
 async def test_an_empty_body_is_none() -> None:
