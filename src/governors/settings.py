@@ -278,6 +278,25 @@ class PushSettings(Struct, frozen=True, kw_only=True):
     the path of a file that somebody else keeps fresh."""
 
 
+class VerifySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where it is read back whether an action is done: by GET, and the answer has to be JSON with the action's id as
+    one of its values.
+    """
+
+    url: Word | None = None
+    """With `{action_id}` where its id belongs, and `{since_s}` where a Unix time does before which it was not decided.
+    Null: for PagerDuty and Slack, where they answer such questions."""
+    headers_file: Path | None = None
+    """Headers that say who asks, one a line (`authorization: Token token=…`). Read for each question. Slack is asked
+    with the token that posts, unless another is here."""
+
+
+PAGERDUTY_INCIDENTS: Final = "https://api.pagerduty.com/incidents?incident_key={action_id}"
+SLACK_HISTORY: Final = (
+    "https://slack.com/api/conversations.history?channel={channel}&oldest={since_s}&limit=100&include_all_metadata=true"
+)
+
+
 class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One receiver of actions, and which of them it gets: those of the kinds, governors and tenants that are named, of
     any where none is.
@@ -287,16 +306,21 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     url: Word | None = None
     url_file: Path | None = None
     """The address; in a file where it is a secret itself, as Slack's are. `http://` only with `private`."""
-    format: Literal["native", "slack", "pagerduty"] = "native"
-    """`native`: our own, signed as the Standard Webhooks text has it; the others as those services want them."""
+    format: Literal["native", "slack", "slack_api", "pagerduty"] = "native"
+    """`native`: our own, signed as the Standard Webhooks text has it; the others as those services want them: `slack`
+    its incoming webhooks, `slack_api` its `chat.postMessage`, `pagerduty` its Events API v2."""
     secrets_file: Path | None = None
     """Signing secrets (`whsec_…`), one a line, the newest first; while there are two, each message carries both
-    signatures. For PagerDuty its routing key. Read for each attempt."""
+    signatures. For PagerDuty its routing key, for `slack_api` the bot's token. Read for each attempt."""
+    channel: Annotated[str, Meta(pattern=r"\A[A-Z0-9]{1,32}\Z")] | None = None
+    """The id of the channel that `slack_api` posts to."""
     private: bool = False
     """Whether the address may be one of a private network, or of this machine."""
     read_back: bool = False
     """Whether a `native` receiver that says that it has an action is asked, by GET with the same signed headers, if it
-    is done: it is once that answers 200, and until then the action goes there again under its id."""
+    is done: it is once that answers 200."""
+    verify: VerifySettings | None = None
+    """Where else that is read back. What cannot be, the answer to the message itself has to say."""
     kinds: tuple[Word, ...] = ()
     governors: tuple[Word, ...] = ()
     tenants: tuple[Word, ...] = ()
@@ -310,8 +334,25 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(f"{self.name}: read_back is for native, {self.format} cannot be asked")
         if self.format != "slack" and self.secrets_file is None:
             raise ValueError(f"{self.name}: secrets_file is needed for {self.format}")
+        if (self.channel is None) == (self.format == "slack_api"):
+            raise ValueError(f"{self.name}: channel is for slack_api, and needed there")
         if self.url is not None and (problem := webhook_url_problem(self.url, private=self.private)):
             raise ValueError(f"{self.name}: url: {problem}")
+        if self.verify is not None and (problem := self._verify_problem(self.verify)):
+            raise ValueError(f"{self.name}: verify: {problem}")
+
+    def _verify_problem(self, verify: VerifySettings) -> str:
+        if self.format == "slack":
+            return "an incoming webhook of Slack's cannot be asked; slack_api can"
+        if self.read_back:
+            return "expected either read_back or verify"
+        if verify.url is None:
+            return "url is needed for native" if self.format == "native" else ""
+        if self.format != "slack_api" and "{action_id}" not in verify.url:
+            return "url: expected {action_id} in it"
+        if problem := webhook_url_problem(verify.url, private=self.private):
+            return f"url: {problem}"
+        return ""
 
 
 def webhook_url_problem(url: str, *, private: bool) -> str:

@@ -70,7 +70,7 @@ def executor(bench: Bench, topic: str | None = None) -> TopicExecutor:
 async def test_an_order_is_the_body_of_a_webhook_with_what_subscribers_filter_by(bench: Bench) -> None:
     answer = await executor(bench).execute(order(41))
     (got,) = await bench.pull(1)
-    assert answer == Done(f"message {got.message_id}")
+    assert answer == Done(f"message {got.message_id}", "acknowledged")
     assert got.payload == native(order(41))
     assert got.ordering_key == "acme"
     assert got.attributes == {

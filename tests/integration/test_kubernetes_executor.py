@@ -321,7 +321,7 @@ async def test_a_stop_scales_down_and_a_restore_gives_back_what_was_there(server
     assert server.cluster.objects[key]["status"]["availableReplicas"] == 4
     assert REPLICAS_BEFORE not in notes(server, key)
     assert await asked.execute(order("restore", 10)) == Done(
-        "Deployment shop/web: nothing was taken from it", verified=True
+        "Deployment shop/web: nothing was taken from it", proof="read_back"
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -57,7 +58,9 @@ def now_us() -> int:
 
 
 async def test_the_official_library_verifies_what_is_sent(receiver: Receiver, secrets: Path) -> None:
-    assert await webhook(receiver.url, secrets).execute(order(fraction_ppm=400_000)) == Done("answered 204")
+    assert await webhook(receiver.url, secrets).execute(order(fraction_ppm=400_000)) == Done(
+        "answered 204", "acknowledged"
+    )
     (got,) = receiver.got
     for secret in (NEW, OLD):
         assert Webhook(secret).verify(got.body, got.headers) == {
@@ -93,8 +96,8 @@ async def test_another_attempt_has_the_same_id_and_body_and_new_secrets_count_at
 @pytest.mark.parametrize(
     ("status", "headers", "answer"),
     [
-        (200, {}, Done("answered 200")),
-        (299, {}, Done("answered 299")),
+        (200, {}, Done("answered 200", "acknowledged")),
+        (299, {}, Done("answered 299", "acknowledged")),
         (400, {}, Refused("answered 400")),
         (401, {}, Refused("answered 401")),
         (404, {}, Refused("answered 404")),
@@ -117,15 +120,17 @@ async def test_what_an_answer_means(
     assert len(receiver.got) == 1
 
 
-async def test_a_receiver_can_be_asked_whether_it_is_done_and_until_then_gets_it_again(
+async def test_a_receiver_can_be_asked_whether_it_is_done_and_is_not_sent_again_what_it_has(
     receiver: Receiver, secrets: Path
 ) -> None:
     executor = webhook(receiver.url, secrets, read_back=True)
-    receiver.answers.extend([(202, {})] * 2)
-    receiver.readings.extend([404])
-    assert await executor.execute(order()) == TryAgain("answered 202, and 404 when read back", ails=False)
-    done = await executor.execute(order())
-    assert done == Done("answered 202, and it is done when read back", verified=True)
+    receiver.answers.append((202, {}))
+    receiver.readings.append(404)
+    first = await executor.execute(order())
+    assert first == TryAgain("answered 202, and 404 when read back", ails=False, acknowledged=True)
+    again = msgspec.structs.replace(order(), maybe=True, acknowledged=True)
+    assert await executor.execute(again) == Done("it is done when read back, and was not sent again", "read_back")
+    assert len(receiver.got) == 1
     assert {one.headers["webhook-id"] for one in (*receiver.got, *receiver.read)} == {"act-0123456789abcdef-7"}
     asked = receiver.read[0].headers
     at = datetime.fromtimestamp(int(asked["webhook-timestamp"]), UTC)

@@ -18,7 +18,8 @@ class Got(NamedTuple):
 
 class Receiver:
     """Answers 204 when it was told nothing; `answers` are statuses with headers, in order. Who asks by GET is in
-    `read`, and gets the next of `readings`, 200 where there is none.
+    `read`, and gets the next of `readings`, 200 where there is none. `bodies` and `read_bodies` are what answers have
+    in them, nothing where there is none.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,8 @@ class Receiver:
         self.answers: deque[tuple[int, dict[str, str]]] = deque()
         self.read: list[Got] = []
         self.readings: deque[int] = deque()
+        self.bodies: deque[bytes] = deque()
+        self.read_bodies: deque[bytes] = deque()
         self._arrived = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = self._server.server_port
@@ -58,18 +61,22 @@ class Receiver:
                 with receiver._arrived:
                     receiver.got.append(Got(self.path, headers, body))
                     status, more = receiver.answers.popleft() if receiver.answers else (204, {})
+                    said = receiver.bodies.popleft() if receiver.bodies else b""
                     receiver._arrived.notify_all()
-                self.send_response(status)
-                for name, value in more.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", "0")
-                self.end_headers()
+                self._answer(status, more, said)
 
             def do_GET(self) -> None:
                 receiver.read.append(Got(self.path, {name.lower(): value for name, value in self.headers.items()}, b""))
-                self.send_response(receiver.readings.popleft() if receiver.readings else 200)
-                self.send_header("content-length", "0")
+                status = receiver.readings.popleft() if receiver.readings else 200
+                self._answer(status, {}, receiver.read_bodies.popleft() if receiver.read_bodies else b"")
+
+            def _answer(self, status: int, more: dict[str, str], said: bytes) -> None:
+                self.send_response(status)
+                for name, value in more.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(said)))
                 self.end_headers()
+                self.wfile.write(said)
 
             def log_message(self, *_: object) -> None:
                 pass

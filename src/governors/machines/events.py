@@ -19,7 +19,7 @@ class ActionResult(Struct, frozen=True, tag="action.result"):
     again, or for its opposite. `ended` says how: by the answer of the last of `attempts` (`done`, `refused`), after
     the time for all of them (`given_up`), by an operator (`abandoned`), or because it was not to be done any more
     (`withdrawn`: nobody has failed at it). `executor` is who was asked, `verified` that it was seen to be so by
-    reading back.
+    reading back, `proof` how it is known to be done: because the other side says so, or by reading back.
     """
 
     action_id: str
@@ -31,6 +31,7 @@ class ActionResult(Struct, frozen=True, tag="action.result"):
     attempts: int = 0
     executor: str = ""
     verified: bool = False
+    proof: Literal["", "acknowledged", "read_back"] = ""
 
 
 class ActionAttempt(Struct, frozen=True, tag="action.attempt"):

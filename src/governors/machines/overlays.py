@@ -428,6 +428,8 @@ def _on_result(turn: Turn, state: MachineState[Any], result: ActionResult) -> Ad
         evidence["ended"] = result.ended
         evidence["executor"] = result.executor
         evidence["verified"] = int(result.verified)
+    if result.proof:
+        evidence["proof"] = result.proof
     if asked is None or asked.id != result.action_id:
         return _unmoved(turn, state, "stale", "none", "overlay.unknown_action", evidence)
     verdict = _step(turn, state.core)

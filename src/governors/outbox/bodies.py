@@ -11,13 +11,15 @@ from governors.outbox.executors import Order
 from governors.outbox.standard_webhooks import BODY_BYTES_MAX
 from ingest.signals import format_time
 
-Format = Literal["native", "slack", "pagerduty"]
+Format = Literal["native", "slack", "slack_api", "pagerduty"]
 
 _encode: Final = msgspec.json.encode
 # Of what senders and operators wrote: it may not make a body too long to be sent.
 _REASON_CHARS_MAX: Final = 2_000
 # https://developer.pagerduty.com/docs/events-api-v2: a summary has 1,024 characters, a dedup_key 255.
 _SUMMARY_CHARS_MAX: Final = 1_024
+# What Slack's messages of ours are known by: https://docs.slack.dev/messaging/message-metadata.
+_EVENT_TYPE: Final = "governors_action"
 _SEVERITIES: Final[Mapping[str, str]] = {
     "stop": "critical",
     "page": "critical",
@@ -53,6 +55,18 @@ def native(order: Order) -> bytes:
 def slack(order: Order) -> bytes:
     """An incoming webhook's message. Its markup is escaped: https://docs.slack.dev/messaging/formatting-message-text."""
     return _encode({"text": _escape(_headline(order))})
+
+
+def slack_api(order: Order, channel: str) -> bytes:
+    """What `chat.postMessage` takes; the metadata says which action it is about, and comes back with the history."""
+    said = {"action_id": order.work.action.id, "receipt": order.receipt}
+    return _encode(
+        {
+            "channel": channel,
+            "text": _escape(_headline(order)),
+            "metadata": {"event_type": _EVENT_TYPE, "event_payload": said},
+        }
+    )
 
 
 def pagerduty(order: Order, routing_key: str) -> bytes:

@@ -9,17 +9,21 @@ import structlog
 from governors.outbox.executors import Answer, Done, Executor, LogExecutor, Order
 from governors.outbox.kubernetes import KubernetesExecutor
 from governors.outbox.kubernetes_api import Access
+from governors.outbox.read_back import Verify
 from governors.outbox.selection import Selection
 from governors.outbox.standard_webhooks import parse_secret
 from governors.outbox.webhook import Receiver, WebhookExecutor, read_lines
 from governors.outbox.workloads import WorkloadRule
 from governors.settings import (
     NAMESPACE_NAME,
+    PAGERDUTY_INCIDENTS,
     SERVICE_ACCOUNT,
+    SLACK_HISTORY,
     ActionSettings,
     ActionTopicSettings,
     KubernetesSettings,
     SettingsError,
+    VerifySettings,
     WebhookSettings,
     WorkloadSettings,
     webhook_url_problem,
@@ -139,6 +143,7 @@ def _receiver(settings: WebhookSettings) -> Receiver:
         if not secrets:
             raise ValueError(f"{settings.secrets_file}: it has no secret")
     is_native = settings.format == "native"
+    token = _token(secrets[0]) if settings.format == "slack_api" else ""
     return Receiver(
         name=settings.name,
         url=httpx.URL(url),
@@ -147,4 +152,34 @@ def _receiver(settings: WebhookSettings) -> Receiver:
         routing_key=secrets[0] if settings.format == "pagerduty" else "",
         private=settings.private,
         read_back=settings.read_back,
+        token=token,
+        channel=settings.channel or "",
+        verify=None if settings.verify is None else _verify(settings, settings.verify, token),
     )
+
+
+def _verify(settings: WebhookSettings, verify: VerifySettings, token: str) -> Verify:
+    of_pagerduty = settings.format == "pagerduty"
+    url = verify.url or (PAGERDUTY_INCIDENTS if of_pagerduty else SLACK_HISTORY)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    if verify.headers_file is not None:
+        headers |= read_headers(verify.headers_file.read_text(encoding="utf-8"))
+    url = url.replace("{channel}", settings.channel or "")
+    return Verify(url, headers, of_pagerduty=of_pagerduty, private=settings.private)
+
+
+def _token(text: str) -> str:
+    if not text.isascii() or " " in text:
+        raise ValueError("the token is none: expected one word")
+    return text
+
+
+def read_headers(text: str) -> dict[str, str]:
+    """Headers, one a line. Raises ValueError for what is none."""
+    headers = {}
+    for number, line in enumerate(read_lines(text), start=1):
+        name, colon, value = line.partition(":")
+        if not colon or not name or not name.replace("-", "").isalnum() or not line.isascii():
+            raise ValueError(f"header {number}: expected `name: value`")
+        headers[name.lower()] = value.strip()
+    return headers

@@ -1,6 +1,6 @@
 """Those who carry actions out, and what they can answer. Unknown is not success."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 from msgspec import Struct
@@ -12,7 +12,8 @@ class Order(Struct, frozen=True):
     """An action whose receipt is committed, with what that receipt says of why.
 
     `receipt` is its id (`partition:index`), `receipt_sha256` the SHA-256 (hex) of its leaf's bytes, `decided_us` when
-    it was decided, `reason` the sentence for people.
+    it was decided, `reason` the sentence for people. `maybe`: an attempt before this one may have done it without our
+    hearing of it; `acknowledged`: the other side has said that it has it.
     """
 
     work: OpenWork
@@ -20,13 +21,17 @@ class Order(Struct, frozen=True):
     receipt_sha256: str
     decided_us: int
     reason: str
+    maybe: bool = False
+    acknowledged: bool = False
 
 
 class Done(Struct, frozen=True):
-    """It is so now. `detail` is a short sentence for the receipt; `verified` says that it was read back, and is so."""
+    """It is so now. `detail` is a short sentence for the receipt; `proof` is how that is known: `acknowledged` by the
+    answer of whoever was asked, or `read_back` from there.
+    """
 
     detail: str = ""
-    verified: bool = False
+    proof: Literal["", "acknowledged", "read_back"] = ""
 
 
 class Refused(Struct, frozen=True):
@@ -41,12 +46,14 @@ class TryAgain(Struct, frozen=True):
 
     `maybe`: the other side may have done it without our hearing of it. `after_s`: how long the other side wants to be
     left alone; None where it did not say. `ails`: whether this says that the other side is unwell, for everybody.
+    `acknowledged`: it says that it has the order, which need not be sent there again.
     """
 
     detail: str
     maybe: bool = True
     after_s: float | None = None
     ails: bool = True
+    acknowledged: bool = False
 
 
 Answer = Done | Refused | TryAgain

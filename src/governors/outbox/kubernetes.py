@@ -88,7 +88,7 @@ def together(answers: Sequence[tuple[Target, Answer]]) -> Answer:
     if any(isinstance(answer, Refused) for _, answer in answers):
         return Refused(said, maybe=any(isinstance(answer, Done) or answer.maybe for _, answer in answers))
     # Each was read until it was so.
-    return Done(said, verified=True)
+    return Done(said, "read_back")
 
 
 async def _carry_out(calls: Session, target: Target, order: Order, rule: WorkloadRule) -> Answer:

@@ -10,8 +10,8 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from governors.outbox.answers import retry_after_s
 from governors.outbox.executors import Answer, Refused, TryAgain
-from governors.outbox.webhook import retry_after_s
 
 CALL_S: Final = 5.0
 """For one call: what reads and patches one object takes milliseconds."""

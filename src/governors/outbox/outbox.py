@@ -21,6 +21,7 @@ from typing import Final, Literal, Protocol
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from governors.machines.catalog import RULES
 from governors.machines.events import ActionAttempt, ActionResult, Event
@@ -70,10 +71,13 @@ class _Ended(Struct, frozen=True):
 
 
 class _Open:
-    """An action that has not ended. `maybe`: an attempt may have done it without our hearing of it."""
+    """An action that has not ended. `maybe`: an attempt may have done it without our hearing of it; `acknowledged`: the
+    other side says that it has it.
+    """
 
     __slots__ = (
-        "attempts", "detail", "ended_by", "give_up_s", "maybe", "next_s", "place", "roused", "since_us", "work",
+        "acknowledged", "attempts", "detail", "ended_by", "give_up_s", "maybe", "next_s", "place", "roused", "since_us",
+        "work",
     )  # fmt: skip
 
     def __init__(self, work: OpenWork, place: "_Place", since_us: int) -> None:
@@ -83,6 +87,7 @@ class _Open:
         self.attempts = work.action.attempts
         self.detail = ""
         self.maybe = work.again or work.action.doubtful
+        self.acknowledged = False
         self.next_s: float | None = None
         self.give_up_s: float | None = None
         self.roused = asyncio.Event()
@@ -213,7 +218,8 @@ class Outbox:
             ended=how,
             attempts=one.attempts,
             executor=one.place.executor.name,
-            verified=isinstance(ended, Done) and ended.verified,
+            verified=isinstance(ended, Done) and ended.proof == "read_back",
+            proof=ended.proof if isinstance(ended, Done) else "",
         )
         self._tell(work.tenant, work.key, Event(f"{work.action.id}-result", self._clock_us(), result))
 
@@ -267,9 +273,10 @@ class Outbox:
         one.attempts += 1
         # Whatever ends this process meanwhile, or this task: it may have been done.
         before, one.maybe = one.maybe, True
-        answer = await self._ask(place.executor, order)
+        answer = await self._ask(place.executor, replace(order, maybe=before, acknowledged=one.acknowledged))
         if isinstance(answer, TryAgain):
             one.maybe = before or answer.maybe
+            one.acknowledged = one.acknowledged or answer.acknowledged
             one.detail = answer.detail
             if answer.ails:
                 place.breaker = failed(place.breaker, loop.time())

@@ -302,6 +302,20 @@ def test_the_result_of_an_action_that_is_not_in_flight_changes_nothing(machine: 
     assert machine.state == before
 
 
+@pytest.mark.parametrize("proof", ["read_back", "acknowledged"])
+def test_the_receipt_of_a_result_says_how_it_is_known(machine: Machine, proof: Any) -> None:
+    machine.queue(100, S)
+    assert machine.state.in_flight is not None
+    asked = machine.state.in_flight
+    step = machine.tell(ActionResult(asked.id, asked.kind, ok=True, ended="done", proof=proof), 2 * S)
+    assert step.evidence["proof"] == proof
+
+
+def test_what_was_recorded_before_there_were_proofs_says_nothing_of_them(machine: Machine) -> None:
+    machine.queue(100, S)
+    assert "proof" not in machine.finish(2 * S).evidence
+
+
 def test_three_silent_periods_make_a_machine_blind_and_it_says_so_once(machine: Machine) -> None:
     machine.queue(5, S)
     assert machine.state.core.due_us == 11 * S

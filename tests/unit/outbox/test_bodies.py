@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governors.machines.overlays import OpenAction
-from governors.outbox.bodies import fits, native, pagerduty, slack
+from governors.outbox.bodies import fits, native, pagerduty, slack, slack_api
 from governors.outbox.executors import Order
 from governors.tenants.tenant import OpenWork
 
@@ -79,3 +79,17 @@ def test_every_attempt_has_the_same_body(order: Order) -> None:
 def test_what_governors_ask_for_fits_into_a_webhook(order: Order) -> None:
     assert fits(native(order))
     assert fits(pagerduty(order, ROUTING_KEY))
+
+
+@given(orders())
+def test_a_message_to_a_channel_is_a_webhooks_text_with_the_action_as_metadata(order: Order) -> None:
+    body = slack_api(order, "C123ABC456")
+    assert fits(body)
+    assert msgspec.json.decode(body) == {
+        **msgspec.json.decode(slack(order)),
+        "channel": "C123ABC456",
+        "metadata": {
+            "event_type": "governors_action",
+            "event_payload": {"action_id": order.work.action.id, "receipt": "0:12"},
+        },
+    }

@@ -373,10 +373,52 @@ async def test_what_was_refused_only_in_part_may_have_been_done() -> None:
 @simulated
 async def test_what_was_read_back_is_said() -> None:
     world = World()
-    world.rest.answers["acme/1"] = deque([Done("scaled", verified=True)])
+    world.rest.answers["acme/1"] = deque([Done("scaled", "read_back")])
     world.submit("acme/1")
     async with world.running():
-        assert (await world.result("acme/1")).verified
+        result = await world.result("acme/1")
+    assert (result.verified, result.proof) == (True, "read_back")
+
+
+@simulated
+async def test_what_was_acknowledged_and_not_read_back_is_said() -> None:
+    world = World()
+    world.rest.answers["acme/1"] = deque([Done("answered 202", "acknowledged")])
+    world.submit("acme/1")
+    async with world.running():
+        result = await world.result("acme/1")
+    assert (result.verified, result.proof) == (False, "acknowledged")
+
+
+@simulated
+async def test_an_attempt_knows_what_those_before_it_have_heard() -> None:
+    world = World()
+    taken = TryAgain("taken, and not there yet", ails=False, acknowledged=True)
+    world.rest.answers["acme/1"] = deque([UNREACHED, UNHEARD, taken, UNREACHED, Done("there", "read_back")])
+    world.submit("acme/1")
+    async with world.running():
+        assert (await world.result("acme/1")).ok
+    heard = [(one.maybe, one.acknowledged) for one in world.rest.orders]
+    assert heard == [(False, False), (False, False), (True, False), (True, True), (True, True)]
+
+
+@simulated
+async def test_the_first_attempt_of_a_new_process_knows_that_there_may_have_been_others() -> None:
+    world = World()
+    world.submit("acme/1", again=True)
+    async with world.running():
+        assert (await world.result("acme/1")).ok
+    assert [(one.maybe, one.acknowledged) for one in world.rest.orders] == [(True, False)]
+
+
+@simulated
+async def test_what_was_taken_and_is_never_seen_is_given_up_in_doubt() -> None:
+    world = World()
+    world.rest.answers["acme/1"] = deque([TryAgain("not there", ails=False, acknowledged=True)] * 100)
+    world.submit("acme/1")
+    async with world.running():
+        result = await world.result("acme/1")
+    assert (result.ok, result.ended, result.maybe, result.proof) == (False, "given_up", True, "")
 
 
 @simulated
