@@ -61,7 +61,7 @@ crash-actions: $(VENV)/dev.stamp ## ten thousand kills between any two steps of 
 	PYTHONPATH=tests $(BIN)/python -m simulation.actions --seed $(SEED) --crashes $(CRASHES)
 CRASHES ?= 10000
 
-chaos: $(VENV)/dev.stamp ## real workers under load lose each other, the bucket, Pub/Sub and their lives
+chaos: $(VENV)/dev.stamp ## real workers under load lose each other, the bucket, Pub/Sub and their lives: CHAOS_RATE=200
 	CHAOS=all $(BIN)/python -m pytest -n 0 --timeout 1200 tests/chaos
 
 soak: $(VENV)/dev.stamp ## an hour at 1,000 signals a second, and nothing grows: SOAK_S=600

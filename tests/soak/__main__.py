@@ -21,13 +21,13 @@ from typing import Any, Final
 
 import httpx
 from soak.judgement import GrowthLimit, Point, Verdict, is_good, judge_growth, judge_least, judge_most, judge_none
-from soak.load import Books, Publisher
 from soak.sampling import Course, Sample, disk_mb, sample
 from support.buckets import serve_gcs
-from support.fleet import BUCKET, STORE, write_config
+from support.fleet import BEARER, BUCKET, write_config
 from support.kept import read_receipts
 from support.pubsub import Bench
 from support.service import ServiceProcess
+from support.steady import Books, Publisher
 
 from benchmarks.report import machine, quantile, scratch
 from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
@@ -35,6 +35,7 @@ from benchmarks.support_process import rss_mb
 from governors.telemetry.scrape import series_of, total
 from ingest.pubsub import open_channel
 
+STORE: Final = f"gs://{BUCKET}/soak"
 RSS_MB_MAX: Final = 600.0
 RSS_GROWTH: Final = GrowthLimit(0.03)
 COUNT_GROWTH: Final = GrowthLimit(0.02, 2.0)
@@ -68,7 +69,7 @@ class Soak:
         """Sample until cancelled, at an even pace."""
         begun_s = time.monotonic()
         due_s = begun_s
-        async with httpx.AsyncClient(timeout=30.0) as client:
+        async with httpx.AsyncClient(timeout=30.0, headers=BEARER) as client:
             while True:
                 due_s += every_s
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
@@ -82,7 +83,7 @@ class Soak:
     async def settled(self, signals: int) -> bool:
         """Wait until so many signals have their outcome and nothing is left to acknowledge; False: they never do."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_S_MAX), httpx.AsyncClient(timeout=30.0) as client:
+            async with asyncio.timeout(SETTLE_S_MAX), httpx.AsyncClient(timeout=30.0, headers=BEARER) as client:
                 while True:
                     outcomes = held = 0.0
                     for worker in self._workers.values():
@@ -154,8 +155,13 @@ def check_log(url: str, folder: Path, books: Books) -> dict[str, Any]:
         if not done.stdout.strip():
             return {"ok": False, "receipts": 0, "said": done.stderr[-2_000:]}
     said = json.loads(done.stdout.strip().splitlines()[-1])
-    receipts = read_receipts(restored, books.add)
-    return {"ok": bool(said["ok"]), "receipts": receipts, "seconds": said["seconds"], "errors": said["errors"][:10]}
+    read_receipts(restored, books.add)
+    return {
+        "ok": bool(said["ok"]),
+        "receipts": books.receipts,
+        "seconds": said["seconds"],
+        "errors": said["errors"][:10],
+    }
 
 
 async def run(folder: Path, given: argparse.Namespace, emulator: PubSubEmulator) -> dict[str, Any]:
@@ -164,7 +170,7 @@ async def run(folder: Path, given: argparse.Namespace, emulator: PubSubEmulator)
     channel = await open_channel(emulator.host)
     bench = Bench(channel, "signals")
     await bench.set_up()
-    config = write_config(folder, bench.name)
+    config = write_config(folder, bench.name, STORE)
     with serve_gcs(BUCKET) as gcs, contextlib.ExitStack() as stack:
         env = {"STORAGE_EMULATOR_HOST": gcs.url, "PUBSUB_EMULATOR_HOST": emulator.host}
         workers = {

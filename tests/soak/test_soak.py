@@ -4,35 +4,11 @@ import json
 
 import pytest
 from soak import __main__ as soak
-from soak.load import Books
 from support.emulator import skip_or_fail
 
 from benchmarks.support_emulator import EmulatorMissingError, find_jar
-from ledger.format.receipt import Fsm, Receipt
 
 RATE_PER_S = 200
-
-
-def receipt(signal: str, *, age_ms: int = 5, outcome: str = "decided") -> Receipt:
-    fsm = Fsm("queue.sample", "OPEN", "backlog_valve", "orders", "OPEN", 1)
-    return Receipt(
-        (), "none", 1, signal, {}, fsm, "0" * 64, "log/0", 1_000_000, outcome, "", "", "r", "benchmark", "t",
-        1_000_000 + age_ms * 1_000, 0, 1, "w",
-    )  # fmt: skip
-
-
-def test_books_tell_what_is_lost_decided_twice_and_never_sent() -> None:
-    books = Books(seconds=2, rate_per_s=2, window_s=1)
-    for signal in ("soak-000000-00000000", "soak-000000-00000001", "soak-000000-00000001", "soak-000002-00000000"):
-        books.add(receipt(signal))
-    assert (books.lost, books.decided_twice, books.foreign) == (2, 1, 1)
-
-
-def test_books_keep_ages_by_window() -> None:
-    books = Books(seconds=4, rate_per_s=1, window_s=2)
-    for second, age_ms in enumerate((30, 10, 20, 40)):
-        books.add(receipt(f"soak-{second:06d}-00000000", age_ms=age_ms))
-    assert list(books.windows()) == [(2.0, [10.0, 30.0]), (4.0, [20.0, 40.0])]
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """Object stores that several processes use: a folder, or our stand-in for Cloud Storage, which they reach by HTTP."""
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 
 import pytest
 from support.sim_gcs import SimGcs
+from support.stores import check_preconditions, gcs_store, make_bucket
 
 FOLDER = "folder"
 GCS = "gcs"
@@ -44,6 +46,27 @@ class StoreProcess:
 
     url: str
     pid: int
+
+
+@asynccontextmanager
+async def serve_named_or_gcs(bucket: str) -> AsyncIterator[str]:
+    """Where the emulator is that STORAGE_EMULATOR_HOST names, else a stand-in of our own. Preconditions are seen to
+    bite first: on a server where they do not, nothing that is tested means anything.
+    """
+    named = os.environ.get("STORAGE_EMULATOR_HOST")
+    with nullcontext(named) if named else _own_url(bucket) as url:
+        assert url is not None
+        if named:
+            make_bucket(url, bucket, lenient=True)
+        prefix = f"checks-{os.urandom(4).hex()}"
+        await check_preconditions(lambda: gcs_store(url, prefix, bucket=bucket))
+        yield url
+
+
+@contextmanager
+def _own_url(bucket: str) -> Iterator[str]:
+    with serve_gcs(bucket) as gcs:
+        yield gcs.url
 
 
 @contextmanager

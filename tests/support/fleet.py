@@ -1,38 +1,54 @@
-"""Three workers over one bucket and one subscription, each with cables of its own that can be cut."""
+"""Several workers over one store and one subscription, each with cables of its own that can be cut, and each in a
+network namespace of its own on machines that allow it.
+"""
 
 import asyncio
+import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import httpx
+from support.clocks import SteppedClock
+from support.heads import NOTHING, Committed, Heads
+from support.network import Namespace, Network
 from support.proxy import CuttableProxy
 from support.pubsub import PROJECT
 from support.service import ServiceProcess
-from support.sim_gcs import SimGcs
 
 from ledger.format.note import SEED_BYTES, Signer
 
-ORIGIN = "ledger.test/fleet"
-BUCKET = "logs"
-STORE = f"gs://{BUCKET}/ours"
-HEAD = "ours/0/ctl/head"
+ORIGIN: Final = "ledger.test/fleet"
+BUCKET: Final = "logs"
+TOKEN: Final = "gov_" + "fleet" * 5
+BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
+LOOPBACK: Final = "127.0.0.1"
+_POLL_S: Final = 0.1
 
 
-def write_config(folder: Path, subscription: str) -> Path:
-    """The file that all workers of a fleet are configured by, and the key that they sign with."""
-    key = folder / "signing.key"
+def write_config(folder: Path, subscription: str, store: str) -> Path:
+    """The file that all workers of a fleet are configured by, the key that they sign with, and who may ask them."""
+    key, tokens = folder / "signing.key", folder / "tokens.yaml"
     key.write_text(Signer(ORIGIN, os.urandom(SEED_BYTES)).skey)
+    entry = {
+        "name": "fleet",
+        "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(),
+        "roles": ["read", "admit", "ingest"],
+    }
+    tokens.write_text(json.dumps({"tokens": [entry]}))
     config = {
+        "auth": {"tokens_file": str(tokens)},
+        "limits": {"token_requests_per_s": None},
         "tenants": {"auto_create": True},
         "ledger": {"origin": ORIGIN, "signing_key": str(key)},
-        "store": {"url": STORE},
+        "store": {"url": store},
         "pubsub": {"project": PROJECT, "subscription": subscription},
     }
     path = folder / "governors.json"
@@ -40,21 +56,18 @@ def write_config(folder: Path, subscription: str) -> Path:
     return path
 
 
-class Committed(NamedTuple):
-    """What the head says."""
-
-    epoch: int
-    size: int
-
-
 @dataclass
 class Worker:
-    """A process, where its data is, and its cables to the bucket and to Pub/Sub."""
+    """A process, where its data is, its clock if that can be stepped, and its cables to the bucket and to Pub/Sub."""
 
     folder: Path
     store: CuttableProxy
     pubsub: CuttableProxy
     process: ServiceProcess
+    space: Namespace | None
+    clock: SteppedClock | None
+    was_harmed: bool = False
+    """It may find out that another has what it had, and end because of that."""
 
     @property
     def url(self) -> str:
@@ -62,17 +75,37 @@ class Worker:
 
 
 class Fleet:
-    """`start` makes a worker, or starts one again on the disk that it had. Whatever still runs at the end is killed."""
+    """`start` makes a worker, or starts one again on the disk that it had. Whatever still runs at the end is killed.
 
-    def __init__(self, folder: Path, gcs: SimGcs, pubsub: str, subscription: str) -> None:
+    `store` is the address of the object store's server and `prefix` the log's place in the bucket, `pubsub` is
+    "host:port". Without a `network` all of it is on the loopback device. With `clocks` each worker's can be stepped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: str,
+        prefix: str,
+        pubsub: str,
+        subscription: str,
+        *,
+        network: Network | None = None,
+        clocks: bool = False,
+    ) -> None:
         self.workers: dict[str, Worker] = {}
+        self.heads = Heads(store, BUCKET, prefix)
+        self.client = httpx.AsyncClient(timeout=10.0, headers=BEARER)
         self._folder = folder
-        self._gcs = gcs
+        self._store = urlsplit(store).netloc
         self._pubsub = pubsub
+        self._network = network
+        self._clocks = clocks
         self._stack = AsyncExitStack()
-        self._config = write_config(folder, subscription)
+        self._config = write_config(folder, subscription, f"gs://{BUCKET}/{prefix}")
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self.heads.watch(), name="heads")
         return self
 
     async def __aexit__(
@@ -81,54 +114,135 @@ class Fleet:
         for worker in self.workers.values():
             with worker.process:
                 pass
+        await self.client.aclose()
+        await self.stop_watching()
+        await self.heads.close()
         await self._stack.aclose()
 
+    async def stop_watching(self) -> None:
+        """Raises AssertionError where a head went back."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
+            if not watching.cancelled():
+                watching.result()
+
     async def start(self, name: str, event: str = "standby") -> Worker:
-        """Returns once it waits for the log, or with `event="ready"` has it."""
+        """Returns once it serves, or with `event="ready"` has a log."""
         folder, before = self._folder / name, self.workers.get(name)
-        store = before.store if before else await self._cable(urlsplit(self._gcs.url).netloc)
-        pubsub = before.pubsub if before else await self._cable(self._pubsub)
+        space = before.space if before else self._join()
+        store = before.store if before else await self._cable("store", self._store)
+        pubsub = before.pubsub if before else await self._cable("pubsub", self._pubsub)
+        clock = before.clock if before else SteppedClock(self._folder / f"{name}.clock") if self._clocks else None
         env = {"STORAGE_EMULATOR_HOST": f"http://{store.host}", "PUBSUB_EMULATOR_HOST": pubsub.host}
+        env |= clock.env if clock is not None else {}
         # Off the loop, which the cables need meanwhile.
-        process = await asyncio.to_thread(ServiceProcess, folder, "--config", str(self._config), env=env, event=event)
-        worker = self.workers[name] = Worker(folder, store, pubsub, process)
+        process = await asyncio.to_thread(
+            ServiceProcess,
+            folder,
+            *("--config", str(self._config), "--host", LOOPBACK if space is None else space.address),
+            env=env,
+            under=() if space is None else space.under,
+            event=event,
+        )
+        worker = self.workers[name] = Worker(folder, store, pubsub, process, space, clock)
+        self.heads.partitions |= {one["partition"] for one in (await self.cluster(worker))["partitions"]}
         return worker
 
-    async def _cable(self, target: str) -> CuttableProxy:
-        return await self._stack.enter_async_context(CuttableProxy(target))
+    def address_of(self, service: str) -> str:
+        """Where workers reach "store" or "pubsub"; there must be a network."""
+        assert self._network is not None
+        return self._network.address_of(service)
 
-    def committed(self) -> Committed:
-        """What everybody can see to be committed."""
-        data = self._gcs.objects(BUCKET).get(HEAD)
-        if data is None:
-            return Committed(0, 0)
-        head = json.loads(data)
-        return Committed(head["epoch"], head["size"])
+    def _join(self) -> Namespace | None:
+        return None if self._network is None else self._network.join()
 
-    async def commits(self, more: int = 1, *, after_epoch: int = 0, within_s: float = 120.0) -> float:
-        """Wait until so many more receipts are committed, under a later epoch; how long that took, in seconds."""
-        begun_s, before = time.monotonic(), self.committed()
-        while (now := self.committed()).size < before.size + more or now.epoch <= after_epoch:
-            assert now >= before, "a head went back"
-            if time.monotonic() - begun_s > within_s:
-                raise AssertionError(f"{now} after {within_s:g} s, {before} before\n" + self.said())
-            await asyncio.sleep(0.05)
-        return time.monotonic() - begun_s
+    async def _cable(self, service: str, target: str) -> CuttableProxy:
+        address = LOOPBACK if self._network is None else self._network.address_of(service)
+        return await self._stack.enter_async_context(CuttableProxy(target, address))
+
+    # Who is there
+
+    @property
+    def living(self) -> dict[str, Worker]:
+        """Those whose processes run, by name."""
+        return {name: one for name, one in self.workers.items() if not one.process.has_ended}
+
+    def name_of(self, worker: Worker) -> str:
+        return next(name for name, one in self.workers.items() if one is worker)
+
+    def others(self, worker: Worker) -> list[Worker]:
+        return [one for one in self.living.values() if one is not worker]
+
+    async def cluster(self, worker: Worker) -> dict[str, Any]:
+        """As the worker sees it."""
+        found: dict[str, Any] = (await self.client.get(f"{worker.url}/v1/cluster")).raise_for_status().json()
+        return found
+
+    async def held_by(self, worker: Worker) -> set[int]:
+        """The partitions that it has, by its own word."""
+        cluster = await self.cluster(worker)
+        return {one["partition"] for one in cluster["partitions"] if one["owner"] == cluster["worker"]}
 
     async def owner(self) -> Worker:
-        """The worker that the others hand on to."""
-        async with asyncio.timeout(60.0), httpx.AsyncClient(timeout=5.0) as client:
+        """The worker that has the most partitions by its own word; one at least."""
+        async with asyncio.timeout(60.0):
             while True:
-                for worker in self.workers.values():
+                held: dict[str, int] = {}
+                for name, worker in self.living.items():
                     try:
-                        cluster = (await client.get(f"{worker.url}/v1/cluster")).json()
-                    except httpx.TransportError:
+                        held[name] = len(await self.held_by(worker))
+                    except httpx.HTTPError:
                         continue
-                    owners = {one["url"] for one in cluster["workers"] if one["state"] == "owner"}
-                    for one in self.workers.values():
-                        if one.url in owners:
-                            return one
-                await asyncio.sleep(0.1)
+                most = max(held, key=lambda name: held[name], default=None)
+                if most is not None and held[most]:
+                    return self.workers[most]
+                await asyncio.sleep(_POLL_S)
+
+    async def recovers(self) -> None:
+        """Start those again that ended because of harm, and wait until everybody says that it is ready."""
+        async with asyncio.timeout(120.0):
+            for name in list(self.workers):
+                while not await self._is_ready(self.workers[name]):
+                    if self.workers[name].process.has_ended:
+                        await self.start(name)
+                    await asyncio.sleep(_POLL_S)
+
+    async def _is_ready(self, worker: Worker) -> bool:
+        try:
+            return (await self.client.get(f"{worker.url}/readyz")).is_success
+        except httpx.TransportError:
+            return False
+
+    # What is committed
+
+    async def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
+        """By partition, as everybody can see it."""
+        found = await self.heads.look()
+        return {one: found.get(one, NOTHING) for one in partitions}
+
+    async def commits(
+        self, more: int = 1, *, since: Mapping[int, Committed] | None = None, within_s: float = 120.0
+    ) -> float:
+        """Wait until so many more receipts are committed, and in each of the partitions of `since` some under a later
+        epoch than then; how long that took, in seconds.
+        """
+        begun_s, before = time.monotonic(), await self.heads.look()
+        size = sum(one.size for one in before.values())
+        while True:
+            now = await self.heads.look()
+            grown = sum(one.size for one in now.values()) - size
+            behind = [
+                partition
+                for partition, then in (since or {}).items()
+                if now[partition].epoch <= then.epoch or now[partition].size <= then.size
+            ]
+            if grown >= more and not behind:
+                return time.monotonic() - begun_s
+            if time.monotonic() - begun_s > within_s:
+                raise AssertionError(f"{grown} more after {within_s:g} s, nothing in {behind}\n{now}\n" + self.said())
+            await asyncio.sleep(_POLL_S)
 
     def said(self) -> str:
         """The last lines of everybody's log, for whoever reads a failure."""

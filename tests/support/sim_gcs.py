@@ -190,12 +190,14 @@ class SimGcs:
         objects[name] = Stored(data, self._generation, metadata)
         return self._describe(bucket, name, objects[name])
 
-    def start_upload(self, bucket: str, name: str, metadata: dict[str, Any], query: dict[str, str]) -> Reply:
+    def start_upload(
+        self, bucket: str, name: str, metadata: dict[str, Any], query: dict[str, str], *, host: str
+    ) -> Reply:
         self._check("put", self._objects(bucket).get(name), query)
         self._generation += 1
         upload_id = str(self._generation)
         self._uploads[upload_id] = (bucket, name, metadata, query)
-        place = f"{self.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload_id}"
+        place = f"http://{host}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload_id}"
         return Reply(200, b"", {"Location": place})
 
     def upload_name(self, upload_id: str) -> str:
@@ -354,7 +356,10 @@ class _Handler(BaseHTTPRequestHandler):
                 metadata = json.loads(body)
                 name = metadata["name"]
                 known = _CONDITIONS | {"uploadType"}
-                self._serve("start", name, query, known, lambda: gcs.start_upload(bucket, name, metadata, query))
+                host = self.headers["Host"]  # by whichever way it came, the rest comes too
+                self._serve(
+                    "start", name, query, known, lambda: gcs.start_upload(bucket, name, metadata, query, host=host)
+                )
             case "PUT", ["upload", "storage", "v1", "b", _, "o"], "resumable":
                 upload_id, place = query["upload_id"], self.headers["Content-Range"]
                 known = {"uploadType", "upload_id"}

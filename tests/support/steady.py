@@ -1,10 +1,11 @@
 """Signals at an even rate for hours: made second by second, so that none has to be kept."""
 
 import asyncio
+import math
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from support.pubsub import Bench
@@ -28,7 +29,7 @@ def now_us() -> int:
 @dataclass(slots=True)
 class Publisher:
     """Publishes `rate_per_s` signals a second, each observed when it is due. What could not be published in time is
-    made up for, so what it reports is how late it was: `late_s` at most.
+    made up for; `late_s` is how late it was at most.
     """
 
     bench: Bench
@@ -40,18 +41,21 @@ class Publisher:
     messages: int = 0
     failures: int = 0
     late_s: float = 0.0
-    begin_us: int = field(default_factory=now_us)
+    _stopping: bool = False
 
-    async def run(self, seconds: float) -> None:
-        """At least for so many seconds, whole ones."""
-        self.begin_us = now_us()
-        while self.seconds < seconds:
-            await self._one_second()
+    async def run(self, seconds: float = math.inf) -> None:
+        """For so many seconds, whole ones, or until the second in which it is told to stop."""
+        begun_us = now_us()
+        while self.seconds < seconds and not self._stopping:
+            await self._one_second(begun_us + self.seconds * 1_000_000)
 
-    async def _one_second(self) -> None:
-        begin_us = self.begin_us + self.seconds * 1_000_000
+    def stop(self) -> None:
+        """At the end of this second."""
+        self._stopping = True
+
+    async def _one_second(self, begin_us: int) -> None:
         load = make_load(
-            f"soak-{self.seconds:06d}", self.rate_per_s, self.tenants, REPEATED, float(self.rate_per_s), begin_us
+            f"s-{self.seconds:06d}", self.rate_per_s, self.tenants, REPEATED, float(self.rate_per_s), begin_us
         )
         count, sent = len(load.payloads), 0
         while sent < count:
@@ -80,22 +84,29 @@ class Publisher:
 
 
 class Books:
-    """Which signals have a receipt, and how old each was when it was decided. One for a whole run: `read_receipts`
-    calls `add`.
-    """
+    """Which signals have a receipt, and how old each was when it was decided: `read_receipts` calls `add`."""
 
     def __init__(self, seconds: int, rate_per_s: int, window_s: int) -> None:
         self._rate_per_s = rate_per_s
         self._window_s = window_s
         self._receipts = bytearray(seconds * rate_per_s)
         self._ages_ms = [array("f") for _ in range(-(-seconds // window_s))]
+        self._epochs: dict[int, int] = {}
+        self.receipts = 0
         self.foreign = 0
         """Receipts about what was never published."""
         self.undecided = 0
         """Receipts that say anything else than that the signal was decided."""
+        self.out_of_epoch = 0
+        """Receipts of an epoch that had ended: those behind which there is one of a later epoch."""
 
-    def add(self, receipt: Receipt) -> None:
+    def add(self, partition: int, index: int, receipt: Receipt) -> None:
         """A receipt of the log."""
+        self.receipts += 1
+        self.out_of_epoch += receipt.epoch < self._epochs.get(partition, 0)
+        self._epochs[partition] = receipt.epoch
+        if not receipt.source:
+            return  # of a timer or an operator
         _, second, number = receipt.event_id.split("-")
         place = int(second) * self._rate_per_s + int(number)
         if place >= len(self._receipts):
