@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from governors.api.edge import NO_STORE
-from governors.api.heads import Behind, HeadTooLargeError, check_head, read_target
+from governors.api.heads import ASKED_FOR, NOTHING, HeadTooLargeError, check_head, read_target
 from governors.api.problem import ProblemError, render
 from governors.api.turnstile import Reply
 
@@ -249,8 +249,8 @@ class Connection(HttpToolsProtocol):
         bytes_max = self._limits.head_bytes_max
         limit = bytes_max if self._pending_bytes > bytes_max else None
         behind = check_head(self.url, self.headers, self.parser.get_http_version(), limit)
-        self.expect_100_continue = behind is Behind.ASKED_FOR
-        self._is_alone = behind is Behind.NOTHING and self._is_idle() and not self.parser.should_upgrade()
+        self.expect_100_continue = behind is ASKED_FOR
+        self._is_alone = behind is NOTHING and self._is_idle() and not self.parser.should_upgrade()
         if not self._is_alone:
             self._begin_cycle()
             self._body_complete = False

@@ -68,6 +68,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
 # FastAPI answers 400 where it cannot read a body, and only there.
 _BY_STATUS: Final = {400: "unreadable-body", 404: "not-found", 405: "method-not-allowed", 413: "body-too-large"}
 _BODY_REASONS: Final = {"batch_too_large": "batch-too-large", "unsupported_media_type": "unsupported-media-type"}
+_UNREAD: Final[frozenset[int]] = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 _BODY_STATUSES: Final = {413: "body-too-large", 415: "unsupported-media-type"}
 
 
@@ -135,7 +136,7 @@ def render(problem: ProblemError, rng: random.Random, status: int | None = None)
     headers = dict(problem.headers or {})
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(spread(problem.retry_after_s, rng))
-    if kind.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+    if kind.status in _UNREAD:
         headers["Connection"] = "close"  # the rest of the body is not waited for
     return Response(_body_of(problem, status), status, headers, MEDIA_TYPE)
 

@@ -40,7 +40,23 @@ def test_a_token_is_known_by_its_digest_alone() -> None:
     ],
 )
 def test_nothing_else_is_a_token(token: bytes) -> None:
-    assert Tokens.parse(one()).principal_of(token, NOW_US) is None
+    tokens = Tokens.parse(one())
+    assert tokens.principal_of(token, NOW_US) is None
+    assert tokens.principal_of(TOKEN.encode(), NOW_US) is not None
+    assert tokens.principal_of(token, NOW_US) is None, "it was taken for the one that was shown before"
+
+
+def test_a_token_is_the_same_principals_each_time_that_it_is_shown() -> None:
+    tokens = Tokens.parse(one())
+    assert len({id(tokens.principal_of(TOKEN.encode(), NOW_US)) for _ in range(3)}) == 1
+
+
+def test_of_what_is_no_token_nothing_is_kept() -> None:
+    tokens = Tokens.parse(one())
+    for number in range(100):
+        assert tokens.principal_of(f"gov_{number:032}".encode(), NOW_US) is None
+    tokens.principal_of(TOKEN.encode(), NOW_US)
+    assert len(tokens._shown) == 1
 
 
 def test_a_token_ends_at_its_expiry_and_not_before() -> None:
