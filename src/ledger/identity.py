@@ -4,6 +4,7 @@ Layout (docs/formats/segment.md):
 
     <data-dir>/ledger/origin                         the log's name, without the partition
     <data-dir>/ledger/pseudonym.key                  32 bytes, mode 0600
+    <data-dir>/ledger/partitions                     how many there are, in decimal; absent for a log with one
     <data-dir>/ledger/<partition>/lock               held by the one process that writes
     <data-dir>/ledger/<partition>/<first>-<epoch>.seg    sealed segments; `.open` while being written
 """
@@ -25,6 +26,8 @@ LEDGER_FOLDER: Final = "ledger"
 STORE_FOLDER: Final = "store"
 ORIGIN_FILE: Final = "origin"
 KEY_FILE: Final = "pseudonym.key"
+PARTITIONS_FILE: Final = "partitions"
+PARTITIONS_MAX: Final = 1_000
 LOCK_FILE: Final = "lock"
 DEFAULT_HOST: Final = "governors.local"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -36,21 +39,25 @@ _ORIGIN = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
 @dataclass(frozen=True, slots=True)
 class Identity:
     """`name` is the log's origin without the partition. `key` makes pseudonyms: losing it breaks every tenant's
-    chain, and who has it can tell tenants from their pseudonyms.
+    chain, and who has it can tell tenants from their pseudonyms. The number of partitions never changes, or tenants
+    would move from one to another.
     """
 
     name: str
     key: bytes = field(repr=False)
+    partitions: int = 1
 
     def origin(self, partition: int) -> str:
         return f"{self.name}/{partition}"
 
 
-def open_identity(data_dir: Path, entropy: Callable[[int], bytes], name: str | None = None) -> Identity:
+def open_identity(
+    data_dir: Path, entropy: Callable[[int], bytes], name: str | None = None, partitions: int | None = None
+) -> Identity:
     """The identity of a data folder, created the first time.
 
-    `name` is used then (default: `governors.local/` and 16 random hex digits) and must fit ever after. Safe for
-    several processes at once. Raises IdentityError.
+    `name` (default: `governors.local/` and 16 random hex digits) and `partitions` (default: 1) are used then and must
+    fit ever after. Safe for several processes at once. Raises IdentityError.
     """
     folder = data_dir / LEDGER_FOLDER
     durable.make_folder(folder)
@@ -63,6 +70,7 @@ def open_identity(data_dir: Path, entropy: Callable[[int], bytes], name: str | N
     if not key_path.exists():
         durable.create_once(key_path, entropy(KEY_BYTES), 0o600)
     if not origin_path.exists():
+        write_partitions(folder, partitions or 1)
         fresh = name or f"{DEFAULT_HOST}/{entropy(8).hex()}"
         durable.create_once(origin_path, fresh.encode() + b"\n", 0o644)
     key = key_path.read_bytes()
@@ -73,7 +81,28 @@ def open_identity(data_dir: Path, entropy: Callable[[int], bytes], name: str | N
         raise IdentityError(f"{origin_path} does not hold an origin: restore it from a backup")
     if name is not None and name != found:
         raise IdentityError(f"{folder} belongs to the log {found!r}, not to {name!r}: name another data folder")
-    return Identity(found, key)
+    there = read_partitions(folder)
+    if partitions is not None and partitions != there:
+        raise IdentityError(f"the log {found!r} has {there} partitions, not {partitions}: that never changes")
+    return Identity(found, key, there)
+
+
+def write_partitions(folder: Path, partitions: int) -> None:
+    """Say, before there is an origin, how many partitions a ledger folder's log has."""
+    if partitions > 1:
+        durable.create_once(folder / PARTITIONS_FILE, b"%d\n" % partitions, 0o644)
+
+
+def read_partitions(folder: Path) -> int:
+    """How many partitions a ledger folder's log has. Raises IdentityError."""
+    path = folder / PARTITIONS_FILE
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").removesuffix("\n")
+    except FileNotFoundError:
+        return 1
+    if not text.isdecimal() or not 1 <= int(text) <= PARTITIONS_MAX:
+        raise IdentityError(f"{path} does not hold a number of partitions: restore it from a backup")
+    return int(text)
 
 
 def partition_folder(data_dir: Path, partition: int) -> Path:

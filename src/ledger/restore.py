@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -82,7 +81,7 @@ async def restore(
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(executor, install_identity, data_dir, identity)
     restored: list[RestoredPartition] = []
-    for partition in count():
+    for partition in range(identity.partitions):
         part = PrefixedStore(store, str(partition))
         said = await with_patience(partial(part.get, RETENTION_KEY), Backoff(rng), PATIENCE_S)
         if said is not None and copy is not None:
@@ -90,7 +89,7 @@ async def restore(
             await mirror(part, PrefixedStore(copy, str(partition)), lambda: Backoff(rng))
         place = Place(part, disk, partition_folder(data_dir, partition), identity.origin(partition))
         if await _read_head(place, rng) is None:
-            break
+            continue  # nobody has begun it yet
         lock = await loop.run_in_executor(executor, PartitionLock.acquire, place.folder)
         try:
             one = await restore_partition(place, partition, vkey, rng=rng, executor=executor, on_progress=on_progress)

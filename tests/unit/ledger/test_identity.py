@@ -38,6 +38,24 @@ def test_a_chosen_name_must_fit_ever_after(tmp_path: Path) -> None:
         open_identity(tmp_path, seeded_entropy(), "example.com/other")
 
 
+def test_the_number_of_partitions_is_chosen_once(tmp_path: Path) -> None:
+    assert open_identity(tmp_path / "one", seeded_entropy()).partitions == 1
+    assert open_identity(tmp_path / "eight", seeded_entropy(), partitions=8).partitions == 8
+    assert open_identity(tmp_path / "eight", seeded_entropy()).partitions == 8
+    with pytest.raises(IdentityError, match="has 8 partitions, not 3"):
+        open_identity(tmp_path / "eight", seeded_entropy(), partitions=3)
+    with pytest.raises(IdentityError, match="has 1 partitions, not 3"):
+        open_identity(tmp_path / "one", seeded_entropy(), partitions=3)
+
+
+@pytest.mark.parametrize("damaged", ["", "many", "0", "-1", "1001"])
+def test_a_damaged_number_of_partitions_stops_the_start(tmp_path: Path, damaged: str) -> None:
+    open_identity(tmp_path, seeded_entropy(), partitions=8)
+    (tmp_path / "ledger" / "partitions").write_text(f"{damaged}\n")
+    with pytest.raises(IdentityError, match="restore it"):
+        open_identity(tmp_path, seeded_entropy())
+
+
 @pytest.mark.parametrize("name", ["", "with space", "a+b", "x" * 201, "line\nbreak"])
 def test_a_name_that_no_signed_note_could_carry_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(IdentityError):
