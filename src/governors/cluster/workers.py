@@ -14,37 +14,45 @@ BEAT_S: Final = 5.0
 """From one beat to the next: one write in the store each."""
 LIVE_S: Final = 12.0
 """A beat may be late by as much as it takes, and one may fail, before a worker is taken for gone."""
+VERSION: Final = 2
 FORGET_S: Final = 600.0
 """Then whoever sees what a worker once said removes it."""
 
 
 class Beat(Struct, frozen=True, forbid_unknown_fields=False):
-    """What a worker says of itself. `url` is where others reach it, `epoch` that of the log which it owns, 0 while it
-    waits; `run` is another one in each process, `number` in each beat.
+    """What a worker says of itself: `url` is where others reach it, `key` what its tokens are checked with (Ed25519, in
+    base64url, as RFC 8037 has it). `owns` are the partitions that it has, with the epochs since which; it `stands_by`
+    for others and could take them now. One that is `leaving` takes no more. `run` is another one in each process,
+    `number` in each beat.
     """
 
     worker: str
     url: str
     run: str
     number: int
-    epoch: int
-    v: int = 1
+    owns: dict[int, int] = {}
+    stands_by: list[int] = []
+    leaving: bool = False
+    key: str = ""
+    v: int = VERSION
 
 
 class Member(NamedTuple):
-    """A worker as others see it; it was heard of `age_s` ago."""
+    """A worker as others see it; it was heard of `age_s` ago, and for the first time `present_s` ago."""
 
     beat: Beat
     age_s: float
     is_live: bool
+    present_s: float
 
 
 class _Heard(NamedTuple):
     beat: Beat
     at_s: float
+    since_s: float
 
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Beat).decode
 
 
@@ -59,13 +67,13 @@ def decode_beat(data: bytes) -> Beat | None:
         beat = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return beat if beat.v == 1 and beat.epoch >= 0 else None
+    return beat if beat.v == VERSION else None
 
 
-def owner_of(members: Iterable[Member]) -> Beat | None:
-    """Who has the log: of those that live and say so, the one that took it last."""
-    owners = [one.beat for one in members if one.is_live and one.beat.epoch]
-    return max(owners, key=lambda beat: beat.epoch, default=None)
+def holder_of(partition: int, members: Iterable[Member]) -> Member | None:
+    """Who has a partition: of those that live and say so, the one that took it last."""
+    holders = [one for one in members if one.is_live and partition in one.beat.owns]
+    return max(holders, key=lambda one: one.beat.owns[partition], default=None)
 
 
 class Workers:
@@ -76,23 +84,21 @@ class Workers:
 
     def hear(self, beats: Mapping[str, Beat], now_s: float) -> None:
         """These beats, by worker, are all that there are now."""
-        self._heard = {
-            name: before
-            if (before := self._heard.get(name)) is not None and before.beat == beat
-            else _Heard(beat, now_s)
-            for name, beat in beats.items()
-        }
+        self._heard = {name: _heard(beat, self._heard.get(name), now_s) for name, beat in beats.items()}
 
     def members(self, now_s: float) -> list[Member]:
         """By name."""
         return [
-            Member(one.beat, now_s - one.at_s, now_s - one.at_s <= LIVE_S) for _, one in sorted(self._heard.items())
+            Member(one.beat, now_s - one.at_s, now_s - one.at_s <= LIVE_S, now_s - one.since_s)
+            for _, one in sorted(self._heard.items())
         ]
-
-    def owner(self, now_s: float) -> Beat | None:
-        """Who has the log, as `owner_of` has it."""
-        return owner_of(self.members(now_s))
 
     def forgotten(self, now_s: float) -> list[str]:
         """Those that have been silent for so long that nobody need remember them."""
         return [one.beat.worker for one in self.members(now_s) if one.age_s > FORGET_S]
+
+
+def _heard(beat: Beat, before: _Heard | None, now_s: float) -> _Heard:
+    if before is None or now_s - before.at_s > LIVE_S:
+        return _Heard(beat, now_s, now_s) if before is None or before.beat != beat else before
+    return before if before.beat == beat else _Heard(beat, now_s, before.since_s)
