@@ -6,8 +6,8 @@ arguments.
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
-import math
 import os
 import random
 import signal
@@ -15,45 +15,51 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
-from governors.api.app import build_api
+from governors.api.app import Peering, build_api
 from governors.api.push import PUBSUB, PubSubDoor, Pushes
-from governors.api.service import ClusterView, ServiceError
+from governors.api.service import ClusterView, Health, NotFoundError, ServiceError
 from governors.auth.issuer import Issuer
+from governors.cluster.holder import Assignment, Holder
+from governors.cluster.moves import Moves
+from governors.cluster.router import Router
 from governors.cluster.view import alone, cluster_view
-from governors.custody import Custody
+from governors.custody import Custodian
 from governors.gate import Gate
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, http_server
-from governors.memory import settle_memory, share_one_heap
+from governors.memory import share_one_heap
 from governors.outbox.configured import close, executors_of
 from governors.outbox.executors import Executor
+from governors.partition import Partition, Surroundings
 from governors.policies import Policies, read_policies
-from governors.proofs import LedgerProofs
-from governors.runtime import PARTITION, Edges, Runtime, ready_at_once
-from governors.service import GovernorService, Watchers
+from governors.runtime import Runtime, ready_at_once
+from governors.service import Watchers
 from governors.settings import Effective, PubSubSettings, Settings
-from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
-from governors.supervision.child import Child
-from governors.supervision.report import EventKind, SupervisionEvent, TreeNode
+from governors.supervision.child import REST_FOR_ONE, TEMPORARY, AutoShutdown, Child
+from governors.supervision.report import EventKind, State, SupervisionEvent, TreeNode
+from governors.supervision.supervisor import Supervisor
+from governors.switchboard import Switchboard
 from governors.telemetry.logs import configure_logging
 from governors.telemetry.metrics import Metrics
-from governors.tenants.decide import Decided
 from ingest.dead_letter import DeadLetterFolder
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.tenants import Routing
 from ingest.source import Batch, Disposition
-from ledger.errors import LedgerError, LedgerFailedError, WriterFencedError
+from ledger.errors import LedgerError, LedgerFailedError
 
 if TYPE_CHECKING:
+    from governors.membership import Membership
     from governors.pubsub import PullSource
-    from governors.standby import Standby
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
+HAND_OVER_S: Final = 12.0
+"""How long it may take to give everything to the other workers, before this one ends."""
 
 
 def wall_clock_us() -> int:
@@ -62,11 +68,12 @@ def wall_clock_us() -> int:
 
 
 class App:
-    """One worker. Making it recovers the log, which blocks; `run` serves until cancelled.
+    """One worker: its edges, and the partitions that it has. `run` serves until cancelled.
 
-    `clock_us` is the time that everything in it goes by, `executors` carry its actions out. Without `custody` the log
-    is kept on this disk alone and nothing is published. Who sets `policies_asked` wants the policy files read again.
-    With a `standby`, which has ended, HTTP is served on its listener, and its heartbeat goes on.
+    `clock_us` is the time that everything in it goes by, `executors` carry its actions out. Without a `custodian` the
+    log is kept on this disk alone and nothing is published; with one whose store others may write too, its partitions
+    are shared with them. Who sets `policies_asked` wants the policy files read again. On a `shared` listener it serves
+    together with other workers on this machine.
     """
 
     def __init__(
@@ -75,124 +82,193 @@ class App:
         *,
         clock_us: Callable[[], int],
         executors: Sequence[Executor],
-        custody: Custody | None = None,
+        custodian: Custodian | None = None,
         policies_asked: asyncio.Event | None = None,
-        standby: "Standby | None" = None,
+        shared: socket.socket | None = None,
     ) -> None:
         self._settings = settings
-        self._custody = custody
-        self._heartbeat = None if standby is None else standby.heartbeat
         self._clock_us = clock_us
         self._stopping = False
         self._running = False
+        self._partitions: dict[int, Partition] = {}
+        self._moves = Moves()
+        self._all_here = asyncio.Event()
         self.log = structlog.get_logger("governors")
         self.rng = random.Random(os.urandom(16))
         self.metrics = Metrics(importlib.metadata.version("governors"), settings.metrics.tenant_labels)
-        self.watchers = Watchers()
         self.limits = DecodeLimits()
         self.routing = Routing(settings.ingest.routing)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.dead_letters = DeadLetterFolder(settings.data_dir / DEAD_LETTER_FOLDER)
-        self.runtime = Runtime(
-            settings,
-            settings.data_dir,
-            Edges(
-                clock_us=clock_us,
-                entropy=os.urandom,
-                executors=executors,
-                dead_letters=self.dead_letters,
-                on_decided=self._on_decided,
-                on_supervision=self._on_supervision,
-                on_commit=self.metrics.committed,
-                on_attempt=self.metrics.actions.attempted,
-                on_action_ended=self.metrics.actions.ended,
-                writer=socket.gethostname(),
-            ),
-            custody.tenure if custody is not None else None,
-            self._read_policies(),
-        )
-        keepers = (
-            custody.entrust(self.runtime.ledger, self.metrics.committed_elsewhere, self.metrics.published)
-            if custody is not None
-            else []
-        )
-        self.service = GovernorService(
-            self.runtime,
+        self._count = count = 1 if custodian is None else custodian.identity.partitions
+        self._membership = membership = self._join(custodian, is_one_of_several=shared is not None)
+        watchers = Watchers()
+        self.service = Switchboard(
+            count,
+            self,
+            watchers,
             self.metrics,
-            self.watchers,
-            tree=self._read_tree,
-            missing=self.missing,
-            cluster=self._read_cluster,
-            warnings=self.warnings,
-            receipts=custody.prover.receipts if custody is not None and custody.prover is not None else None,
+            self.rng,
+            here=self._partitions,
+            moves=self._moves,
+            elsewhere=None if membership is None else membership.neighbours,
             policies=self._read_policies,
         )
+        around = Surroundings(
+            settings,
+            clock_us,
+            os.urandom,
+            self.rng,
+            executors,
+            self.dead_letters,
+            self.metrics,
+            watchers,
+            self._read_policies,
+            self._on_supervision,
+        )
+        heartbeat = None if membership is None else membership.heartbeat
+        self._holders = [
+            Holder(
+                number,
+                functools.partial(Partition.take, number, around, custodian),
+                functools.partial(self._have, number),
+                heartbeat,
+                self.rng,
+                self._on_lost,
+            )
+            for number in range(count)
+        ]
+        self._assignment = None if heartbeat is None else Assignment(heartbeat, self._holders, self._on_heard)
         self._policies_asked = policies_asked or asyncio.Event()
         gate = self._gate = Gate(settings, self.metrics.connections, clock_us, self.rng)
-        proofs = LedgerProofs(
-            self.runtime.ledger, custody.prover if custody else None, custody.signer.verifier if custody else None
-        )
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
         letters = self.dead_letters if self._pull is None else self._pull.dead_letters
         pushes = Pushes(self.routing, letters, None if gate.pusher is None else self._pubsub_door(gate.pusher))
         self.api = build_api(
-            self.service, settings, self.metrics, clock_us, self.rng, gate.authenticate, proofs, pushes
+            self.service,
+            settings,
+            self.metrics,
+            clock_us,
+            self.rng,
+            gate.authenticate,
+            self.service,
+            pushes,
+            None if membership is None else self._peering(membership),
         )
         self.http = http_server(
             self.api,
             settings.http,
             self.metrics.connections,
             self.rng,
-            gate.certificates,
-            self.watchers.dismiss,
-            None if standby is None else standby.listener,
+            # Those on this machine speak to each other in the clear.
+            None if shared is not None else gate.certificates,
+            watchers.dismiss,
+            None if membership is None else membership.listener,
             self.api.turnstile.at_once,
         )
-        self.tree = self.runtime.tree(
+        certificates = gate.certificates
+        self._public = (
+            None
+            if shared is None
+            else self.http.beside(shared, None if certificates is None else lambda: certificates.context)
+        )
+        self._supervisor = Supervisor(
             "governors",
-            Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
-            *([Child("heartbeat", ready_at_once(standby.heartbeat.run))] if standby is not None else []),
-            *gate.children(),
-            Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
-            *([self._pull.child()] if self._pull is not None else []),
-            Child("policies", ready_at_once(self._reload_policies)),
-            Child("snapshots", ready_at_once(self._snapshotter().run)),
-            keepers=keepers,
+            REST_FOR_ONE,
+            intensity=3,
+            period_s=60.0,
+            auto_shutdown=AutoShutdown.ANY_SIGNIFICANT,
             on_event=self._on_supervision,
+            children=[
+                *map(self._child_of, self._holders),
+                Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+                *([] if heartbeat is None else [Child("heartbeat", ready_at_once(heartbeat.run))]),
+                *([] if self._assignment is None else [Child("assignment", ready_at_once(self._assignment.run))]),
+                *([] if membership is None else [Child("admission", ready_at_once(membership.follower.run))]),
+                *gate.children(),
+                Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
+                *(
+                    []
+                    if self._public is None
+                    else [Child("public-http", self._public.run, shutdown_s=SHUTDOWN_S + 2.0)]
+                ),
+                *([self._pull.child()] if self._pull is not None else []),
+                Child("policies", ready_at_once(self._reload_policies)),
+            ],
         )
         self._publish_gauges()
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until cancelled, then stop in order. `on_ready` is called once everything runs.
+    async def run(self, on_ready: Callable[[], None], on_standby: Callable[[], None] = lambda: None) -> None:
+        """Serve until cancelled, then stop in order. `on_ready` is called once decisions are taken here, `on_standby`
+        when everything else runs and other workers may have all there is.
 
-        Raises LedgerFailedError when the ledger failed, and what the supervisor raises when it gives up.
+        Raises LedgerError when a log failed, SettingsError where the configuration does not fit it, and what the
+        supervisor raises when it gives up.
         """
-        ready = asyncio.Event()
-        tree = asyncio.create_task(self.tree.run(ready.set), name="governors")
-        waiting = asyncio.create_task(ready.wait())
+        started = asyncio.Event()
+        tree = asyncio.create_task(self._supervisor.run(started.set), name="governors")
+        starting = asyncio.create_task(self._start(started, on_ready, on_standby), name="starting")
         try:
-            await asyncio.wait({tree, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.is_set():
-                self._running = True
-                settle_memory()
-                on_ready()
-            await tree
+            await asyncio.wait({tree, starting}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            await asyncio.shield(tree)
             raise self._why_it_ended()
         finally:
             self._stopping = True
-            waiting.cancel()
+            starting.cancel()
+            await self._hand_over()
             tree.cancel()
             await asyncio.wait({tree})
+            if self._membership is not None:
+                await self._membership.close()
+
+    async def _start(
+        self, started: asyncio.Event, on_ready: Callable[[], None], on_standby: Callable[[], None]
+    ) -> None:
+        await started.wait()
+        if self._membership is not None:
+            self._running = True
+            on_standby()
+        await self._all_here.wait()
+        self._running = True
+        on_ready()
+
+    async def _hand_over(self) -> None:
+        """Give everything to the other workers, while this one still answers."""
+        if self._assignment is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HAND_OVER_S):
+                    await self._assignment.end()
+
+    @property
+    def runtimes(self) -> dict[int, Runtime]:
+        """Of the partitions that are here."""
+        return {number: one.runtime for number, one in self._partitions.items()}
+
+    # What the probes ask for
+
+    def tree(self) -> TreeNode:
+        """The supervision tree."""
+        return self._supervisor.tree()
+
+    def health(self) -> Health:
+        """Which permanent children are gone for good, and what somebody should look at."""
+        gone = {State.GIVEN_UP, State.ABANDONED}
+        down = [node.name for node in self.tree().children if node.state in gone]
+        return Health(importlib.metadata.version("governors"), down, self.warnings())
 
     def missing(self) -> list[str]:
-        """What keeps the service from being ready; empty when it is."""
+        """What keeps the worker from being ready; empty when nothing does."""
         missing = []
         if self._stopping:
             missing.append("stopping")
         elif not self._running:
             missing.append("starting")
-        if self.runtime.ledger.failed is not None:
-            missing.append(f"ledger: {self.runtime.ledger.failed}")
+        elif not self._partitions and (self._membership is None or not self._membership.where.others()):
+            missing.append("a worker that has the log")
+        for one in self._partitions.values():
+            missing += one.missing()
         return missing
 
     def warnings(self) -> list[str]:
@@ -200,26 +276,88 @@ class App:
         found = [] if self._pull is None else self._pull.warnings()
         if self._gate.certificates is not None and self._gate.certificates.is_expired:
             found.append("the certificate has expired (tls.certificate)")
-        if ailing := self.runtime.outbox.ailing():
-            found.append(f"attempts at actions fail: {', '.join(ailing)}")
-        committer = self._custody.committer if self._custody is not None else None
-        if committer is not None and committer.is_late():
-            waited_s = committer.waited_s()
-            found.append(f"receipts have waited {waited_s:.0f} s for the object store: losing this disk loses them")
+        for one in self._partitions.values():
+            found += [warning for warning in one.warnings() if warning not in found]
         return found
 
-    def _why_it_ended(self) -> LedgerError:
-        failed = self.runtime.ledger.failed
-        return failed if isinstance(failed, LedgerError) else LedgerFailedError(str(failed or "it ended"))
+    def cluster(self) -> ClusterView:
+        """Who is there, and who has what."""
+        if self._membership is None:
+            epochs = {number: one.epoch for number, one in self._partitions.items()}
+            return alone(self._count, socket.gethostname(), self.http.url, epochs)
+        heartbeat = self._membership.heartbeat
+        return cluster_view(self._count, heartbeat.worker, heartbeat.members())
 
-    def _read_tree(self) -> TreeNode:
-        return self.tree.tree()
+    def drain(self, *, leaving: bool) -> ClusterView:
+        """Hand over everything and take nothing more, or take part again."""
+        if self._assignment is None:
+            raise NotFoundError("there is no other worker that this one could hand anything over to")
+        self._assignment.leave(leaving=leaving)
+        return self.cluster()
 
-    def _read_cluster(self) -> ClusterView:
-        epoch = None if self._custody is None else self._custody.taken.epoch
-        if self._heartbeat is None:
-            return alone(PARTITION, socket.gethostname(), self.http.url, epoch)
-        return cluster_view(PARTITION, self._heartbeat.worker, self._heartbeat.members())
+    # Partitions
+
+    def _join(self, custodian: Custodian | None, *, is_one_of_several: bool) -> "Membership | None":
+        if custodian is None or not custodian.is_elsewhere:
+            return None
+        # Slow to import, so only where others may be there.
+        from governors.membership import Membership  # noqa: PLC0415
+
+        return Membership(
+            self._settings,
+            custodian.store,
+            self._count,
+            self._partitions,
+            self.metrics,
+            clock_us=self._clock_us,
+            entropy=os.urandom,
+            rng=self.rng,
+            is_one_of_several=is_one_of_several,
+        )
+
+    def _peering(self, membership: "Membership") -> Peering:
+        return Peering(
+            None if self._gate.authenticate is None else membership.credentials.principal_of,
+            self.service,
+            lambda app, access: Router(
+                app, access, self._count, membership.where, self._moves, membership.forward, self.rng
+            ),
+        )
+
+    def _child_of(self, holder: Holder[Partition]) -> Child:
+        """Its end is the worker's: whoever cannot go on with a log must not go on at all."""
+        name = f"partition-{holder.number}"
+
+        def tree() -> TreeNode:
+            here = self._partitions.get(holder.number)
+            return TreeNode(name, "supervisor", State.STARTING) if here is None else here.tree()
+
+        return Child(name, holder.run, TEMPORARY, shutdown_s=None, start_s=None, significant=True, subtree=tree)
+
+    def _have(self, number: int, partition: Partition | None) -> None:
+        """A partition is here from now on, or no more."""
+        if partition is None:
+            self._partitions.pop(number, None)
+        else:
+            self._partitions[number] = partition
+            partition.say_what_was_found()
+            if self._membership is not None or len(self._partitions) == self._count:
+                self._all_here.set()
+        self._moves.tell()
+
+    def _on_heard(self) -> None:
+        """There may be more workers now, or fewer, and partitions elsewhere."""
+        assert self._membership is not None  # noqa: S101 - who hears others is one of them
+        for one in self._partitions.values():
+            one.runtime.admission.share_among(self._membership.where.workers())
+        self._moves.tell()
+
+    def _on_lost(self, number: int, error: Exception) -> None:
+        self.log.warning("a partition is not here any more", partition=number, reason=str(error))
+
+    def _why_it_ended(self) -> Exception:
+        failed = next((one.failed for one in self._holders if one.failed is not None), None)
+        return failed or LedgerFailedError("it ended")
 
     # Policies
 
@@ -231,6 +369,8 @@ class App:
         while True:
             await self._policies_asked.wait()
             self._policies_asked.clear()
+            if not self._partitions:
+                continue  # they are read when there is one
             try:
                 reloaded = await self.service.reload_policies()
             except (ServiceError, LedgerError) as error:
@@ -268,22 +408,8 @@ class App:
             self.metrics,
             self._clock_us,
             self.rng,
-            backlog=lambda: self.runtime.registry.queued,
+            backlog=lambda: sum(one.registry.queued for one in self.runtimes.values()),
         )
-
-    def _snapshotter(self) -> Snapshotter:
-        ledger = self.runtime.ledger
-        every_s = math.inf if self._settings.retention is None else RETENTION_EVERY_S
-        size = ledger.recovered.snapshot_size
-        return Snapshotter(self._settings.data_dir, PARTITION, ledger, size, self.rng, every_s)
-
-    def _on_decided(self, tenant: str, decided: Decided, index: int) -> None:
-        self.metrics.decided(
-            tenant, decided.governor, decided.outcome, decided.decision, decided.from_status, decided.to_status
-        )
-        if decided.outcome == "dead_lettered":
-            self.metrics.dead_lettered(decided.rule)
-        self.watchers.tell(tenant, decided, index)
 
     def _on_supervision(self, event: SupervisionEvent) -> None:
         if event.kind is EventKind.RESTARTED:
@@ -292,64 +418,58 @@ class App:
             self.log.error("a child failed", child=event.child, what=event.kind, error=event.error.message)
 
     def _publish_gauges(self) -> None:
-        runtime, metrics = self.runtime, self.metrics
-        partition = str(PARTITION)
-        metrics.ledger_size.labels(partition).set_function(lambda: runtime.ledger.size)
-        metrics.ledger_durable_size.labels(partition).set_function(lambda: runtime.ledger.local_size)
-        metrics.ledger_pending_bytes.labels(partition).set_function(lambda: runtime.ledger.pending_bytes)
-        if self._custody is not None:
-            self._publish_custody_gauges(self._custody, partition)
-        metrics.active_tenants.set_function(lambda: runtime.registry.active_count)
-        metrics.known_tenants.set_function(lambda: runtime.registry.known_count)
-        metrics.queued_signals.set_function(lambda: runtime.registry.queued)
-        metrics.actions.depth.set_function(lambda: runtime.outbox.depth)
-        metrics.actions.oldest_seconds.set_function(lambda: runtime.outbox.oldest_age_s)
-        metrics.actions.ailing.set_function(lambda: len(runtime.outbox.ailing()))
+        metrics = self.metrics
 
-    def _publish_custody_gauges(self, custody: Custody, partition: str) -> None:
-        metrics, committer, publisher = self.metrics, custody.committer, custody.publisher
-        assert committer is not None  # noqa: S101 - the ledger was entrusted
-        assert publisher is not None  # noqa: S101 - as above
-        metrics.ledger_epoch.labels(partition).set(custody.taken.epoch)
-        metrics.ledger_lost_receipts.labels(partition).set(custody.taken.lost)
-        metrics.ledger_committed_size.labels(partition).set_function(lambda: committer.head.size)
-        metrics.ledger_uncommitted_seconds.labels(partition).set_function(committer.waited_s)
-        metrics.ledger_published_size.labels(partition).set_function(lambda: publisher.published_size)
-        metrics.ledger_checkpoint_age_seconds.labels(partition).set_function(publisher.waited_s)
-        metrics.ledger_payloads_from.labels(partition).set_function(lambda: custody.dropped.segments_from)
-        metrics.ledger_receipts_from.labels(partition).set_function(lambda: custody.dropped.entries_from)
-        metrics.ledger_fenced.labels(partition).set_function(
-            lambda: isinstance(self.runtime.ledger.failed, WriterFencedError)
+        def sum_of(figure: Callable[[Runtime], float]) -> Callable[[], float]:
+            return lambda: sum(map(figure, self.runtimes.values()))
+
+        metrics.active_tenants.set_function(sum_of(lambda one: one.registry.active_count))
+        metrics.known_tenants.set_function(sum_of(lambda one: one.registry.known_count))
+        metrics.queued_signals.set_function(sum_of(lambda one: one.registry.queued))
+        metrics.actions.depth.set_function(sum_of(lambda one: one.outbox.depth))
+        metrics.actions.ailing.set_function(sum_of(lambda one: len(one.outbox.ailing())))
+        metrics.actions.oldest_seconds.set_function(
+            lambda: max((one.outbox.oldest_age_s for one in self.runtimes.values()), default=0.0)
         )
+
+    def say_standby(self) -> None:
+        """Write the line that scripts may wait for."""
+        _say("standby", f"on {self.http.url}, until a partition of the log is free", url=self.http.url)
 
     def say_ready(self) -> None:
         """Write the line that scripts wait for, and what an operator should know."""
         settings = self._settings
-        torn = self.runtime.ledger.torn
-        if torn is not None:
-            self.log.warning("an unfinished batch was cut off the log", path=str(torn.copy), reason=torn.reason)
-        for note in self.runtime.ledger.recovered.notes:
-            self.log.warning("a file of the ledger could not be used", reason=note)
         if settings.tenants.auto_create:
             self.log.warning("unknown tenants are created on their first signal")
         if settings.auth.tokens_file is None and settings.oidc is None:
             self.log.warning("there is no authentication: only this machine can reach the service")
         if self._gate.certificates is not None and self._gate.certificates.is_expired:
             self.log.warning("the certificate has expired: clients that look will not connect")
-        line = {
-            "event": "ready",
-            "url": self.http.url,
-            "data_dir": str(settings.data_dir),
-            "receipts": self.runtime.ledger.size,
-            "severity": "INFO",
-            "message": f"ready on {self.http.url}, data in {settings.data_dir}",
-        }
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
-        sys.stdout.flush()
+        _say(
+            "ready",
+            f"ready on {self.http.url}, data in {settings.data_dir}",
+            url=self.http.url,
+            data_dir=str(settings.data_dir),
+            receipts=sum(one.ledger.size for one in self.runtimes.values()),
+        )
 
 
-async def serve(effective: Effective) -> None:
-    """Run one worker until SIGTERM or SIGINT.
+def _say(event: str, message: str, **facts: str | int) -> None:
+    line = {"event": event, **facts, "severity": "INFO", "message": message}
+    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.flush()
+
+
+async def serve_several(effective: Effective, workers: int, config: Path | None) -> None:
+    """Run so many workers on this machine until SIGTERM or SIGINT. Raises as `serve` does."""
+    # Slow to import, so only where several are wanted.
+    from governors import pool  # noqa: PLC0415
+
+    await pool.serve(effective, workers, config, clock_us=wall_clock_us, entropy=os.urandom)
+
+
+async def serve(effective: Effective, shared: socket.socket | None = None) -> None:
+    """Run one worker until SIGTERM or SIGINT; with others on this machine, on a listener that they share.
 
     Raises LedgerError where its log cannot be used, SettingsError where what the configuration names cannot be.
     """
@@ -364,16 +484,8 @@ async def serve(effective: Effective) -> None:
     executors = executors_of(settings.actions, wall_clock_us)
     policies_asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(contextlib.suppress(asyncio.CancelledError))
-        standby = None
-        if settings.store.url is not None:
-            # Slow to import, so only where others may be there.
-            from governors.standby import standing_by  # noqa: PLC0415
-
-            waiting = standing_by(settings, settings.store.url, wall_clock_us, random.Random(os.urandom(16)))
-            standby = await stack.enter_async_context(waiting)
-        custody = await Custody.take(
+    with contextlib.suppress(asyncio.CancelledError):
+        custodian = await Custodian.open(
             settings,
             clock_us=wall_clock_us,
             entropy=os.urandom,
@@ -381,20 +493,15 @@ async def serve(effective: Effective) -> None:
             owner=socket.gethostname(),
         )
         try:
-            async with custody.kept():
-                app = await asyncio.to_thread(
-                    App,
-                    settings,
-                    clock_us=wall_clock_us,
-                    executors=executors,
-                    custody=custody,
-                    policies_asked=policies_asked,
-                    standby=standby,
-                )
-                if standby is not None:
-                    standby.heartbeat.own(custody.taken.epoch)
-                    await standby.end()
-            await app.run(app.say_ready)
+            app = App(
+                settings,
+                clock_us=wall_clock_us,
+                executors=executors,
+                custodian=custodian,
+                policies_asked=policies_asked,
+                shared=shared,
+            )
+            await app.run(app.say_ready, app.say_standby)
         finally:
-            await custody.close()
+            await custodian.close()
             await close(executors)

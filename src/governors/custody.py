@@ -1,4 +1,4 @@
-"""Custody of the log: the store it is committed to, the right to write it, and those who commit and publish it.
+"""Custody of a log: the store it is committed to, the right to write a partition, and those who commit and publish it.
 
 Taking it comes before the ledger is opened, since what lies on the disk may be behind, or have been overtaken.
 """
@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from governors.runtime import PARTITION, Tenure, ready_at_once
+from governors.runtime import Tenure, ready_at_once
 from governors.settings import RetentionSettings, Settings
 from governors.supervision.child import TEMPORARY, Child
 from ledger.appender import Ledger
@@ -52,15 +52,112 @@ SHUTDOWN_S: Final = 10.0
 PROGRESS_S: Final = 5.0
 
 
-class Custody:
-    """Of one partition. `take` it, open the ledger with its `tenure`, then `entrust` that to it."""
+class Custodian:
+    """Of a log: the store that its partitions are committed to, and the keys that they are written and signed with.
+    Needs `close`.
+    """
 
     def __init__(
-        self, settings: Settings, store: ObjectStore, taken: TakenOver, tenure: Tenure, signer: Signer,
+        self, settings: Settings, store: ObjectStore, url: str, identity: Identity, seed: bytes,
+        *, clock_us: Callable[[], int], entropy: Callable[[int], bytes], rng: random.Random, owner: str,
+    ) -> None:  # fmt: skip
+        """`owner` is told to people."""
+        self.identity = identity
+        self.store = store
+        self.is_elsewhere = settings.store.url is not None
+        """Whether the store is more than a folder beside the log: then others may want to write it too."""
+        self._settings = settings
+        self._url = url
+        self._seed = seed
+        self._clock_us = clock_us
+        self._entropy = entropy
+        self._rng = rng
+        self._owner = owner
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        *,
+        clock_us: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        rng: random.Random,
+        owner: str,
+    ) -> "Custodian":
+        """Raises LedgerError and what it stands for, OSError."""
+        url = settings.store.url or (settings.data_dir.absolute() / STORE_FOLDER).as_uri()
+        store = await asyncio.to_thread(open_store, url)
+        try:
+            identity = await _agree_on_identity(store, settings, entropy, rng)
+            key_path = settings.ledger.signing_key
+            seed = await asyncio.to_thread(open_signing_key, settings.data_dir, identity.name, entropy, key_path)
+        except BaseException:
+            await store.close()
+            raise
+        return cls(settings, store, url, identity, seed, clock_us=clock_us, entropy=entropy, rng=rng, owner=owner)
+
+    async def take(self, partition: int, on_standing_by: Callable[[], None] = lambda: None) -> "Custody":
+        """Wait until a partition is free and take it over. `on_standing_by` is called once what is committed of it is
+        here too, and only its owner is waited for. Raises LedgerError and what it stands for, OSError.
+        """
+        log = structlog.get_logger("governors.custody")
+        settings = self._settings
+        folder = partition_folder(settings.data_dir, partition)
+        lock = await asyncio.to_thread(PartitionLock.acquire, folder)
+
+        is_told = False
+
+        def on_waiting(whose: str, seconds: float) -> None:
+            nonlocal is_told
+            on_standing_by()
+            if is_told:
+                return
+            is_told = True
+            log.info(
+                "waiting for another machine's lease to end",
+                partition=partition, owner=whose, seconds=round(seconds, 1),
+            )  # fmt: skip
+
+        try:
+            signer = Signer(self.identity.origin(partition), self._seed)
+            lease_s = settings.store.lease_s if self.is_elsewhere else 0.0
+            spacing_s = HEAD_SPACING_S if self._url.startswith("gs:") else 0.0
+            taken = await take_over(
+                Place(PrefixedStore(self.store, str(partition)), POSIX, folder, signer.name),
+                Claimant(
+                    self._owner,
+                    lock_name(folder, self._entropy),
+                    signer,
+                    HeadTerms(lease_s, lease_s * MARGIN, spacing_s),
+                    await asyncio.to_thread(read_trusted, settings.data_dir),
+                ),
+                entropy=self._entropy,
+                rng=self._rng,
+                on_waiting=on_waiting,
+                on_progress=_Progress(log).tell,
+            )
+        except BaseException:
+            lock.release()
+            raise
+        _tell(log, taken)
+        tenure = Tenure(lock, taken.epoch, self.is_elsewhere, taken.authority.may_answer)
+        return Custody(
+            settings, partition, PrefixedStore(self.store, str(partition)), taken, tenure, signer,
+            clock_us=self._clock_us, entropy=self._entropy, rng=self._rng,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self.store.close()
+
+
+class Custody:
+    """Of one partition. Open the ledger with its `tenure`, then `entrust` that to it. Needs `close`."""
+
+    def __init__(
+        self, settings: Settings, partition: int, store: ObjectStore, taken: TakenOver, tenure: Tenure, signer: Signer,
         *, clock_us: Callable[[], int], entropy: Callable[[int], bytes], rng: random.Random,
     ) -> None:  # fmt: skip
-        self.store = store
-        self.partition_store = PrefixedStore(store, str(PARTITION))
         self.taken = taken
         self.tenure = tenure
         self.signer = signer
@@ -69,62 +166,13 @@ class Custody:
         self.prover: Prover | None = None
         self.dropped = Retention()
         """What retention has dropped so far."""
+        self._store = store
         self._settings = settings.store
         self._retention = settings.retention
-        self._folder = partition_folder(settings.data_dir, PARTITION)
+        self._folder = partition_folder(settings.data_dir, partition)
         self._clock_us = clock_us
         self._entropy = entropy
         self._rng = rng
-
-    @classmethod
-    async def take(
-        cls,
-        settings: Settings,
-        *,
-        clock_us: Callable[[], int],
-        entropy: Callable[[int], bytes],
-        rng: random.Random,
-        owner: str,
-    ) -> "Custody":
-        """Wait until the log is free and take it over. Raises LedgerError and what it stands for, OSError."""
-        log = structlog.get_logger("governors.custody")
-        elsewhere = settings.store.url is not None
-        url = settings.store.url or (settings.data_dir.absolute() / STORE_FOLDER).as_uri()
-        folder = partition_folder(settings.data_dir, PARTITION)
-        lock = await asyncio.to_thread(PartitionLock.acquire, folder)
-        try:
-            store = await asyncio.to_thread(open_store, url)
-            try:
-                identity = await _agree_on_identity(store, settings, entropy, rng)
-                key_path = settings.ledger.signing_key
-                seed = await asyncio.to_thread(open_signing_key, settings.data_dir, identity.name, entropy, key_path)
-                signer = Signer(identity.origin(PARTITION), seed)
-                lease_s = settings.store.lease_s if elsewhere else 0.0
-                taken = await take_over(
-                    Place(PrefixedStore(store, str(PARTITION)), POSIX, folder, signer.name),
-                    Claimant(
-                        owner,
-                        lock_name(folder, entropy),
-                        signer,
-                        HeadTerms(lease_s, lease_s * MARGIN, HEAD_SPACING_S if url.startswith("gs:") else 0.0),
-                        await asyncio.to_thread(read_trusted, settings.data_dir),
-                    ),
-                    entropy=entropy,
-                    rng=rng,
-                    on_waiting=lambda whose, seconds: log.info(
-                        "waiting for another machine's lease to end", owner=whose, seconds=round(seconds, 1)
-                    ),
-                    on_progress=_Progress(log).tell,
-                )
-            except BaseException:
-                await store.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
-        _tell(log, taken)
-        tenure = Tenure(lock, taken.epoch, elsewhere, taken.authority.may_answer)
-        return cls(settings, store, taken, tenure, signer, clock_us=clock_us, entropy=entropy, rng=rng)
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -142,7 +190,7 @@ class Custody:
         self, ledger: Ledger, on_committed: Callable[[float, int], None], on_published: Callable[[int], None]
     ) -> list[Child]:
         """Those who commit and publish the ledger, in the order in which they start."""
-        store, authority, settings = self.partition_store, self.taken.authority, self._settings
+        store, authority, settings = self._store, self.taken.authority, self._settings
         elsewhere = self.tenure.commits_elsewhere
         committer = self.committer = Committer(
             ledger,
@@ -192,7 +240,7 @@ class Custody:
 
         return Pruner(
             ledger,
-            self.partition_store,
+            self._store,
             committer,
             POSIX,
             self._folder,
@@ -208,13 +256,13 @@ class Custody:
         )
 
     async def close(self) -> None:
-        """Let go of the store, and of the log if nobody was entrusted with it."""
+        """Let go of the partition, if nobody was entrusted with it."""
         if self.committer is None:
             with suppress(LedgerError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_S):
                     await self.taken.authority.hand_over()
+            self.tenure.lock.release()
         await self.taken.authority.close()
-        await self.store.close()
 
 
 class _Progress:
@@ -240,7 +288,9 @@ async def _agree_on_identity(
         known = await read_identity(store, rng)
         if known is not None:
             await asyncio.to_thread(install_identity, data_dir, known)
-    identity = await asyncio.to_thread(open_identity, data_dir, entropy, settings.ledger.origin)
+    identity = await asyncio.to_thread(
+        open_identity, data_dir, entropy, settings.ledger.origin, settings.cluster.partitions
+    )
     await share_identity(store, identity, rng)
     return identity
 

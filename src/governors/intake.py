@@ -1,9 +1,9 @@
 """Between a broker and the service: deliveries in, dispositions out once everything is committed."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from governors.api.service import NotAcceptingError
-from governors.service import GovernorService
+from governors.api.service import NotAcceptingError, OutcomeUnknownError, Wait
 from governors.telemetry.metrics import Metrics
 from ingest.decode.foreign import Unheard
 from ingest.decode.limits import DecodeLimits
@@ -15,6 +15,16 @@ from ingest.source import ACK, Batch, DeadLetter, Disposition
 from ledger.errors import LedgerError
 
 
+class Decides(Protocol):
+    """What decides signals, wherever their tenants are."""
+
+    async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> object:
+        """Returns once their receipts are durable as far as `wait` says. Raises NotAcceptingError, OutcomeUnknownError,
+        LedgerError.
+        """
+        ...
+
+
 class Intake:
     """A pull loop's handler, and a push's. A message is acknowledged when its receipt is committed, when it tells of
     nothing that is governed, or when it can never be read and lies with the dead letters; while the service cannot take
@@ -23,7 +33,7 @@ class Intake:
 
     def __init__(
         self,
-        service: GovernorService,
+        service: Decides,
         metrics: Metrics,
         limits: DecodeLimits,
         source: str,
@@ -62,7 +72,7 @@ class Intake:
         self._metrics.received(self._source, [signal.kind for signal in signals])
         try:
             await self._service.decide(signals, "committed", source=self._source)
-        except (NotAcceptingError, LedgerError) as error:
+        except (NotAcceptingError, OutcomeUnknownError, LedgerError) as error:
             raise HandlerBusyError(str(error)) from error
         self._metrics.committed_since(self._source, published_us, self._clock_us())
         return dispositions

@@ -62,6 +62,21 @@ class HttpServer:
         self._listener = listener
         self.url = ""
 
+    def beside(self, listener: socket.socket, context: Callable[[], ssl.SSLContext] | None) -> "HttpServer":
+        """The same application on another socket, with the same limit of connections over both."""
+        host, port = listener.getsockname()[:2]
+        return HttpServer(
+            self._api,
+            host,
+            port,
+            self._connections,
+            self._keep_alive_s,
+            self._on_stop,
+            context,
+            listener,
+            self._at_once,
+        )
+
     async def run(self, started: Started) -> None:
         """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
         listener = listen(self._host, self._port) if self._listener is None else self._listener.dup()

@@ -1,4 +1,4 @@
-"""What the HTTP edge proves and checks, by the prover of the one partition that is here."""
+"""What the HTTP edge proves and checks of one partition, by its prover."""
 
 import asyncio
 from typing import Final
@@ -6,7 +6,6 @@ from typing import Final
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import InvalidFieldError, NotAcceptingError, NotFoundError
 from governors.auth.principal import Scope
-from governors.runtime import PARTITION
 from ledger.appender import Ledger
 from ledger.errors import ProofInvalidError, ReceiptNotFoundError, StoreUnavailableError
 from ledger.format import canonical, proof
@@ -23,8 +22,9 @@ _NO_LOG: Final = "this service keeps no signed log"
 class LedgerProofs:
     """`Proofs` of a ledger. Without a prover nothing is signed, so there is nothing to prove."""
 
-    def __init__(self, ledger: Ledger, prover: Prover | None, verifier: Verifier | None) -> None:
+    def __init__(self, partition: int, ledger: Ledger, prover: Prover | None, verifier: Verifier | None) -> None:
         """`verifier` is that of the log's own key."""
+        self._partition = partition
         self._ledger = ledger
         self._prover = prover
         self._verifier = verifier
@@ -67,7 +67,7 @@ class LedgerProofs:
         )  # fmt: skip
 
     async def bundle(self, tenant: str, after: int, limit: int) -> TenantBundle:
-        prover = self._of(PARTITION)
+        prover = self._of(self._partition)
         try:
             bundle = await prover.tenant_bundle(tenant, after, limit)
         except StoreUnavailableError as error:
@@ -77,7 +77,7 @@ class LedgerProofs:
         return bundle
 
     async def verify(self, document: bytes) -> VerifyAnswer:
-        self._of(PARTITION)
+        self._of(self._partition)
         try:
             return await self._judge(document)
         except ProofInvalidError as error:
@@ -87,7 +87,7 @@ class LedgerProofs:
 
     async def _judge(self, data: bytes) -> VerifyAnswer:
         """As an auditor does with our key, and then by the log itself, which nobody else has at hand."""
-        prover, verifier = self._of(PARTITION), self._verifier
+        prover, verifier = self._of(self._partition), self._verifier
         assert verifier is not None  # noqa: S101 - who has a prover has it
         document = await asyncio.to_thread(read_document, data)
         origin = claimed_origin(document)
@@ -108,7 +108,7 @@ class LedgerProofs:
         )
 
     def _of(self, partition: int) -> Prover:
-        if partition != PARTITION:
+        if partition != self._partition:
             raise NotFoundError(f"partition {partition} is not here")
         if self._prover is None:
             raise NotFoundError(_NO_LOG)

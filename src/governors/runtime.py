@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from governors.admission import Admission
 from governors.machines.events import Event
@@ -47,8 +46,6 @@ from ledger.draft import Draft, Limits
 from ledger.errors import PushbackError
 from ledger.format.receipt import Fsm
 from ledger.identity import PartitionLock
-
-PARTITION: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +89,10 @@ class Runtime:
         edges: Edges,
         tenure: Tenure | None = None,
         policies: Policies = NO_POLICIES,
+        partition: int = 0,
     ) -> None:
         self.settings = settings
+        self.partition = partition
         self.clock_us = edges.clock_us
         self._changing = asyncio.Lock()
         self.in_force = InForce(policy_of(settings, policies), stopped=False)
@@ -112,7 +111,7 @@ class Runtime:
         with without_collector():
             self.ledger = Ledger.open(
                 data_dir,
-                PARTITION,
+                partition,
                 entropy=edges.entropy,
                 writer=edges.writer,
                 encode_state=encode_record,
@@ -132,7 +131,7 @@ class Runtime:
             )
         self.outbox = Outbox(
             self.ledger,
-            PARTITION,
+            partition,
             edges.executors,
             self._tell,
             self._why_not,
@@ -206,6 +205,11 @@ class Runtime:
         now_us = self.clock_us()
         decided, payload = decide_operation(operation), encode_operation(operation)
         return _draft(OPERATORS_TENANT, decided, self.policy, now_us, payload)
+
+    def check(self, policies: Policies) -> None:
+        """Raises SettingsError where these do not fit the tenants there are."""
+        if problems := self._missing_profiles(policy_of(self.settings, policies)):
+            raise SettingsError(problems)
 
     async def reload(self, policies: Policies) -> bool:
         """Govern by these from now on: all of them or none; false where they are those in force. Returns once that is

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Protocol, cast
@@ -11,12 +10,11 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from governors.admission import Admitted, Refused
+from governors.api.pages import write_cursor
 from governors.api.service import (
     ActionAsked,
     ActionsPage,
     ActionView,
-    ClusterView,
-    Health,
     InvalidFieldError,
     MachineView,
     NotAcceptingError,
@@ -48,10 +46,8 @@ from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.machines.explain import explain
 from governors.machines.overlays import OpenAction
 from governors.outbox.outbox import OpenOrder
-from governors.policies import NO_POLICIES, Policies
-from governors.runtime import PARTITION, Runtime
-from governors.settings import SettingsError
-from governors.supervision.report import State, TreeNode
+from governors.policies import Policies
+from governors.runtime import Runtime
 from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from governors.tenants.operations import OPERATORS_TENANT, Operation, OperationInvalidError, decode_operation
@@ -80,11 +76,11 @@ class Watchers:
     def __init__(self) -> None:
         self._watchers: list[_Watcher] = []
 
-    def tell(self, tenant: str, decided: Decided, index: int) -> None:
+    def tell(self, partition: int, tenant: str, decided: Decided, index: int) -> None:
         """Pass a decision on to those who asked for its like."""
         for one in self._watchers:
             if (one.scope is None or tenant in one.scope) and (one.every or decided.decision not in _QUIET):
-                one.queue.append(_result_of_decided(tenant, decided, index))
+                one.queue.append(_result_of_decided(partition, tenant, decided, index))
                 one.wake.set()
 
     async def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
@@ -131,41 +127,31 @@ class ReceiptReader(Protocol):
 
 
 class GovernorService:
-    """Implements the edge's `Service` on a runtime. `accepting` is what the composition root says of the rest."""
+    """What the edge's `Service` does about one partition, on its runtime. `missing` is what keeps it from taking
+    anything.
+    """
 
     def __init__(
         self,
         runtime: Runtime,
         metrics: Metrics,
-        watchers: Watchers,
         *,
-        tree: Callable[[], TreeNode],
         missing: Callable[[], list[str]],
-        cluster: Callable[[], ClusterView],
-        warnings: Callable[[], list[str]] = list,
         receipts: ReceiptReader | None = None,
-        policies: Callable[[], Policies] = lambda: NO_POLICIES,
     ) -> None:
-        """`receipts` reads those that are no more in the ledger's segments too; `policies` reads the policy files,
-        which blocks.
-        """
+        """`receipts` reads those that are no more in the ledger's segments too."""
         self._runtime = runtime
+        self._partition = runtime.partition
         self._receipts: ReceiptReader = receipts or runtime.ledger
-        self._policies = policies
         self._metrics = metrics
-        self._watchers = watchers
-        self._tree = tree
         self._missing = missing
-        self._cluster = cluster
-        self._warnings = warnings
-        self._version = importlib.metadata.version("governors")
 
     # Signals
 
     async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         """Decide signals; returns once their receipts are durable as far as `wait` says."""
         outcomes = await self.decide(signals, wait, source="http")
-        return [_result_of_outcome(outcome, wait) for outcome in outcomes]
+        return [_result_of_outcome(self._partition, outcome, wait) for outcome in outcomes]
 
     async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> list[Outcome]:
         """The same, without words for people: for sources that only need to know that it is done."""
@@ -187,6 +173,14 @@ class GovernorService:
                 # A repetition has no receipt of its own, so nothing else has counted it.
                 self._metrics.decided(outcome.tenant, outcome.governor, "duplicate", "none", "", "")
         return outcomes
+
+    async def wait_committed(self, index: int) -> None:
+        """Return once a receipt is committed. Raises LedgerError where that cannot be known."""
+        await self._runtime.ledger.wait_committed(index)
+
+    def is_away(self) -> bool:
+        """Whether another worker may decide about these tenants by now."""
+        return bool(self._missing()) or not self._runtime.ledger.may_answer()
 
     def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused:
         """Whether a request may pass now; reads memory only."""
@@ -280,7 +274,7 @@ class GovernorService:
             state=decided.to_status,
             previous_state=decided.from_status,
             reason=explain(RULES, decided.rule, decided.evidence),
-            receipt=_receipt_id(index),
+            receipt=_receipt_id(self._partition, index),
             until=None if until_us is None else format_time(until_us),
         )
 
@@ -289,7 +283,7 @@ class GovernorService:
     def actions(self, after: str, limit: int, scope: Scope) -> ActionsPage:
         """A page of the actions that have not ended, in order of their ids."""
         orders = [one for one in self._runtime.outbox.orders() if scope is None or one.work.tenant in scope]
-        views = sorted((_action_view(one) for one in orders), key=lambda view: view.id)
+        views = sorted((_action_view(self._partition, one) for one in orders), key=lambda view: view.id)
         views = [view for view in views if view.id > after]
         return ActionsPage(views[:limit], views[limit - 1].id if len(views) > limit else None)
 
@@ -327,7 +321,7 @@ class GovernorService:
             since=format_time(state.since_us),
             reason=explain(RULES, record.because_rule, record.because_evidence),
             deadline=None if record.deadline_us is None else format_time(record.deadline_us),
-            last_receipt=_receipt_id(record.last_receipt),
+            last_receipt=_receipt_id(self._partition, record.last_receipt),
             open_actions=[] if action is None else [_open_action_view(action)],
             override=None
             if override is None
@@ -353,15 +347,15 @@ class GovernorService:
             in_force.policy.digest, in_force.stopped, sorted(document.profiles), sorted(document.tenants), windows
         )
 
-    async def reload_policies(self) -> Reloaded:
-        """Read the policy files again; all of them hold from now on, or none."""
+    def check_policies(self, policies: Policies) -> None:
+        """Raises SettingsError where they do not fit the tenants that are here."""
         self._accept()
-        try:
-            changed = await self._runtime.reload(await asyncio.to_thread(self._policies))
-        except SettingsError as error:
-            self._metrics.policies_read("refused")
-            raise InvalidFieldError(error.problems[0].key, str(error)) from error
-        self._metrics.policies_read("changed" if changed else "same")
+        self._runtime.check(policies)
+
+    async def reload_policies(self, policies: Policies) -> Reloaded:
+        """Govern by these from now on. Raises SettingsError where they do not fit the tenants that are here."""
+        self._accept()
+        changed = await self._runtime.reload(policies)
         return Reloaded(changed, self._runtime.policy.digest)
 
     async def emergency_stop(self, tenant: str | None, by: str, reason: str, *, stopped: bool) -> StopResult:
@@ -370,7 +364,7 @@ class GovernorService:
         runtime = self._runtime
         if tenant is None:
             index = await runtime.stop_everybody(Stop(by=by, reason=reason, stopped=stopped))
-            return StopResult(None, stopped, None if index is None else _receipt_id(index))
+            return StopResult(None, stopped, None if index is None else _receipt_id(self._partition, index))
         found = runtime.registry.view(tenant)
         if found is None:
             raise NotFoundError(f"tenant {tenant} is not known")
@@ -383,7 +377,7 @@ class GovernorService:
             except PushbackError:
                 await runtime.ledger.wait_local(runtime.ledger.size - 1)
         await runtime.ledger.wait_local(cast("int", index))
-        return StopResult(tenant, stopped, _receipt_id(cast("int", index)))
+        return StopResult(tenant, stopped, _receipt_id(self._partition, cast("int", index)))
 
     def _accept(self) -> None:
         if self._missing():
@@ -404,11 +398,12 @@ class GovernorService:
         await runtime.ledger.wait_local(index)
 
     async def operations(self, after: int, limit: int) -> OperationsPage:
-        """A page of what operators asked for, oldest first."""
+        """A page of what operators asked for, oldest first, from behind index `after` on (-1: from the beginning)."""
         ledger = self._runtime.ledger
         found = await ledger.tenant_receipts(OPERATORS_TENANT, after, limit + 1)
         page = [await self._operation_view(stored) for stored in found[:limit]]
-        return OperationsPage(page, found[limit - 1].index if len(found) > limit else None)
+        has_more = len(found) > limit
+        return OperationsPage(page, write_cursor({self._partition: found[limit - 1].index}) if has_more else None)
 
     async def _operation_view(self, stored: StoredReceipt) -> OperationView:
         operation = None
@@ -417,7 +412,7 @@ class GovernorService:
             _, payload = await self._runtime.ledger.payload(stored.index)
             operation = decode_operation(payload)
         at = format_time(canonical.decode(stored.leaf).ts_us)
-        receipt_id = _receipt_id(stored.index)
+        receipt_id = _receipt_id(self._partition, stored.index)
         return OperationView(receipt_id, at, operation, Raw(stored.leaf), stored.leaf, stored.committed)
 
     # Receipts
@@ -427,12 +422,12 @@ class GovernorService:
         if self._runtime.registry.view(tenant) is None:
             raise NotFoundError(f"tenant {tenant} is not known")
         found = await self._runtime.ledger.tenant_receipts(tenant, after, limit + 1)
-        page = [_receipt_view(stored) for stored in found[:limit]]
+        page = [_receipt_view(self._partition, stored) for stored in found[:limit]]
         return ReceiptsPage(page, page[-1].index if len(found) > limit else None, self._runtime.ledger.kept_from)
 
     async def receipt(self, partition: int, index: int, scope: Scope) -> ReceiptView:
         """One receipt, if its tenant is in scope."""
-        if partition != PARTITION:
+        if partition != self._partition:
             raise NotFoundError(f"partition {partition} is not here")
         try:
             stored = await self._receipts.read(index)
@@ -443,35 +438,10 @@ class GovernorService:
             pseudonyms = map(self._runtime.ledger.pseudonym, scope)
             if canonical.decode(stored.leaf).tenant not in pseudonyms:
                 raise NotFoundError(f"no receipt {index} of a tenant that this token is for")
-        return _receipt_view(stored)
-
-    def watch(self, scope: Scope, *, every: bool) -> AsyncIterator[SignalResult]:
-        """Decisions as they are taken."""
-        return self._watchers.watch(scope, every=every)
-
-    # The service itself
-
-    def tree(self) -> TreeNode:
-        """The supervision tree."""
-        return self._tree()
-
-    def cluster(self) -> ClusterView:
-        """Who is there, and who has the log."""
-        return self._cluster()
-
-    def health(self) -> Health:
-        """Which permanent children are gone for good."""
-        gone = {State.GIVEN_UP, State.ABANDONED}
-        return Health(
-            self._version, [node.name for node in self._tree().children if node.state in gone], self._warnings()
-        )
-
-    def missing(self) -> list[str]:
-        """What keeps the service from being ready."""
-        return self._missing()
+        return _receipt_view(self._partition, stored)
 
 
-def _result_of_outcome(outcome: Outcome, wait: Wait) -> SignalResult:
+def _result_of_outcome(partition: int, outcome: Outcome, wait: Wait) -> SignalResult:
     reason = explain(RULES, outcome.rule, outcome.evidence) if outcome.rule else "decided before"
     return SignalResult(
         id=outcome.id,
@@ -483,13 +453,13 @@ def _result_of_outcome(outcome: Outcome, wait: Wait) -> SignalResult:
         state=outcome.state,
         previous_state=outcome.previous_state,
         reason=reason,
-        receipt=_receipt_id(outcome.receipt),
+        receipt=_receipt_id(partition, outcome.receipt),
         durability=wait,
         error=SignalError(_REFUSED_BY_MACHINE, "data", reason) if outcome.outcome == "rejected" else None,
     )
 
 
-def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResult:
+def _result_of_decided(partition: int, tenant: str, decided: Decided, index: int) -> SignalResult:
     return SignalResult(
         id=decided.event_id,
         tenant=tenant,
@@ -500,12 +470,12 @@ def _result_of_decided(tenant: str, decided: Decided, index: int) -> SignalResul
         state=decided.to_status,
         previous_state=decided.from_status,
         reason=explain(RULES, decided.rule, decided.evidence),
-        receipt=_receipt_id(index),
+        receipt=_receipt_id(partition, index),
         durability="local",
     )
 
 
-def _action_view(one: OpenOrder) -> ActionView:
+def _action_view(partition: int, one: OpenOrder) -> ActionView:
     work = one.work
     return ActionView(
         id=work.action.id,
@@ -514,7 +484,7 @@ def _action_view(one: OpenOrder) -> ActionView:
         subject=work.subject,
         action=work.action.kind,
         params=work.action.params,
-        receipt=_receipt_id(work.receipt),
+        receipt=_receipt_id(partition, work.receipt),
         executor=one.executor,
         since=format_time(one.since_us),
         attempts=one.attempts,
@@ -551,9 +521,11 @@ def _worst(header: Header, machines: dict[str, MachineRecord[Any]]) -> str:
     return worst
 
 
-def _receipt_view(stored: StoredReceipt) -> ReceiptView:
-    return ReceiptView(_receipt_id(stored.index), stored.index, Raw(stored.leaf), stored.leaf, stored.committed)
+def _receipt_view(partition: int, stored: StoredReceipt) -> ReceiptView:
+    return ReceiptView(
+        _receipt_id(partition, stored.index), stored.index, Raw(stored.leaf), stored.leaf, stored.committed
+    )
 
 
-def _receipt_id(index: int) -> str:
-    return f"{PARTITION}:{index}"
+def _receipt_id(partition: int, index: int) -> str:
+    return f"{partition}:{index}"

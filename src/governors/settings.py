@@ -167,9 +167,15 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 
 
 class ClusterSettings(Struct, frozen=True, kw_only=True):
-    """How workers over one store reach each other. One of them has the log; the others hand on to it what they are
-    asked, and take over when it goes. Without `store.url` there is one worker, and none of this.
+    """How workers over one store share the log's partitions, and reach each other. Each partition belongs to one of
+    them; the others hand on to it what they are asked about its tenants, and take over when it goes. Without
+    `store.url` there is one worker.
     """
+
+    partitions: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    """Into how many partitions the log is divided, chosen when it is begun and the same ever after. A worker can have
+    several, and none can be shared: there should be more of them than there will ever be workers. Null: as many as the
+    log has, and one for a new one."""
 
     advertise: Origin | None = None
     """Address at which the others reach this worker, without a path. Null: `http.host` and the port that it listens

@@ -283,6 +283,10 @@ class Ledger:
             self._work.set()
         states[key] = value
 
+    def may_answer(self) -> bool:
+        """Whether what is on this disk alone may be told of: not where another writer may have the log by now."""
+        return self._may_answer is None or self._may_answer()
+
     async def wait_local(self, index: int) -> None:
         """Return when receipt `index` is on this machine's disk. The caller sets the deadline.
 
@@ -294,7 +298,7 @@ class Ledger:
             landed = asyncio.get_running_loop().create_future()
             self._batch_of(index).waiters.append(landed)
             await landed
-        if self._may_answer is not None and not self._may_answer():
+        if not self.may_answer():
             raise LeaseLostError(f"receipt {index} is on this disk, but another writer may have the log by now")
 
     async def wait_committed(self, index: int) -> None:

@@ -145,4 +145,7 @@ class PartitionLock:
         return cls(fd)
 
     def release(self) -> None:
-        os.close(self._fd)
+        """Let go of it, if that was not done before."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

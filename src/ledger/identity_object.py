@@ -94,7 +94,9 @@ def _difference(there: Identity, here: Identity) -> str:
     if there.name != here.name:
         return f"the store has the log {there.name!r} and this folder {here.name!r}"
     if there.partitions != here.partitions:
-        return f"the log {here.name!r} has {there.partitions} partitions in the store and {here.partitions} in this folder"
+        return (
+            f"the log {here.name!r} has {there.partitions} partitions in the store and {here.partitions} in this folder"
+        )
     return (
         f"the store and this folder have different pseudonym keys for the log {here.name!r}: "
         "they are two logs under one name"

@@ -3,7 +3,6 @@
 `make manifests` lets other people's tools look at them too.
 """
 
-import asyncio
 import os
 import random
 from pathlib import Path
@@ -19,7 +18,7 @@ from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
 from governors.api.health import health_router
 from governors.app import App
 from governors.cli.main import app as command_line
-from governors.custody import Custody
+from governors.custody import Custodian
 from governors.machines.catalog import BY_NAME
 from governors.policies import read_policies
 from governors.settings import Effective, load
@@ -158,13 +157,17 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
     }
     settings = load(None, env, {}, {name: one.policy for name, one in BY_NAME.items()}).settings
     clock = lambda: 1_795_348_800_000_000  # noqa: E731 - a clock that stands still
-    custody = await Custody.take(settings, clock_us=clock, entropy=os.urandom, rng=random.Random(1), owner="test")
-    worker = await asyncio.to_thread(App, settings, clock_us=clock, executors=(), custody=custody)
+    custodian = await Custodian.open(settings, clock_us=clock, entropy=os.urandom, rng=random.Random(1), owner="test")
     try:
-        children = [slot.child for slot in worker.tree._slots]
+        worker = App(settings, clock_us=clock, executors=(), custodian=custodian)
+        children = [slot.child for slot in worker._supervisor._slots]
+        (holder,) = worker._holders
+        partition = await holder._take(lambda: None)
+        await partition.open()
+        children += [slot.child for slot in partition._tree._slots]
+        await partition.close()
     finally:
-        worker.runtime.ledger.close()
-        await custody.close()
+        await custodian.close()
     names = {child.name for child in children}
     assert {"http", "pubsub", "committer", "pruner", "issuer", "push-issuer", "certificates"} <= names
     # A supervisor waits for its children, which it stops together: tenants have a worker's deadline.

@@ -114,15 +114,17 @@ def test_who_waits_hands_on_and_takes_over_from_who_is_killed(tmp_path: Path, ki
     every_signal_has_one_receipt(tmp_path / "b", workers.sent)
 
 
-def test_a_frozen_owner_is_taken_over_from_and_ends_when_it_wakes(tmp_path: Path) -> None:
+def test_a_frozen_owner_is_taken_over_from_and_waits_when_it_wakes(tmp_path: Path) -> None:
     workers = Workers(tmp_path, (tmp_path / "bucket").as_uri())
     with workers.start("a") as first, workers.wait("b") as second:
         workers.send(second.url)
         os.kill(first.pid, signal.SIGSTOP)
         workers.send(second.url)
         os.kill(first.pid, signal.SIGCONT)
-        assert first.wait(30.0) == 1
+        workers.send(first.url)
         workers.send(second.url)
+        assert httpx.get(f"{first.url}/v1/tenants/t-0").json() == httpx.get(f"{second.url}/v1/tenants/t-0").json()
+        assert first.stop() == 0
         assert second.stop() == 0
     every_signal_has_one_receipt(tmp_path / "b", workers.sent)
 

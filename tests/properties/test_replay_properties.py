@@ -18,7 +18,6 @@ from governors.replay.beginning import read_beginning
 from governors.replay.findings import Findings, join
 from governors.replay.fold import Replay, StoredReceipt
 from governors.replay.folder import Report, replay_folder
-from governors.runtime import PARTITION
 from governors.snapshotter import make_snapshot
 from ledger import fsck
 from ledger.durable import POSIX
@@ -76,8 +75,8 @@ def test_a_replay_that_begins_with_a_snapshot_finds_what_one_from_the_first_rece
         folder = Path(path)
         life = Life(folder, seed)
         asyncio.run(life.live(1, 25))
-        make_snapshot(folder, PARTITION)
-        partition = partition_folder(folder, PARTITION)
+        make_snapshot(folder, 0)
+        partition = partition_folder(folder, 0)
         made = codec.decode((partition / str(list_snapshots(partition, POSIX)[0])).read_bytes())
         asyncio.run(life.live(1, 25))
         receipts = [StoredReceipt(one.leaf, one.frame) for one in written(folder)][made.size :]

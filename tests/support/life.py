@@ -20,7 +20,7 @@ from governors.machines.catalog import BY_NAME
 from governors.machines.events import Event, OverrideEnded, OverrideGranted
 from governors.outbox.executors import Done, Refused
 from governors.policies import Policies
-from governors.runtime import PARTITION, Runtime
+from governors.runtime import Runtime
 from governors.settings import DedupSettings, LedgerSettings, Settings, TenantSettings
 from governors.snapshotter import make_snapshot
 from governors.tenants.policy import Stop
@@ -115,7 +115,7 @@ class Life:
                     await until(lambda: runtime.registry.is_idle and not runtime.outbox.depth)
             # A start from a snapshot must know the same as one from all receipts.
             if chance.random() < 0.5:
-                make_snapshot(self.folder, PARTITION)
+                make_snapshot(self.folder, 0)
 
     async def _step(self, runtime: Runtime) -> None:
         chance, world = self._chance, self.world

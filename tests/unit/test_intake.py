@@ -8,11 +8,9 @@ import pytest
 from support import foreign
 from support.runtime import World, running
 
-from governors.cluster.view import alone
 from governors.intake import Intake
 from governors.runtime import Runtime
-from governors.service import GovernorService, Watchers
-from governors.supervision.report import State, TreeNode
+from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.tenants import Routing, Rule
@@ -25,10 +23,7 @@ ROUTING = Routing([Rule(when={"budget": foreign.BUDGET_ID}, tenant="acme"), Rule
 
 def make(runtime: Runtime, world: World, missing: Callable[[], list[str]]) -> tuple[Intake, Metrics]:
     metrics = Metrics("test")
-    tree = TreeNode("test", "supervisor", State.RUNNING)
-    service = GovernorService(
-        runtime, metrics, Watchers(), tree=lambda: tree, missing=missing, cluster=lambda: alone(0, "w", "", 1)
-    )
+    service = GovernorService(runtime, metrics, missing=missing)
     return Intake(service, metrics, DecodeLimits(), "pubsub", lambda: world.now_us, ROUTING), metrics
 
 

@@ -22,7 +22,6 @@ from governors.replay.beginning import read_beginning
 from governors.replay.findings import MISMATCHES_MAX
 from governors.replay.fold import Replay, StoredReceipt
 from governors.replay.folder import PartitionReport, replay_folder
-from governors.runtime import PARTITION
 from governors.settings import LedgerSettings, Settings, TenantSettings
 from governors.snapshotter import make_snapshot
 from governors.tenants.policy import POLICY_KEY, RUNTIME_TENANT
@@ -394,7 +393,7 @@ async def forgetful_life(folder: Path) -> NamedSnapshot:
     async with running(folder, World()) as runtime:
         await send(runtime, World().spend("1.00", signal_id="early"))
     await short_life(folder)
-    path = make_snapshot(folder, PARTITION)
+    path = make_snapshot(folder, 0)
     assert path is not None
     data = path.read_bytes()
     made = snapshot.decode(data)
@@ -410,7 +409,7 @@ async def forgetful_life(folder: Path) -> NamedSnapshot:
     (folder / "store/0/snap").mkdir(parents=True)
     (folder / "store/0" / named.key()).write_bytes(data)
     say(folder, named)
-    min(partition_folder(folder, PARTITION).glob("*.seg")).unlink()
+    min(partition_folder(folder, 0).glob("*.seg")).unlink()
     return named
 
 

@@ -3,20 +3,13 @@ from pathlib import Path
 from support.runtime import World, running, send
 
 from governors.admission import Admitted
-from governors.cluster.view import alone
 from governors.runtime import Runtime
-from governors.service import GovernorService, Watchers
-from governors.supervision.report import TreeNode
+from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
 
 
 def service_of(runtime: Runtime) -> GovernorService:
-    def no_tree() -> TreeNode:
-        raise NotImplementedError
-
-    return GovernorService(
-        runtime, Metrics("test"), Watchers(), tree=no_tree, missing=list, cluster=lambda: alone(0, "w", "", 1)
-    )
+    return GovernorService(runtime, Metrics("test"), missing=list)
 
 
 async def throttled(runtime: Runtime, world: World) -> GovernorService:

@@ -9,15 +9,13 @@ from typing import Any
 import httpx
 import pytest
 from support.runtime import World, running, send
+from support.switched import switchboard_of
 
 from governors.api.app import build_api
 from governors.auth.principal import Principal
-from governors.cluster.view import alone
 from governors.replay.folder import replay_folder
 from governors.runtime import Runtime
-from governors.service import GovernorService, Watchers
 from governors.settings import Settings
-from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
 from governors.tenants.operations import OPERATORS_TENANT, Operation, OperationInvalidError, decode_operation
 from ledger import fsck
@@ -39,10 +37,7 @@ async def authenticate(token: bytes) -> Principal | None:
 async def asked(runtime: Runtime, world: World) -> AsyncIterator[Any]:
     """Asks the real service by its real API: `ask(token, method, path, body)`."""
     metrics = Metrics("test")
-    tree = TreeNode("test", "supervisor", State.RUNNING)
-    service = GovernorService(
-        runtime, metrics, Watchers(), tree=lambda: tree, missing=list, cluster=lambda: alone(0, "w", "", 1)
-    )
+    service = switchboard_of(runtime, metrics=metrics)
     app = build_api(service, Settings(), metrics, lambda: world.now_us, random.Random(1), authenticate)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("10.4.0.17", 40_000))
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
@@ -103,7 +98,7 @@ async def test_pages_join_and_a_restart_loses_nothing(tmp_path: Path) -> None:
         await operate(ask)
     async with running(tmp_path, world) as runtime, asked(runtime, world) as ask:
         seen: list[str] = []
-        after: int | None = -1
+        after: str | None = ""
         while after is not None:
             page = (await ask("alice", "GET", f"/v1/operations?after={after}&limit=2")).json()
             seen += [one["operation"]["by"] for one in page["operations"]]

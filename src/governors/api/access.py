@@ -25,6 +25,7 @@ class Door(Enum):
 
     OURS = "our own tokens, or those of the configured issuer"
     PUSH = "Google's tokens for the service accounts that Pub/Sub pushes with, and no others"
+    PEER = "tokens of the other workers over the same log, and no others"
 
 
 class Access(NamedTuple):
@@ -49,8 +50,11 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/metrics"): Access("read", Reach.EVERY),
     ("GET", "/v1/tree"): Access("read", Reach.EVERY),
     ("GET", "/v1/cluster"): Access("read", Reach.SHARED),
-    # Of a worker that answers for all tenants.
-    ("GET", "/v1/cluster/admission"): Access("admit", Reach.EVERY),
+    ("GET", "/v1/cluster/admission"): Access("admit", Reach.EVERY, Door.PEER),
+    ("POST", "/v1/cluster/drain"): Access("admin", Reach.EVERY),
+    ("DELETE", "/v1/cluster/drain"): Access("admin", Reach.EVERY),
+    ("POST", "/v1/cluster/signals"): Access("ingest", Reach.EVERY, Door.PEER),
+    ("POST", "/v1/cluster/operations"): Access("ingest", Reach.EVERY, Door.PEER),
     ("POST", "/v1/signals"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/alertmanager"): Access("ingest", Reach.OWN),
     ("POST", "/v1/push/pubsub"): Access("ingest", Reach.OWN, Door.PUSH),

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from governors.admission import CLASSES
 from governors.api.access import ACCESS, AccessTable, Door, Reach
@@ -33,6 +34,9 @@ from governors.api.guard import Authenticate, Doorkeeper, Guard
 from governors.api.health import health_router
 from governors.api.log import log_router
 from governors.api.operations import Operations, operations_router
+from governors.api.peer_signals import OPERATIONS_PATH as PEER_OPERATIONS
+from governors.api.peer_signals import PATH as PEER_SIGNALS
+from governors.api.peer_signals import DecidesHere, peer_operations_endpoint, peer_signals_endpoint
 from governors.api.peers import Peers, peers_router
 from governors.api.problem import problem_of, render
 from governors.api.proofs import Proofs, proofs_router
@@ -57,6 +61,22 @@ DESCRIPTION: Final = (
 )
 
 
+class Here(DecidesHere, Peers, Protocol):
+    """What a worker is to the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peering:
+    """What a worker that shares a log with others needs of the edge. `authenticate` finds out which worker asks, None
+    where nobody is asked who they are; `here` decides what they hand on and tells them what they ask for; `route` sends
+    each request to the worker that has what it is about.
+    """
+
+    authenticate: Authenticate | None
+    here: Here
+    route: Callable[[ASGIApp, AccessTable], ASGIApp]
+
+
 class Api(FastAPI):
     """The application behind its turnstile, which answers what gateways ask before anything else is looked at."""
 
@@ -78,17 +98,22 @@ def build_api(
     authenticate: Authenticate | None = None,
     proofs: Proofs | None = None,
     pushes: Pushes | None = None,
-    peers: Peers | None = None,
+    peering: Peering | None = None,
 ) -> Api:
     """The application. `clock_us` is the wall clock in µs; `rng` spreads Retry-After; without `authenticate` nobody is
-    asked who they are, without `proofs` there are none, without `pushes` nobody can push, without `peers` other workers
-    are told nothing.
+    asked who they are, without `proofs` there are none, without `pushes` nobody can push, without `peering` there are
+    no other workers.
     """
     http = settings.http
     rates = RateLimits(settings.limits, metrics, clock_us, rng)
     door = pushes.pubsub if pushes is not None else None
-    access = AccessTable(doors=frozenset({Door.OURS} if door is None else Door))
-    doorkeeper = Doorkeeper(access, authenticate, rates, None if door is None else door.authenticate)
+    doors: dict[Door, Authenticate | None] = {Door.OURS: authenticate}
+    if door is not None:
+        doors[Door.PUSH] = door.authenticate
+    if peering is not None:
+        doors[Door.PEER] = peering.authenticate
+    access = AccessTable(doors=frozenset(doors))
+    doorkeeper = Doorkeeper(access, doors, rates)
     app = Api(
         Turnstile(doorkeeper, service, metrics, rng, timeout_s=http.request_timeout_s),
         title="Governors",
@@ -110,6 +135,8 @@ def build_api(
         clock_us=clock_us,
         rng=rng,
     )
+    if peering is not None:
+        app.add_middleware(peering.route, access)
     app.add_middleware(
         Edge,
         metrics=metrics,
@@ -131,6 +158,12 @@ def build_api(
     if pushes is not None and pushes.pubsub is not None:
         messages = pubsub_endpoint(pushes.pubsub, pushes.dead_letters, metrics, limits, clock_us)
         app.router.routes.append(Route("/v1/push/pubsub", messages, methods=["POST"]))
+    if peering is not None:
+        handed_on = peer_signals_endpoint(peering.here, clock_us)
+        app.router.routes.append(Route(PEER_SIGNALS, handed_on, methods=["POST"]))
+        operations = peer_operations_endpoint(peering.here)
+        app.router.routes.append(Route(PEER_OPERATIONS, operations, methods=["POST"]))
+        app.include_router(peers_router(peering.here))
     app.include_router(health_router(service, metrics))
     app.include_router(tenants_router(service))
     app.include_router(governing_router(service))
@@ -141,8 +174,6 @@ def build_api(
     if proofs is not None:
         app.include_router(log_router(proofs))
         app.include_router(proofs_router(proofs))
-    if peers is not None:
-        app.include_router(peers_router(peers))
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

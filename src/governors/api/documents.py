@@ -177,7 +177,7 @@ EXAMPLES: Final[dict[type, Any]] = {
     TenantView: _TENANT,
     TenantsPage: {"tenants": [_TENANT], "next": None},
     ReceiptView: _RECEIPT,
-    OperationsPage: {"operations": [_OPERATION], "next": 1241},
+    OperationsPage: {"operations": [_OPERATION], "next": "0:1241"},
     ReceiptsPage: {"receipts": [_RECEIPT], "next": 1234, "dropped_before": 0},
     OverrideResult: {
         "tenant": "acme",

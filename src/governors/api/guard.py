@@ -5,7 +5,7 @@ alike whether it exists or not.
 """
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -27,7 +27,7 @@ PACED_ELSEWHERE: Final[frozenset[Role]] = frozenset({"ingest", "admit"})
 _NOBODY: Final = Reach.NOBODY
 _NAMED: Final = Reach.NAMED
 _EVERY: Final = Reach.EVERY
-_PUSH: Final = Door.PUSH
+_OURS: Final = Door.OURS
 _SCHEME: Final = b"bearer "
 _CHALLENGE: Final = 'Bearer realm="governors"'
 
@@ -45,20 +45,14 @@ def require_tenant(principal: Principal, tenant: str) -> None:
 
 
 class Doorkeeper:
-    """Finds out who asks, and whether they may. `authenticate` is None where nobody is asked: everybody is LOCAL then.
-    `authenticate_push` is asked at the door of the same name, whatever the other says.
+    """Finds out who asks, and whether they may. `doors` are those that are open, each with who is asked there whose
+    token one is; None where nobody is asked: everybody is LOCAL then.
     """
 
-    def __init__(
-        self,
-        access: AccessTable,
-        authenticate: Authenticate | None,
-        rates: RateLimits,
-        authenticate_push: Authenticate | None = None,
-    ) -> None:
+    def __init__(self, access: AccessTable, doors: Mapping[Door, Authenticate | None], rates: RateLimits) -> None:
         self._access = access
-        self._authenticate = authenticate
-        self._authenticate_push = authenticate_push
+        self._doors = doors
+        self._authenticate = doors[Door.OURS]
         self._rates = rates
 
     async def admit(self, scope: Scope) -> None:
@@ -94,9 +88,9 @@ class Doorkeeper:
         # Starlette answers HEAD where it answers GET.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         access = place.access.get(method) if place is not None else None
-        if access is not None and access.door is _PUSH and self._authenticate_push is not None:
-            return place, access, self._authenticate_push
-        return place, access, self._authenticate
+        if access is None or access.door is _OURS:
+            return place, access, self._authenticate
+        return place, access, self._doors[access.door]
 
     def _let_in(self, scope: Scope, principal: Principal, place: Place | None, access: Access | None) -> None:
         scope["state"]["principal"] = principal

@@ -63,7 +63,17 @@ def health_router(service: Probed, metrics: Metrics) -> APIRouter:
 
     @router.get("/v1/cluster", responses=answers(ClusterView), response_class=Response)
     async def read_cluster() -> Any:
-        """The workers that were heard of, as the one that is asked knows them, and who has the log."""
+        """The workers that were heard of, as the one that is asked knows them, and who has which partition."""
         return json_response(service.cluster())
+
+    @router.post("/v1/cluster/drain", responses=answers(ClusterView, 404), response_class=Response)
+    async def drain() -> Any:
+        """Have this worker hand over all its partitions, one after the other as others stand by, and take no more."""
+        return json_response(service.drain(leaving=True))
+
+    @router.delete("/v1/cluster/drain", responses=answers(ClusterView, 404), response_class=Response)
+    async def take_part() -> Any:
+        """Have this worker take partitions again."""
+        return json_response(service.drain(leaving=False))
 
     return router

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from governors.api.access import AccessTable, Place
 from governors.api.documents import answers
+from governors.api.pages import CURSOR_CHARS_MAX, CURSOR_PATTERN
 from governors.api.problem import URN, problem_of, render
 from governors.api.respond import json_response
 from governors.api.service import OperationsPage, Service, ServiceError
@@ -202,7 +203,10 @@ def operations_router(service: Service) -> APIRouter:
 
     @router.get("/v1/operations", responses=answers(OperationsPage, 422), response_class=Response)
     async def list_operations(
-        after: Annotated[int, Query(ge=-1, le=2**53, description="The `next` of the page before.")] = -1,
+        after: Annotated[
+            str,
+            Query(max_length=CURSOR_CHARS_MAX, pattern=CURSOR_PATTERN, description="The `next` of the page before."),
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=100, description="Most entries in the page.")] = 100,
     ) -> Any:
         """What operators asked for, oldest first, each with its receipt."""

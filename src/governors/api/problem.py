@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from governors.api.service import InvalidFieldError, NotAcceptingError, NotFoundError
+from governors.api.service import InvalidFieldError, NotAcceptingError, NotFoundError, OutcomeUnknownError
 from ingest.errors import BodyRejectedError
 from ledger.errors import (
     LeaseLostError,
@@ -102,6 +102,8 @@ def problem_of(error: Exception) -> ProblemError:
             return error
         case NotAcceptingError():
             return ProblemError("not-accepting", str(error), retry_after_s=error.retry_after_s)
+        case OutcomeUnknownError():
+            return ProblemError("outcome-unknown", str(error), retry_after_s=error.retry_after_s)
         case PushbackError():
             return ProblemError("pushback", str(error), retry_after_s=error.retry_after_s)
         case LeaseLostError() | WriterFencedError():

@@ -32,6 +32,14 @@ class NotAcceptingError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class OutcomeUnknownError(ServiceError):
+    """What was asked for may have been done, or not: nobody answered. Ask again under the same ids."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotFoundError(ServiceError):
     """There is no such tenant, machine, override or receipt."""
 
@@ -232,10 +240,12 @@ class OperationView(Struct, frozen=True):
 
 
 class OperationsPage(Struct, frozen=True):
-    """What operators asked for, oldest first. `next` is the next page's `after`, null at the end."""
+    """What operators asked for, oldest first. `next` is the next page's `after`, null at the end: of each partition the
+    last receipt that was shown.
+    """
 
     operations: list[OperationView]
-    next: int | None
+    next: str | None
 
 
 class TenantChange(Struct, frozen=True):
@@ -319,14 +329,16 @@ class AdmitAnswer(Struct, frozen=True, omit_defaults=True):
 
 
 class WorkerView(Struct, frozen=True):
-    """A worker. `state` is `owner`, `waiting`, or `gone` for one that was not heard of for long; `heard_s_ago` is by
-    the clock of who was asked, null where there is nobody else to hear it.
+    """A worker. `state` is `owner` of some partition, `waiting`, `leaving`, or `gone` for one that was not heard of for
+    long; `heard_s_ago` is by the clock of who was asked, null where there is nobody else to hear it. It `stands_by` for
+    partitions that it could take at once.
     """
 
     worker: str
     url: str
-    state: Literal["owner", "waiting", "gone"]
+    state: Literal["owner", "waiting", "leaving", "gone"]
     heard_s_ago: float | None = None
+    stands_by: list[int] = []
 
 
 class PartitionView(Struct, frozen=True):
@@ -357,7 +369,13 @@ class Probed(Protocol):
         ...
 
     def cluster(self) -> ClusterView:
-        """Who is there, and who has which log."""
+        """Who is there, and who has which partition."""
+        ...
+
+    def drain(self, *, leaving: bool) -> ClusterView:
+        """Begin to hand over everything to the other workers, and take nothing more; or take part again. Raises
+        NotFoundError where there can be no other.
+        """
         ...
 
 
@@ -416,8 +434,8 @@ class Service(Probed, Protocol):
         """Leave a receipt of what an operator asked for; returns once it is durable on this machine."""
         ...
 
-    async def operations(self, after: int, limit: int) -> OperationsPage:
-        """Those whose receipts have an index above `after` (-1 for the first page)."""
+    async def operations(self, after: str, limit: int) -> OperationsPage:
+        """Those that come after the page whose `next` was `after` ("" for the first page)."""
         ...
 
     async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:

@@ -31,7 +31,7 @@ from governors.api.gateways import (
 from governors.api.guard import Doorkeeper, require_tenant
 from governors.api.problem import ProblemError, problem_of, render
 from governors.api.respond import JSON
-from governors.api.service import Service
+from governors.api.service import NotAcceptingError, Service
 from governors.telemetry.metrics import Metrics
 from ingest.errors import Reason
 
@@ -152,6 +152,8 @@ class Turnstile:
             if problem.name == INVALID:
                 self._metrics.rejected("admit", Reason.BAD_FIELD)
             return self._problem(problem)
+        except NotAcceptingError as error:
+            return self._problem(problem_of(error))
 
     def _note(self, scope: Scope, status: int, begun_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"

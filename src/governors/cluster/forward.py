@@ -1,22 +1,22 @@
-"""Hands a request on to the worker that has the log, and its answer back: one hop, never two.
+"""Hands a request on to the worker that has what it is about, and its answer back: one hop, never two.
 
-The request goes as it came, with its caller's own token, so the owner decides for itself who may what. Nothing is sent
-twice: what may have arrived is for the caller to repeat, under the same ids.
+The request goes as it came, with its caller's own token, so that worker decides for itself who may what. Nothing is
+sent twice: what may have arrived is for the caller to repeat, under the same ids.
 """
 
-import asyncio
-import random
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from starlette.types import Receive, Scope, Send
 
-from governors.api.problem import ProblemError, render
+from governors.api.problem import ProblemError
 
 HOP: Final = b"governors-hop"
+"""The header that tells a worker that another one asks."""
 CONNECT_S: Final = 2.0
 CONNECTIONS_MAX: Final = 256
 RETRY_S: Final = 1.0
@@ -27,26 +27,22 @@ _NOT_HANDED_ON: Final = frozenset({
 })  # fmt: skip
 
 
+class UnreachedError(ProblemError):
+    """A worker could not be reached, so nothing was sent: it can be sent to another."""
+
+
 class Forwarder:
-    """An ASGI application. `owner` is the address of who has the log, None while that is not known; `on_failed` is
-    called when it cannot be reached. Needs `close`.
-    """
+    """To the other workers. `on_failed` is called when one cannot be reached. Needs `close`."""
 
     def __init__(
         self,
-        owner: Callable[[], str | None],
         on_failed: Callable[[], None],
-        rng: random.Random,
         *,
         ca: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`ca` has the certificates of those who vouch for the other workers; None: those that this system trusts."""
-        self._owner = owner
         self._on_failed = on_failed
-        self._rng = rng
-        self._under_way: set[asyncio.Task[Any]] = set()
-        self._is_over = False
         self._client = httpx.AsyncClient(
             transport=transport,
             verify=True if ca is None else ssl.create_default_context(cafile=ca),
@@ -56,35 +52,15 @@ class Forwarder:
             trust_env=False,
         )
 
-    def give_up(self) -> None:
-        """End what is under way: this worker is going to answer itself, or nobody any more."""
-        self._is_over = True
-        for task in self._under_way:
-            task.cancel()
-
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always has its task
-        self._under_way.add(task)
-        try:
-            await self._hand_on(scope, receive, send)
-        except ProblemError as problem:
-            await render(problem, self._rng)(scope, receive, send)
-        finally:
-            self._under_way.discard(task)
-
-    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ProblemError before anything was sent."""
-        try:
-            answer = await self._ask(scope, receive)
-        except asyncio.CancelledError:
-            if not self._is_over:
-                raise  # the caller's time is up
-            raise _unanswered("this worker takes another part now") from None
+    async def hand_on(self, url: str, hop: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the worker at `url` answer. `hop` is what it is told of who asks. Raises ProblemError before anything
+        was sent.
+        """
+        answer = await self._ask(url, hop, scope, body_of(receive) if has_body(scope) else None)
         try:
             headers = [(name.lower(), value) for name, value in answer.headers.raw]
             headers = [(name, value) for name, value in headers if name not in _NOT_HANDED_ON]
@@ -95,48 +71,67 @@ class Forwarder:
         finally:
             await answer.aclose()
 
-    async def _ask(self, scope: Scope, receive: Receive) -> httpx.Response:
+    async def ask(self, url: str, hop: bytes, scope: Scope, body: bytes) -> httpx.Response:
+        """The whole answer of the worker at `url`, to the request with this body. Raises ProblemError."""
+        answer = await self._ask(url, hop, scope, body or None)
+        try:
+            await answer.aread()
+        except httpx.TransportError as error:
+            self._on_failed()
+            raise _unanswered(url) from error
+        finally:
+            await answer.aclose()
+        return answer
+
+    @asynccontextmanager
+    async def listen(self, url: str, hop: bytes, scope: Scope) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What the worker at `url` answers for as long as it goes on. Raises ProblemError."""
+        answer = await self._ask(url, hop, scope, None)
+        try:
+            if answer.status_code != httpx.codes.OK:
+                raise _unanswered(url)
+            yield answer.aiter_raw()
+        except httpx.TransportError as error:
+            self._on_failed()
+            raise _unanswered(url) from error
+        finally:
+            await answer.aclose()
+
+    async def _ask(
+        self, url: str, hop: bytes, scope: Scope, body: AsyncIterator[bytes] | bytes | None
+    ) -> httpx.Response:
         headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_HANDED_ON]
-        if any(name == HOP for name, _ in headers):
-            raise _nobody("this worker was asked for the one that has the log, and waits for it itself")
-        owner = self._owner()
-        if owner is None:
-            raise _nobody("no worker has the log now")
+        if isinstance(body, bytes):
+            headers = [(name, value) for name, value in headers if name != b"content-length"]
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        has_body = any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
         request = self._client.build_request(
             scope["method"],
-            httpx.URL(owner).copy_with(raw_path=target),
-            headers=[*headers, (HOP, b"1")],
-            content=_body(receive) if has_body else None,
+            httpx.URL(url).copy_with(raw_path=target),
+            headers=[*headers, (HOP, hop)],
+            content=body,
         )
         try:
             return await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self._on_failed()
-            raise _nobody(f"the worker that has the log cannot be reached ({type(error).__name__})") from error
+            detail = f"the worker at {url} cannot be reached ({type(error).__name__})"
+            raise UnreachedError("not-accepting", detail, retry_after_s=RETRY_S) from error
         except httpx.PoolTimeout as error:
-            detail = "too many requests wait for the worker that has the log"
+            detail = f"too many requests wait for the worker at {url}"
             raise ProblemError("pushback", detail, retry_after_s=RETRY_S) from error
         except httpx.TransportError as error:
             self._on_failed()
-            raise _unanswered("the worker that has the log gave no answer") from error
+            raise _unanswered(url) from error
 
 
-def _unanswered(why: str) -> ProblemError:
-    detail = (
-        f"{why}; what was sent may have been decided all the same: send it again with the same ids, and what was "
-        "decided is recognised"
-    )
-    return ProblemError("outcome-unknown", detail, retry_after_s=RETRY_S)
+def has_body(scope: Scope) -> bool:
+    """Whether the request has one."""
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
-def _nobody(detail: str) -> ProblemError:
-    return ProblemError("not-accepting", detail, retry_after_s=RETRY_S)
-
-
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
+async def body_of(receive: Receive) -> AsyncIterator[bytes]:
+    """A request's body as it arrives. Raises ProblemError."""
     more = True
     while more:
         message = await receive()
@@ -145,3 +140,11 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
         more = message.get("more_body", False)
         if body := message.get("body", b""):
             yield body
+
+
+def _unanswered(url: str) -> ProblemError:
+    detail = (
+        f"the worker at {url} gave no answer; what was sent may have been decided all the same: send it again with the "
+        "same ids, and what was decided is recognised"
+    )
+    return ProblemError("outcome-unknown", detail, retry_after_s=RETRY_S)

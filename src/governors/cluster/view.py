@@ -1,25 +1,36 @@
 """What `GET /v1/cluster` says, made of what was heard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from governors.api.service import ClusterView, PartitionView, WorkerView
-from governors.cluster.workers import Member, owner_of
+from governors.cluster.workers import Member, holder_of
 
 
-def cluster_view(partition: int, worker: str, members: Sequence[Member]) -> ClusterView:
-    """As `worker` sees it. `partition` is the one whose log they share."""
-    owner = owner_of(members)
-    views = [_worker_view(one, is_owner=owner is not None and one.beat.worker == owner.worker) for one in members]
-    held = PartitionView(partition, owner.worker if owner else None, owner.epoch if owner else None)
-    return ClusterView(worker, views, [held])
+def cluster_view(partitions: int, worker: str, members: Sequence[Member]) -> ClusterView:
+    """As `worker` sees it."""
+    held = [
+        PartitionView(number, None, None)
+        if (holder := holder_of(number, members)) is None
+        else PartitionView(number, holder.beat.worker, holder.beat.owns[number])
+        for number in range(partitions)
+    ]
+    owners = {one.owner for one in held}
+    return ClusterView(worker, [_worker_view(one, is_owner=one.beat.worker in owners) for one in members], held)
 
 
-def alone(partition: int, worker: str, url: str, epoch: int | None) -> ClusterView:
-    """Of a worker that shares its log with nobody."""
-    return ClusterView(worker, [WorkerView(worker, url, "owner")], [PartitionView(partition, worker, epoch)])
+def alone(partitions: int, worker: str, url: str, epochs: Mapping[int, int]) -> ClusterView:
+    """Of a worker that shares its log with nobody. `epochs` are those of the partitions that it has by now."""
+    held = [
+        PartitionView(number, worker, epochs[number] or None) if number in epochs else PartitionView(number, None, None)
+        for number in range(partitions)
+    ]
+    return ClusterView(worker, [WorkerView(worker, url, "owner")], held)
 
 
 def _worker_view(one: Member, *, is_owner: bool) -> WorkerView:
+    beat, heard_s_ago = one.beat, round(one.age_s, 1)
     if not one.is_live:
-        return WorkerView(one.beat.worker, one.beat.url, "gone", round(one.age_s, 1))
-    return WorkerView(one.beat.worker, one.beat.url, "owner" if is_owner else "waiting", round(one.age_s, 1))
+        return WorkerView(beat.worker, beat.url, "gone", heard_s_ago)
+    state: Literal["leaving", "owner", "waiting"] = "leaving" if beat.leaving else "owner" if is_owner else "waiting"
+    return WorkerView(beat.worker, beat.url, state, heard_s_ago, beat.stands_by)

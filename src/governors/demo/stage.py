@@ -15,7 +15,6 @@ from governors.demo.clock import SteppedClock
 from governors.demo.script import SECOND_US, START_US, Ask, Wire, World, time_at
 from governors.demo.story import Acted, Asked, Decided, asked, decided
 from governors.outbox.executors import Done, Order
-from governors.runtime import PARTITION
 from governors.settings import HttpSettings, Settings, TenantSettings
 from governors.tenants.tenant import OpenWork
 
@@ -69,7 +68,7 @@ class Actors:
                 subject=work.subject,
                 action=action.kind,
                 text=text,
-                receipt=f"{PARTITION}:{work.receipt}",
+                receipt=order.receipt,
             )
         )
         return Done(text)
@@ -83,7 +82,7 @@ class Stage:
         self._clock = clock
         self._client = client
         self._record = record
-        self.receipts_untold = app.runtime.ledger.size
+        self.receipts_untold = app.runtimes[0].ledger.size
         """Those that the stream does not tell of: the policy that all is decided under, and operators' requests."""
 
     async def listen(self, listening: asyncio.Event) -> None:
@@ -135,7 +134,7 @@ class Stage:
 
     async def settle(self) -> None:
         """Let everything that is due at this moment of the hour happen, and be heard of."""
-        runtime = self._app.runtime
+        runtime = self._app.runtimes[0]
         runtime.timers.recheck()
         try:
             async with asyncio.timeout(SETTLED_S_MAX):
@@ -145,7 +144,7 @@ class Stage:
             raise StageError(f"the service did not come to rest within {SETTLED_S_MAX:g} s") from error
 
     def _is_settled(self) -> bool:
-        runtime = self._app.runtime
+        runtime = self._app.runtimes[0]
         return (
             not runtime.timers.is_due()
             and runtime.registry.is_idle
@@ -163,7 +162,7 @@ async def staged(folder: Path, clock: SteppedClock, worlds: Mapping[str, World])
     record = Record()
     settings = Settings(data_dir=folder, http=HttpSettings(port=0), tenants=TenantSettings(auto_create=True))
     actors = Actors(clock, worlds, record)
-    app = await asyncio.to_thread(App, settings, clock_us=clock, executors=[actors])
+    app = App(settings, clock_us=clock, executors=[actors])
     ready = asyncio.Event()
     serving = asyncio.create_task(app.run(ready.set))
     try:

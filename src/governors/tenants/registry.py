@@ -58,6 +58,7 @@ class Registry:
         self._passive: dict[str, dict[str, bytes]] = {}
         self._incarnations = 0
         self._room: list[asyncio.Future[None]] = []
+        self._emptied: list[asyncio.Future[None]] = []
         self.queued = 0
 
     @property
@@ -143,15 +144,23 @@ class Registry:
             tenant.deliver(Group(ticket, mine))
         return ticket
 
+    async def empty(self) -> None:
+        """Return once no signal waits to be decided."""
+        while self.queued:
+            emptied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._emptied.append(emptied)
+            await emptied
+
     def settled(self, count: int) -> None:
         """Signals have left their mailboxes."""
         self.queued -= count
         if self._room and self.queued < self._queued_max:
             # All of them look again: one that was woken may be gone by the time it runs.
             waiting, self._room = self._room, []
-            for room in waiting:
-                if not room.done():
-                    room.set_result(None)
+            _wake(waiting)
+        if self._emptied and not self.queued:
+            waiting, self._emptied = self._emptied, []
+            _wake(waiting)
 
     def tell(self, name: str, key: str, event: Event) -> "asyncio.Future[tuple[Decided, int] | None]":
         """Tell one machine something; the future has what became of it, None when there is no such machine."""
@@ -281,6 +290,12 @@ class Registry:
         records[HEADER_KEY] = encode_record(tenant.header)
         del self._active[tenant.header.tenant]
         self._passive[tenant.header.tenant] = records
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    for one in waiting:
+        if not one.done():
+            one.set_result(None)
 
 
 def _decode(records: dict[str, bytes]) -> tuple[Header, dict[str, MachineRecord[Any]]]:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from governors.admission import Admitted, Refused, Viewed
-from governors.api.app import build_api
+from governors.api.app import Peering, build_api
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     ActionAsked,
@@ -161,7 +161,7 @@ class FakeService:
         if self.unrecordable is not None:
             raise self.unrecordable
 
-    async def operations(self, after: int, limit: int) -> OperationsPage:
+    async def operations(self, after: str, limit: int) -> OperationsPage:
         return OperationsPage([], None)
 
     async def receipts(self, tenant: str, after: int, limit: int) -> ReceiptsPage:
@@ -201,6 +201,11 @@ class FakeService:
 
     def cluster(self) -> ClusterView:
         return ClusterView("a", [WorkerView("a", "http://a", "owner")], [PartitionView(0, "a", 1)])
+
+    def drain(self, *, leaving: bool) -> ClusterView:
+        self.asked.append((leaving,))
+        self._maybe_raise()
+        return self.cluster()
 
     def _maybe_raise(self) -> None:
         if self.error is not None:
@@ -253,6 +258,15 @@ class FakePeers:
         self.asked.append(list(haves))
         return self.answer
 
+    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+        raise AssertionError(f"{len(signals)} signals are handed on")
+
+    async def committed(self, results: Sequence[SignalResult]) -> None:
+        raise AssertionError(f"{len(results)} results are waited for")
+
+    async def record_operation(self, operation: Operation) -> None:
+        raise AssertionError(f"{operation.action} is handed on")
+
 
 @dataclass
 class Api:
@@ -283,7 +297,8 @@ def http_settings() -> HttpSettings:
 async def api(http_settings: HttpSettings) -> AsyncIterator[Api]:
     service, metrics, peers = FakeService(), Metrics("0.1.0"), FakePeers()
     settings, proofs = Settings(http=http_settings), FakeProofs(service)
-    app = build_api(service, settings, metrics, lambda: NOW_US, random.Random(1), proofs=proofs, peers=peers)
+    peering = Peering(None, peers, lambda app, _: app)
+    app = build_api(service, settings, metrics, lambda: NOW_US, random.Random(1), proofs=proofs, peering=peering)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         yield Api(service, metrics, client, app, proofs, peers)

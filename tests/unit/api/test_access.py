@@ -10,7 +10,7 @@ import pytest_asyncio
 from support.pushes import Handler, Sink, pusher_of
 
 from governors.api.access import ACCESS, PROXIED_METHODS, AccessTable, Door
-from governors.api.app import build_api
+from governors.api.app import Peering, build_api
 from governors.api.push import PubSubDoor, Pushes
 from governors.api.service import TenantView
 from governors.auth.principal import ROLES, Principal, Role
@@ -65,7 +65,8 @@ OPEN = [Ask("GET", "/healthz"), Ask("GET", "/readyz"), Ask("GET", "/openapi.json
 EVERYBODYS = [
     (Ask("GET", "/metrics"), READERS),
     (Ask("GET", "/v1/tree"), READERS),
-    (Ask("GET", "/v1/cluster/admission?have=0::0"), ("admit", "admin")),
+    (Ask("POST", "/v1/cluster/drain"), ("admin",)),
+    (Ask("DELETE", "/v1/cluster/drain"), ("admin",)),
     (Ask("GET", "/v1/operations"), ("admin",)),
     (Ask("GET", "/v1/policies"), READERS),
     (Ask("POST", "/v1/policies/reload"), ("admin",)),
@@ -105,6 +106,12 @@ FILTERED = [
 BATCHES: list[tuple[Ask, tuple[Role, ...]]] = [(Ask("POST", "/v1/push/alertmanager", alert_of), ("ingest", "admin"))]
 # Google's tokens lead here, and no others.
 PUSHED = Ask("POST", "/v1/push/pubsub", {"message": {"data": "e30="}})
+# Tokens of other workers lead here, and no others.
+PEERS = [
+    Ask("GET", "/v1/cluster/admission?have=0::0"),
+    Ask("POST", "/v1/cluster/signals?wait=later"),
+    Ask("POST", "/v1/cluster/operations", {}),
+]
 # They tell nothing of any tenant, so a limited token may have them too.
 SHARED = [
     (Ask("GET", "/v1/logs/0/checkpoint"), READERS),
@@ -123,6 +130,10 @@ PRINCIPALS = {
 }
 
 
+async def peer_of(token: bytes) -> Principal | None:
+    return Principal("b", frozenset({"ingest", "admit"})) if token == b"worker" else None
+
+
 @pytest_asyncio.fixture
 async def guarded(api: Any) -> AsyncIterator[Any]:
     """The API behind tokens: a principal's name is its token."""
@@ -134,7 +145,8 @@ async def guarded(api: Any) -> AsyncIterator[Any]:
         api.service.known[tenant] = TenantView(tenant, "active", "standard", "NORMAL", [])
     settings, metrics = Settings(http=HttpSettings()), Metrics("0.1.0")
     rng = random.Random(1)
-    app = build_api(api.service, settings, metrics, lambda: NOW_US, rng, authenticate, api.proofs, PUSHES, api.peers)
+    peering = Peering(peer_of, api.peers, lambda app, _: app)
+    app = build_api(api.service, settings, metrics, lambda: NOW_US, rng, authenticate, api.proofs, PUSHES, peering)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         api.client = client
@@ -156,7 +168,7 @@ def test_every_route_is_in_one_of_the_lists() -> None:
     table = AccessTable(doors=frozenset(Door))
     asked = {
         (one.method, place.route)
-        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES), PUSHED]
+        for one in [*OPEN, *(one for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES), PUSHED, *PEERS]
         if (place := table.find(one.path.format(t="acme").partition("?")[0])) is not None
     }
 
@@ -277,6 +289,18 @@ async def test_googles_token_pushes_for_pubsub_and_does_nothing_else(guarded: An
     assert (await ask(guarded, PUSHED, token="google")).status_code == 200
     for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES:
         assert (await ask(guarded, one, token="google")).status_code == 401
+
+
+@pytest.mark.parametrize("one", PEERS, ids=str)
+async def test_what_is_for_other_workers_is_for_nobody_else(guarded: Any, one: Ask) -> None:
+    for token in (None, "nobody's", "google", *PRINCIPALS):
+        assert (await ask(guarded, one, token=token)).status_code == 401
+    assert (await ask(guarded, one, token="worker")).status_code in {200, 400, 422}
+
+
+async def test_another_workers_token_opens_nothing_else(guarded: Any) -> None:
+    for one, _ in EVERYBODYS + NAMING + FILTERED + SHARED + BATCHES:
+        assert (await ask(guarded, one, token="worker")).status_code == 401
 
 
 async def test_an_operators_name_is_that_of_the_token(guarded: Any) -> None:

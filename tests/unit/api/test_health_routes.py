@@ -143,6 +143,8 @@ async def test_the_openapi_document_names_every_route_and_its_problems(api: Any)
         ("/v1/tree", "get"),
         ("/v1/cluster", "get"),
         ("/v1/cluster/admission", "get"),
+        ("/v1/cluster/drain", "post"),
+        ("/v1/cluster/drain", "delete"),
         ("/v1/operations", "get"),
         ("/v1/policies", "get"),
         ("/v1/policies/reload", "post"),

@@ -48,6 +48,8 @@ ASKED = {
     ("PUT", "/v1/emergency-stop"): ("/v1/emergency-stop", {"reason": "drill"}),
     ("DELETE", "/v1/emergency-stop"): ("/v1/emergency-stop?reason=over", None),
     ("POST", "/v1/policies/reload"): ("/v1/policies/reload", None),
+    ("POST", "/v1/cluster/drain"): ("/v1/cluster/drain", None),
+    ("DELETE", "/v1/cluster/drain"): ("/v1/cluster/drain", None),
 }
 REASONS = [
     "unpaid",
@@ -60,6 +62,8 @@ REASONS = [
     "over",
     "drill",
     "over",
+    "",
+    "",
     "",
 ]
 

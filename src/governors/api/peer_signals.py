@@ -1,0 +1,145 @@
+"""What other workers hand on: `POST /v1/cluster/signals`, and operators' requests that a receipt is left of.
+
+The body is a MessagePack array of the signals' own bytes. The answer is the length of what follows (u32, big endian), a
+MessagePack array of their results as soon as those are durable here, and, where that was asked for, one byte more once
+they are committed. Decided is what is here and nothing else: a worker that does not have the partition says so, and
+hands nothing on.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from governors.api.problem import ProblemError
+from governors.api.service import OutcomeUnknownError, ServiceError, SignalError, SignalResult, Wait
+from governors.tenants.operations import Operation
+from ingest.decode.limits import DecodeLimits
+from ingest.decode.message import decode_message
+from ingest.errors import SignalRejectedError
+from ingest.signals import Signal
+from ledger.errors import LedgerError
+
+PATH: Final = "/v1/cluster/signals"
+OPERATIONS_PATH: Final = "/v1/cluster/operations"
+BATCH_TYPE: Final = "application/msgpack"
+RETRY_S: Final = 1.0
+_WAITS: Final[dict[str, Wait]] = {"local": "local", "committed": "committed"}
+# What was made of another system's message is larger than what a sender of ours may send.
+_LIMITS: Final = DecodeLimits(signal_bytes_max=4 * 1024 * 1024, extra_bytes_max=4 * 1024 * 1024)
+_REJECTED: Final = "rejected"
+
+_encode = msgspec.msgpack.Encoder().encode
+_read_batch = msgspec.msgpack.Decoder(list[bytes]).decode
+_read_results = msgspec.msgpack.Decoder(list[SignalResult]).decode
+_read_operation = msgspec.msgpack.Decoder(Operation).decode
+_LENGTH_BYTES: Final = 4
+NO_CONTENT: Final = 204
+_COMMITTED: Final = b"\x01"
+
+
+class DecidesHere(Protocol):
+    """What this route needs."""
+
+    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+        """Decide signals of partitions that are here. Raises NotAcceptingError."""
+        ...
+
+    async def record_operation(self, operation: Operation) -> None:
+        """Leave a receipt of what an operator asked of another worker. Raises ServiceError, LedgerError."""
+        ...
+
+    async def committed(self, results: Sequence[SignalResult]) -> None:
+        """Return once their receipts are committed. Raises ServiceError, LedgerError."""
+        ...
+
+
+def encode_batch(signals: Sequence[Signal]) -> bytes:
+    """The body that says these signals."""
+    return _encode([signal.payload for signal in signals])
+
+
+encode_one_operation: Callable[[Operation], bytes] = _encode
+"""The body that says what an operator asked of a worker which has no partition to leave the receipt in."""
+
+
+def peer_operations_endpoint(here: DecidesHere) -> Callable[[Request], Awaitable[Response]]:
+    """`POST /v1/cluster/operations`."""
+
+    async def post_operation(request: Request) -> Response:
+        body = await request.body()
+        try:
+            operation = _read_operation(body)
+        except msgspec.DecodeError as error:
+            raise ProblemError("unreadable-body", f"expected an operation in MessagePack: {error}") from error
+        await here.record_operation(operation)
+        return Response(status_code=NO_CONTENT)
+
+    return post_operation
+
+
+def peer_signals_endpoint(here: DecidesHere, clock_us: Callable[[], int]) -> Callable[[Request], Awaitable[Response]]:
+    """The route's handler."""
+
+    async def post_signals(request: Request) -> Response:
+        wait = _WAITS.get(request.query_params.get("wait", ""))
+        if wait is None:
+            raise ProblemError("invalid-field", "expected local or committed", field="wait")
+        body = await request.body()
+        try:
+            payloads = _read_batch(body)
+        except msgspec.DecodeError as error:
+            raise ProblemError("unreadable-body", f"expected a MessagePack array of byte strings: {error}") from error
+        entries = _read(payloads, clock_us())
+        decided = iter(await here.submit_here([one for one in entries if isinstance(one, Signal)]))
+        results = [next(decided) if isinstance(one, Signal) else one for one in entries]
+        return StreamingResponse(_frames(here, results, wait), media_type=BATCH_TYPE)
+
+    return post_signals
+
+
+async def _frames(here: DecidesHere, results: list[SignalResult], wait: Wait) -> AsyncIterator[bytes]:
+    data = _encode(results)
+    yield len(data).to_bytes(_LENGTH_BYTES, "big") + data
+    if wait == "committed":
+        # Where it fails, the missing byte says so.
+        with suppress(ServiceError, LedgerError):
+            await here.committed(results)
+            yield _COMMITTED
+
+
+class ResultFrames:
+    """An answer as it arrives. `results` is None until they are here."""
+
+    def __init__(self) -> None:
+        self.results: list[SignalResult] | None = None
+        self.is_committed = False
+        self._data = bytearray()
+
+    def take(self, part: bytes) -> None:
+        """More of it. Raises OutcomeUnknownError for what no worker says."""
+        self._data += part
+        end = _LENGTH_BYTES + int.from_bytes(self._data[:_LENGTH_BYTES], "big")
+        if len(self._data) < max(end, _LENGTH_BYTES):
+            return
+        if self.results is None:
+            try:
+                self.results = _read_results(self._data[_LENGTH_BYTES:end])
+            except msgspec.DecodeError as error:
+                raise OutcomeUnknownError(f"an answer that cannot be read: {error}", RETRY_S) from error
+        self.is_committed = self._data[end:] == _COMMITTED
+
+
+def _read(payloads: Sequence[bytes], now_us: int) -> list[Signal | SignalResult]:
+    entries: list[Signal | SignalResult] = []
+    for payload in payloads:
+        try:
+            entries.append(decode_message(payload, {}, now_us, _LIMITS))
+        except SignalRejectedError as error:
+            # It was read where it came in: the clocks of the two differ, or their versions do.
+            why = SignalError(error.reason, error.field, error.message)
+            entries.append(SignalResult("", "", "", "", _REJECTED, "none", "", "", error.message, None, "local", why))
+    return entries

@@ -1,0 +1,99 @@
+"""Where each partition is, as this worker knows it: here, or with another by what was heard of it."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from governors.admission import Refused, Viewed
+from governors.api.service import NotAcceptingError, SignalResult, Wait
+from governors.cluster.admission_view import AdmissionView
+from governors.cluster.heartbeat import Heartbeat
+from governors.cluster.lines import Lines
+from governors.cluster.workers import holder_of
+from governors.tenants.operations import Operation
+from ingest.signals import Signal
+
+RETRY_S = 1.0
+
+
+class Whereabouts:
+    """`here` are the partitions of this worker at any moment."""
+
+    def __init__(self, here: Collection[int], heartbeat: Heartbeat) -> None:
+        self._here = here
+        self._heartbeat = heartbeat
+
+    def has(self, partition: int) -> bool:
+        """Whether it is here."""
+        return partition in self._here
+
+    def url_of(self, partition: int) -> str | None:
+        """The other worker that has it, None where nobody is known to."""
+        holder = self._heartbeat.holder(partition)
+        return None if holder is None else holder.beat.url
+
+    def owners(self) -> Mapping[int, str]:
+        """The address of the other worker that has each partition, where one is known to."""
+        return {number: url for url, numbers in self.others().items() for number in numbers}
+
+    def workers(self) -> int:
+        """How many there are, this one included."""
+        me = self._heartbeat.worker
+        return 1 + sum(one.is_live and one.beat.worker != me for one in self._heartbeat.members())
+
+    def others(self) -> Mapping[str, Collection[int]]:
+        """The other workers that have any, and which."""
+        members = self._heartbeat.members()
+        found: dict[str, list[int]] = {}
+        for partition in sorted({number for one in members for number in one.beat.owns}):
+            holder = holder_of(partition, members)
+            if holder is not None and holder.beat.worker != self._heartbeat.worker and not self.has(partition):
+                found.setdefault(holder.beat.url, []).append(partition)
+        return found
+
+
+class Neighbours:
+    """The partitions that other workers have, for the switchboard. `views` has for each what was told of its admission,
+    and `on_admission(answer, governor)` is called with each answer from them.
+    """
+
+    def __init__(
+        self,
+        where: Whereabouts,
+        lines: Lines,
+        views: Mapping[int, AdmissionView],
+        clock_us: Callable[[], int],
+        on_admission: Callable[[str, str], None],
+    ) -> None:
+        self._where = where
+        self._lines = lines
+        self._views = views
+        self._clock_us = clock_us
+        self._on_admission = on_admission
+
+    def knows(self, partition: int) -> bool:
+        """Whether a worker is known to have it."""
+        return self._where.url_of(partition) is not None
+
+    async def submit(self, partition: int, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
+        """Have signals decided there. Raises NotAcceptingError, OutcomeUnknownError."""
+        url = self._where.url_of(partition)
+        if url is None:
+            raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
+        return await self._lines.submit(url, signals, wait)
+
+    async def record_operation(self, operation: Operation) -> None:
+        """Have a receipt left by a worker that has a partition. Raises NotAcceptingError, OutcomeUnknownError."""
+        url = min(self._where.others(), default=None)
+        if url is None:
+            raise NotAcceptingError("no worker has a partition now", RETRY_S)
+        await self._lines.record_operation(url, operation)
+
+    def admit(self, partition: int, tenant: str, klass: str, user: str, cost: int) -> Viewed:
+        """Answer by what was told last."""
+        now_s = asyncio.get_running_loop().time()
+        viewed = self._views[partition].admit(tenant, klass, user or None, cost, self._clock_us(), now_s)
+        if isinstance(viewed.answer, Refused):
+            self._on_admission("refused", viewed.answer.policy.partition("/")[0])
+        else:
+            self._on_admission("admitted", "")
+        return viewed
