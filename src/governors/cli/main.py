@@ -10,6 +10,7 @@ from governors.cli import (
     client,
     config,
     demo,
+    drain,
     ingest,
     ledger,
     loadtest,
@@ -63,6 +64,7 @@ app.command()(operate.policies)
 app.command()(actions.actions)
 app.command()(actions.retry)
 app.command()(actions.abandon)
+app.command()(drain.drain)
 app.command()(replay.replay)
 app.command()(loadtest.loadtest)
 app.command()(checklist.checklist)

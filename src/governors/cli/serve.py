@@ -1,6 +1,7 @@
 """`governors serve`: run the service until it is told to stop."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,17 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the ledger. Default: ./data")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any free one. Default: 8080")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that share the log's partitions, for a machine of many cores.")
+    ] = 1,
+    shared_fd: Annotated[int | None, typer.Option(hidden=True, help="The listener of `--workers`, inherited.")] = None,
 ) -> None:
     """Serve signals, decisions and receipts.
 
     Writes one JSON line {"event": "ready", "url": …} among its logs once it is ready. SIGTERM and SIGINT stop it in
-    order: what was answered is in the ledger.
+    order: what was answered is in the ledger. With --workers, several processes serve one address and divide a log of
+    several partitions among them (8, where it is begun with them); one that ends is started again, and the others have
+    its partitions meanwhile.
 
     Exit 0: stopped as it was told to. 1: it could not start, or could not go on.
 
@@ -37,7 +44,11 @@ def serve(
     effective = load_settings(config, {"data_dir": data_dir, "http.host": host, "http.port": port})
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(service.serve(effective))
+            if workers > 1:
+                runner.run(service.serve_several(effective, workers, config))
+            else:
+                shared = None if shared_fd is None else socket.socket(fileno=shared_fd)
+                runner.run(service.serve(effective, shared))
     except LedgerError as error:
         fail(f"ledger: {error}", EXIT_BAD)
     except SettingsError as error:
