@@ -10,6 +10,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 from support.auditing import leaves_of
+from support.notified import API_TOKEN, ROUTING_KEY, PagerDuty
 from support.receiver import Receiver
 from support.service import ServiceProcess
 from typer.testing import CliRunner
@@ -98,6 +99,48 @@ def test_an_action_goes_out_again_under_the_same_id_after_a_crash(
     assert len({one.body for one in got}) == 1
     for one in got:
         Webhook(SECRET).verify(one.body, one.headers)
+
+
+def test_a_page_that_was_under_way_in_a_crash_is_found_and_not_sent_twice(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(ROUTING_KEY)
+    (tmp_path / "headers").write_text(f"Authorization: Token token={API_TOKEN}")
+    pagerduty = PagerDuty()
+    pagerduty.posts.append("held")
+    with pagerduty.listening():
+        verify = (
+            f"""{{url: "{pagerduty.url}/incidents?incident_key={{action_id}}", headers_file: {tmp_path}/headers}}"""
+        )
+        config = tmp_path / "governors.yaml"
+        config.write_text(f"""
+tenants: {{auto_create: true}}
+actions:
+  webhooks:
+    - name: pager
+      format: pagerduty
+      url: "{pagerduty.url}/v2/enqueue"
+      private: true
+      secrets_file: {tmp_path}/key
+      kinds: [throttle]
+      verify: {verify}
+""")
+        options = (tmp_path / "data", "--config", str(config))
+        with ServiceProcess(*options) as service, httpx.Client(base_url=service.url) as client:
+            spend(client, 1, "910.25")
+            assert pagerduty.done.wait(60)
+            service.kill()
+        pagerduty.go_on.set()
+        with ServiceProcess(*options) as service, httpx.Client(base_url=service.url) as client:
+            while actions(client):
+                pass
+            assert service.stop() == 0
+    assert len(pagerduty.posted) == 1
+    results = [
+        one["evidence"] for leaf in leaves_of(tmp_path / "data")
+        if (one := json.loads(leaf))["fsm"]["event"] == "action.result"
+    ]  # fmt: skip
+    assert [(one["result"], one["proof"], one["verified"]) for one in results] == [("ok", "read_back", 1)]
+    assert results[0]["detail"] == "it is done when read back, and was not sent again"
+    assert replay_folder(tmp_path / "data").ok
 
 
 def test_an_operator_sees_hurries_and_abandons_what_is_open(tmp_path: Path, receiver: Receiver, config: str) -> None:

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-Fault = Literal["", "lost", "unanswered"] | int
+Fault = Literal["", "lost", "unanswered", "held"] | int
 """What happens to a request: it is `lost` on the other side, which says that all is well; it is done and `unanswered`,
-for the connection ends; or it is refused with a status, and nothing is done.
+for the connection ends, or `held`, until `go_on`; or it is refused with a status, and nothing is done.
 """
 ROUTING_KEY = "R" * 32
 API_TOKEN = "u+readonly"
@@ -32,6 +32,9 @@ class Notified:
     posts: deque[Fault] = field(default_factory=deque)
     gets: deque[Fault] = field(default_factory=deque)
     unseen: int = 0
+    go_on: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+    """Something was posted, and is done, whether or not anybody hears of it."""
     posted: list[Any] = field(default_factory=list)
     read: list[str] = field(default_factory=list)
     url: str = ""
@@ -143,7 +146,10 @@ def _handler_of(notified: Notified) -> type[BaseHTTPRequestHandler]:
                 self._answer(fault, {"message": "not now"})
                 return
             status, said = notified.post(self.path, self._headers(), body, lost=fault == "lost")
-            if fault == "unanswered":
+            notified.done.set()
+            if fault == "held":
+                notified.go_on.wait()
+            if fault in {"unanswered", "held"}:
                 self.close_connection = True
                 return
             self._answer(status, said)
