@@ -12,9 +12,10 @@ from typing import Final
 
 from governors.cluster.workers import Member, holder_of
 
-SETTLE_S: Final = 10.0
-"""A newcomer must have been there for so long before anything is handed over to it: who starts and fails again and
-again must not move logs each time."""
+SETTLE_S: Final = 25.0
+"""A newcomer must have been there for so long before anything is handed over to it. By then everybody has looked who is
+there (`heartbeat.LIST_EVERY`): whoever stands by and has not heard of it would take what was meant for it, and have to
+hand it over in its turn. And who starts and fails again and again must not move logs each time."""
 VACANT_STEP_S: Final = 5.0
 """After so long without an owner the next in the order tries too, and so on: whoever is first may be unable to."""
 _HASH_BYTES: Final = 8
