@@ -79,10 +79,12 @@ manifests: $(VENV)/dev.stamp $(TOOLS)/stamp ## what is deployed, under kubernete
 observability: $(VENV)/dev.stamp ## a real Prometheus scrapes three pods, and every panel has something to show
 	OBSERVABILITY_TEST=1 $(BIN)/python -m pytest -n 0 --timeout 600 tests/deploy/test_observability.py tests/deploy/test_scraped.py
 
-simulate: $(VENV)/dev.stamp ## a million simulated schedules of writers, disks and stores: SEED=7 SCHEDULES=1000
+simulate: $(VENV)/dev.stamp ## simulated schedules, a million of writers, disks and stores: SEED=7 SCHEDULES=1000 CLUSTERS=50
 	PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --schedules $(SCHEDULES)
+	PYTHONPATH=tests $(BIN)/python -m simulation --world cluster --seed $(SEED) --schedules $(CLUSTERS)
 SEED ?= 1
 SCHEDULES ?= 1000000
+CLUSTERS ?= 20000
 
 fuzz: $(VENV)/fuzz.stamp ## every decoder under a fuzzer, for FUZZ_S seconds
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/decoders.py .fuzz \

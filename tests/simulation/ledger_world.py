@@ -460,7 +460,7 @@ class World:
 
 
 @contextmanager
-def _in_short() -> Iterator[None]:
+def in_short() -> Iterator[None]:
     """No threads, and what takes days takes seconds."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(recovery, "ThreadPoolExecutor", Inline))
@@ -472,5 +472,5 @@ def _in_short() -> Iterator[None]:
 
 def run_schedule(schedule: Schedule) -> Outcome:
     """What becomes of a schedule."""
-    with signing(schedule.seed), _in_short():
+    with signing(schedule.seed), in_short():
         return World(schedule).run()

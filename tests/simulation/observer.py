@@ -191,6 +191,11 @@ class Observer:
     _epoch_owner: str = ""
     _local_by_machine: dict[int, dict[int, Ack]] = field(default_factory=dict)
 
+    @property
+    def epoch(self) -> int:
+        """Of the last head; 0 before the first."""
+        return self._epoch
+
     # What was written to the store
 
     def landed(self, landed: Landed) -> None:

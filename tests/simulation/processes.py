@@ -10,8 +10,9 @@ The clock jumps from one event to the next.
 import random
 from asyncio import AbstractEventLoop, Future, Task, TimerHandle, events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from contextvars import Context
 from heapq import heappop, heappush
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
@@ -156,16 +157,22 @@ class Process(AbstractEventLoop):
 
     def bury(self) -> None:
         """Let go of a dead process's tasks without a word. Not to be called from within it."""
-        before = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
+        with self.within():
             for task in self._tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     _close(task.get_coro())
+        self._tasks.clear()
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """For what asks which loop runs, and is called from outside."""
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            yield
         finally:
             events._set_running_loop(before)
-        self._tasks.clear()
 
     def make_ready(self, handle: Call) -> None:
         self.ready.append(handle)

@@ -5,20 +5,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from simulation.cluster_schedule import ClusterSchedule
 from simulation.ledger_world import Outcome
 from simulation.schedule import Schedule
 
 SHRINKS_MAX: Final = 600
+Shrinkable = Schedule | ClusterSchedule
+S = TypeVar("S", Schedule, ClusterSchedule)
 T = TypeVar("T")
 
 
-def shrink(schedule: Schedule, run: Callable[[Schedule], Outcome]) -> tuple[Schedule, Outcome]:
+def shrink(schedule: S, run: Callable[[S], Outcome]) -> tuple[S, Outcome]:
     """A schedule from which nothing more can be left out without the violation going away."""
     best, outcome = schedule, run(schedule)
     kind = _kind_of(outcome)
     left = SHRINKS_MAX
 
-    def attempt(smaller: Schedule) -> bool:
+    def attempt(smaller: S) -> bool:
         nonlocal best, outcome, left
         if left == 0 or smaller == best:
             return False

@@ -61,7 +61,7 @@ class SimStore:
 
 class Link:
     """One machine's way to the store. `calls` counts its requests; `faults` says which of them go wrong, until
-    `is_sound`. While there are `cuts` nothing arrives at either end.
+    `is_sound`. While there are `cuts` nothing arrives at either end; each way takes up to `slow_s` more than usual.
     """
 
     def __init__(self, cluster: Cluster, store: SimStore, rng: random.Random, log: Callable[[str], None]) -> None:
@@ -71,6 +71,7 @@ class Link:
         self.faults: dict[int, tuple[StoreFate, float]] = {}
         self.is_sound = False
         self.cuts = 0
+        self.slow_s = 0.0
         self._rng = rng
         self._log = log
 
@@ -127,7 +128,8 @@ class Link:
 
     def _latency_s(self) -> float:
         """Mostly 5 ms, rarely half a second: requests overtake each other."""
-        return 0.005 + 0.5 * self._rng.random() ** 8
+        usual_s = 0.005 + 0.5 * self._rng.random() ** 8
+        return usual_s + self.slow_s * self._rng.random() if self.slow_s else usual_s
 
 
 class SimStoreClient:
