@@ -460,6 +460,17 @@ def _say(event: str, message: str, **facts: str | int) -> None:
     sys.stdout.flush()
 
 
+def _end_with_parent(loop: asyncio.AbstractEventLoop, main: "asyncio.Task[None]") -> None:
+    """Whoever started this worker says nothing more: nobody would start it again, or stop it."""
+    stdin = sys.stdin.fileno()
+
+    def end() -> None:
+        loop.remove_reader(stdin)
+        main.cancel()
+
+    loop.add_reader(stdin, end)
+
+
 async def serve_several(effective: Effective, workers: int, config: Path | None) -> None:
     """Run so many workers on this machine until SIGTERM or SIGINT. Raises as `serve` does."""
     # Slow to import, so only where several are wanted.
@@ -484,6 +495,8 @@ async def serve(effective: Effective, shared: socket.socket | None = None) -> No
     executors = executors_of(settings.actions, wall_clock_us)
     policies_asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
+    if shared is not None:
+        _end_with_parent(loop, main)
     with contextlib.suppress(asyncio.CancelledError):
         custodian = await Custodian.open(
             settings,

@@ -127,7 +127,7 @@ class _Pool:
             process = await asyncio.create_subprocess_exec(
                 *self._command(number),
                 env={**os.environ, **self._environment()},
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,  # its end tells of ours, whatever ended us
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_BYTES_MAX,
                 pass_fds=[self._listener.fileno()],

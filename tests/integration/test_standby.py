@@ -135,6 +135,8 @@ def test_who_is_told_to_stop_hands_over(tmp_path: Path) -> None:
         workers.send(first.url)
         assert first.stop() == 0
         workers.send(second.url)
+        while owner_of(second.url) is None:
+            time.sleep(0.05)  # until it has heard itself
         known = httpx.get(f"{second.url}/v1/cluster").json()["workers"]
         assert [one["state"] for one in known] == ["owner"]  # the first said goodbye
         assert second.stop() == 0

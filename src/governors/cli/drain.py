@@ -26,7 +26,7 @@ def drain(
     Each goes to a worker that stands by for it, within a second or two; what nobody stands by for stays. The worker
     goes on answering meanwhile and afterwards: it hands on what it is asked. SIGTERM does the same before it ends.
 
-    Exit 0: it has none any more, or takes part again. 1: it has some still, or there is no other worker. 2: it could
+    Exit 0: others have them all, or it takes part again. 1: they have not, or there is no other worker. 2: it could
     not be asked.
 
     Example: governors drain --url https://governors-0.example.com:8080
@@ -37,12 +37,12 @@ def drain(
             return
         view = answer_of(client.post(PATH))
         give_up_s = time.monotonic() + wait_s
-        while _owned(view) and time.monotonic() < give_up_s:
+        while _left(view) and time.monotonic() < give_up_s:
             time.sleep(LOOK_S)
             view = _look(client) or view
     _tell(view, as_json=as_json)
-    if _owned(view):
-        fail(f"after {wait_s:g} s it still has partitions: no other worker stands by for them", EXIT_BAD)
+    if _left(view):
+        fail(f"after {wait_s:g} s not all partitions have another worker", EXIT_BAD)
 
 
 def _look(client: httpx.Client) -> Any:
@@ -56,6 +56,11 @@ def _look(client: httpx.Client) -> Any:
 
 def _owned(view: Any) -> list[int]:
     return [one["partition"] for one in view["partitions"] if one["owner"] == view["worker"]]
+
+
+def _left(view: Any) -> list[int]:
+    """Those that it has still, or that nobody has yet."""
+    return [one["partition"] for one in view["partitions"] if one["owner"] in {view["worker"], None}]
 
 
 def _tell(view: Any, *, as_json: bool) -> None:

@@ -59,7 +59,7 @@ class Holder(Generic[Held]):
         self._is_free.set()
 
     async def let_go(self) -> None:
-        """Hand it over, if it is here; returns once that is done."""
+        """Hand it over, if it is here or about to be; returns once that is done."""
         self.aim(Aim.RELEASE)
         await self._is_free.wait()
 
@@ -88,6 +88,7 @@ class Holder(Generic[Held]):
 
     async def _seek(self) -> None:
         """Take it and serve it, unless others shall have it before it is free."""
+        self._is_free.clear()
         taking = asyncio.ensure_future(self._take(self._stand_by))
         held = None
         try:
@@ -107,13 +108,13 @@ class Holder(Generic[Held]):
     async def _serve(self, held: Held) -> None:
         def on_ready() -> None:
             self.has_it = True
-            self._is_free.clear()
             self._backoff = Backoff(self._rng)
             self._here(held)
             if self._heartbeat is not None:
                 self._heartbeat.own(self.number, held.epoch)
 
-        self._aim = Aim.KEEP
+        if self._aim is not Aim.RELEASE:
+            self._aim = Aim.KEEP
         serving = asyncio.ensure_future(held.serve(on_ready))
         released = asyncio.ensure_future(self._until(lambda: self._aim is Aim.RELEASE))
         try:
