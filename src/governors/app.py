@@ -138,7 +138,7 @@ class App:
             )
             for number in range(count)
         ]
-        self._assignment = None if heartbeat is None else Assignment(heartbeat, self._holders, self._on_heard)
+        self._assignment = None if heartbeat is None else Assignment(heartbeat, self._holders, self._on_moved)
         self._policies_asked = policies_asked or asyncio.Event()
         gate = self._gate = Gate(settings, self.metrics.connections, clock_us, self.rng)
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
@@ -343,13 +343,14 @@ class App:
             partition.say_what_was_found()
             if self._membership is not None or len(self._partitions) == self._count:
                 self._all_here.set()
-        self._moves.tell()
+        self._on_moved()
 
-    def _on_heard(self) -> None:
+    def _on_moved(self) -> None:
         """There may be more workers now, or fewer, and partitions elsewhere."""
-        assert self._membership is not None  # noqa: S101 - who hears others is one of them
-        for one in self._partitions.values():
-            one.runtime.admission.share_among(self._membership.where.workers())
+        if self._membership is not None:
+            workers = self._membership.where.workers()
+            for one in self._partitions.values():
+                one.runtime.admission.share_among(workers)
         self._moves.tell()
 
     def _on_lost(self, number: int, error: Exception) -> None:
