@@ -16,10 +16,13 @@ from support.certificates import Authority
 from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
 
 from governors.api.health import health_router
-from governors.app import App
+from governors.app import HAND_OVER_S, App
 from governors.cli.main import app as command_line
+from governors.cluster.ownership import SETTLE_S
 from governors.custody import Custodian
 from governors.machines.catalog import BY_NAME
+from governors.membership import GOODBYE_S
+from governors.partition import QUIET_S
 from governors.policies import read_policies
 from governors.settings import Effective, load
 
@@ -126,10 +129,27 @@ def test_pods_reach_each_other_under_a_name_that_their_certificate_has(manifests
     assert domain.partition(".")[0] == manifests.stateful_set["spec"]["serviceName"]
 
 
-def test_there_are_pods_that_wait_and_no_more_are_made_for_a_load(manifests: Manifests) -> None:
-    """One has the log whatever their number: more would not decide more."""
-    assert manifests.stateful_set["spec"]["replicas"] == 3
-    assert manifests.all("HorizontalPodAutoscaler") == []
+def test_three_pods_become_ten_under_load_one_at_a_time_and_fewer_slowly(manifests: Manifests, tmp_path: Path) -> None:
+    [scaler] = manifests.all("HorizontalPodAutoscaler")
+    spec = scaler["spec"]
+    pods = manifests.stateful_set
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": pods["apiVersion"], "kind": pods["kind"], "name": pods["metadata"]["name"],
+    }  # fmt: skip
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 10)
+    assert "replicas" not in pods["spec"], "each apply would take back what the scaler has done"
+    [metric] = spec["metrics"]
+    assert metric["resource"]["name"] == "cpu"
+    # Before somebody is told that one core is busy (GovernorsCpuHigh).
+    busy = metric["resource"]["target"]
+    assert busy["type"] == "AverageValue"
+    assert int(busy["averageValue"].removesuffix("m")) < 700
+    for behavior in spec["behavior"].values():
+        assert [(policy["type"], policy["value"]) for policy in behavior["policies"]] == [("Pods", 1)]
+        # A newcomer is given nothing before it has been there for a while.
+        assert all(policy["periodSeconds"] > SETTLE_S for policy in behavior["policies"])
+    assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 1_800
+    assert settings_of(manifests, tmp_path).settings.cluster.partitions == 8
     assert manifests.one("PodDisruptionBudget", "governors")["spec"]["maxUnavailable"] == 1
     [claim] = manifests.stateful_set["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
@@ -170,8 +190,12 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
         await custodian.close()
     names = {child.name for child in children}
     assert {"http", "pubsub", "committer", "pruner", "issuer", "push-issuer", "certificates"} <= names
+    # All partitions are handed over together before anything else ends, and what that has begun goes on after its time:
+    # so they end together, whatever their number, and one tree's deadlines stand for all.
+    partitions_s = HAND_OVER_S + QUIET_S
     # A supervisor waits for its children, which it stops together: tenants have a worker's deadline.
-    stopping_s = sum(child.shutdown_s if child.shutdown_s is not None else 5.0 for child in children)
+    trees_s = sum(child.shutdown_s if child.shutdown_s is not None else 5.0 for child in children)
+    stopping_s = partitions_s + trees_s + GOODBYE_S
     for manifests in map(overlay, OVERLAYS):
         sleep_s = manifests.container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert manifests.pod["terminationGracePeriodSeconds"] >= stopping_s + sleep_s
