@@ -41,6 +41,11 @@ def rate(metric: str, by: str) -> str:
     return f"sum by ({by}) (rate({metric}[5m]))"
 
 
+def most(metric: str) -> str:
+    """Of a partition, whichever pod has it: while it moves, two may have been asked."""
+    return f"max by (namespace, partition) ({metric})"
+
+
 ROWS: Final[dict[str, list[Panel]]] = {
     "Objectives": [
         Panel(
@@ -110,16 +115,16 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "Receipts",
             "short",
             {
-                "all {{partition}}": "governors_ledger_size",
-                "committed {{partition}}": "governors_ledger_committed_size",
+                "all {{partition}}": most("governors_ledger_size"),
+                "committed {{partition}}": most("governors_ledger_committed_size"),
             },
         ),
         Panel(
             "How long receipts wait",
             "s",
             {
-                "for the store {{partition}}": "governors_ledger_uncommitted_seconds",
-                "for a checkpoint {{partition}}": "governors_ledger_checkpoint_age_seconds",
+                "for the store {{partition}}": most("governors_ledger_uncommitted_seconds"),
+                "for a checkpoint {{partition}}": most("governors_ledger_checkpoint_age_seconds"),
             },
             60.0,
         ),
@@ -131,13 +136,17 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 "to the store": quantile(0.99, "governors_store_commit_seconds"),
             },
         ),
-        Panel("Waiting for the disk", "bytes", {"{{pod}}": "governors_ledger_pending_bytes"}),
+        Panel("Waiting for the disk", "bytes", {"{{pod}}": "sum by (pod) (governors_ledger_pending_bytes)"}),
         Panel(
-            "Who writes",
-            "short",
-            {"epoch {{partition}}": "governors_ledger_epoch", "fenced {{partition}}": "governors_ledger_fenced"},
+            "Receipts lost when it was taken", "short", {"{{partition}}": most("governors_ledger_lost_receipts")}, 1.0
         ),
-        Panel("Receipts lost at the last start", "short", {"{{partition}}": "governors_ledger_lost_receipts"}, 1.0),
+        Panel("Partitions that a pod has", "short", {"{{pod}}": "count by (pod) (governors_ledger_size)"}),
+        Panel("Who writes", "short", {"{{partition}} {{pod}}": "governors_ledger_epoch"}),
+        Panel(
+            "How often partitions moved, per hour",
+            "short",
+            {"{{partition}}": f"changes({most('governors_ledger_epoch')}[1h:1m])"},
+        ),
     ],
     "Pub/Sub": [
         Panel(
@@ -193,6 +202,12 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 '(rate(governors_http_request_seconds_bucket{route=~"/v1/admit.*"}[5m])))'
             },
             0.01,
+        ),
+        Panel(
+            "How old views of other pods' admission are",
+            "s",
+            {"{{pod}}": "max by (pod) (governors_admission_view_age_seconds)"},
+            10.0,
         ),
     ],
     "Service": [

@@ -54,6 +54,7 @@ def exported() -> dict[str, frozenset[str]]:
         if name.startswith("ledger_"):
             gauge.labels("0").set(0)
     metrics.rate_limit_keys.labels("token").set(1)
+    metrics.admission_view_age_seconds.labels("0").set(0)
     body, _ = metrics.render("text/plain")
     return {
         sample.name: frozenset(sample.labels)
