@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from governors.checklist.looks_service import metrics
+from governors.checklist.looks_service import metrics, metrics_of_each
 from governors.checklist.place import Place
 from governors.checklist.verdict import CannotLookError, Verdict, failed, held, passed
 from governors.telemetry.scrape import Series, total
@@ -160,7 +160,10 @@ def actions_happen(place: Place) -> Verdict:
 def receipts_committed(place: Place) -> Verdict:
     """That the store has them, and how long the oldest waits."""
     series = metrics(place)
-    waits_s = total(series, "governors_ledger_uncommitted_seconds")
+    waiting_s = [one.value for one in series if one.name == "governors_ledger_uncommitted_seconds"]
+    if not waiting_s:
+        raise CannotLookError("the services that were named have no partition: name each pod with --url")
+    waits_s = max(waiting_s)
     size, committed = total(series, "governors_ledger_size"), total(series, "governors_ledger_committed_size")
     ok = waits_s < UNCOMMITTED_S_MAX and committed > 0
     return held(
@@ -219,7 +222,7 @@ def memory(place: Place) -> Verdict:
     if place.prometheus is not None:
         worst = _worst(place, f"max_over_time({name}[24h])")
         return held(worst < MEMORY_MAX, f"at most {worst / 1e6:.0f} MB in 24 hours")
-    now = total(metrics(place), name)
+    now = max(total(series, name) for series in metrics_of_each(place))
     return held(0 < now < MEMORY_MAX, f"{now / 1e6:.0f} MB now")
 
 
@@ -229,9 +232,11 @@ def cpu(place: Place) -> Verdict:
     if place.prometheus is not None:
         worst = _worst(place, f"quantile_over_time(0.95, rate({name}[5m])[24h:5m])")
         return held(worst < CPU_MAX, f"p95 of a day is {worst:.0%} of a core")
-    series = metrics(place)
-    lived_s = place.now_us() / 1e6 - total(series, "governors_process_start_time_seconds")
-    used = total(series, name) / max(1.0, lived_s)
+    now_s = place.now_us() / 1e6
+    used = max(
+        total(series, name) / max(1.0, now_s - total(series, "governors_process_start_time_seconds"))
+        for series in metrics_of_each(place)
+    )
     return held(used < CPU_MAX, f"{used:.0%} of a core on average since the start")
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -27,13 +28,22 @@ DAYS_MIN: Final = 30
 TRIES: Final = 10
 
 
+def metrics_of_each(place: Place) -> list[list[Series]]:
+    """Those of each service."""
+    _ = place.service  # at least one has to be named
+    found = []
+    for client in place.services:
+        answer = client.get("/metrics")
+        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise CannotLookError("the token may not read /metrics: GOVERNORS_TOKEN needs the role read")
+        answer.raise_for_status()
+        found.append(list(series_of(answer.text)))
+    return found
+
+
 def metrics(place: Place) -> list[Series]:
-    """Those of the first service."""
-    answer = place.service.get("/metrics")
-    if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise CannotLookError("the token may not read /metrics: GOVERNORS_TOKEN needs the role read")
-    answer.raise_for_status()
-    return list(series_of(answer.text))
+    """Those of all services: each pod counts what it does, and tells of the partitions that it has."""
+    return [one for series in metrics_of_each(place) for one in series]
 
 
 def certificate(place: Place) -> Verdict:
@@ -82,7 +92,7 @@ def all_ready(place: Place) -> Verdict:
 
 
 def members_agree(place: Place) -> Verdict:
-    """That every pod that is asked sees the same workers, and the same one of them with the log."""
+    """That every pod that is asked sees the same workers, and the same one of them with each partition."""
     views = _clusters(place)
     said = {
         (
@@ -94,25 +104,32 @@ def members_agree(place: Place) -> Verdict:
     if len(said) > 1:
         return failed(f"{len(views)} pods were asked, and do not agree: {sorted(said)}")
     [(workers, partitions)] = said
-    owners = {owner for _, owner in partitions}
-    names = ", ".join(f"{worker} ({state})" for worker, state in workers)
-    return held(None not in owners and bool(partitions), f"{len(views)} asked: {names}")
+    if vacant := [str(partition) for partition, owner in partitions if owner is None]:
+        return failed(f"{len(views)} asked: nobody has partition {', '.join(vacant)}")
+    if strangers := {owner for _, owner in partitions} - {worker for worker, _ in workers}:
+        return failed(f"{len(views)} asked: {', '.join(sorted(map(str, strangers)))} has partitions and is no member")
+    names = ", ".join(f"{worker} ({_share(worker, state, partitions)})" for worker, state in workers)
+    return held(bool(partitions), f"{len(views)} asked: {names}")
+
+
+def _share(worker: str, state: str, partitions: Iterable[tuple[int, str | None]]) -> str:
+    owned = [str(partition) for partition, owner in partitions if owner == worker]
+    return f"has {', '.join(owned)}" if owned else state
 
 
 def peers(place: Place) -> Verdict:
-    """That pods which wait reach the one that has the log: what each is asked, it hands on."""
-    waiting = 0
+    """That pods reach those that have the other partitions: what each is asked about all tenants, it asks them."""
+    asked = 0
     for client, view in zip(place.services, _clusters(place), strict=True):
-        if any(one["worker"] == view["worker"] and one["state"] == "waiting" for one in view["workers"]):
-            waiting += 1
-            answer = client.get("/v1/tenants", params={"limit": 1})
-            if answer.is_error:
-                return failed(
-                    f"{view['worker']} hands on, and is answered with {answer.status_code}: {answer.text[:200]}"
-                )
-    if not waiting:
-        raise CannotLookError("none of the services that were named waits for the log: name each pod with --url")
-    return passed(f"{waiting} pods that wait hand on what they are asked")
+        if all(one["owner"] == view["worker"] for one in view["partitions"]):
+            continue
+        asked += 1
+        answer = client.get("/v1/tenants", params={"limit": 1})
+        if answer.is_error:
+            return failed(f"{view['worker']} asks the others, and says {answer.status_code}: {answer.text[:200]}")
+    if not asked:
+        raise CannotLookError("no service that was named has less than all partitions: name each pod with --url")
+    return passed(f"{asked} pods answer for the partitions of others too")
 
 
 def peer_ports(place: Place) -> Verdict:

@@ -52,7 +52,7 @@ class Place:
     now_us: Callable[[], int] = lambda: 0
     sleep: Callable[[float], None] = lambda _: None
     watched: list[list[Series]] = field(default_factory=list)
-    """The first service's metrics at two moments, once somebody has watched."""
+    """The services' metrics at two moments, once somebody has watched."""
 
     @property
     def namespace(self) -> str:

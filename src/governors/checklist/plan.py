@@ -85,7 +85,7 @@ SECTIONS: Final[dict[int, dict[str, list[Entry]]]] = {
         ],
         "2.2 Cluster health": [
             ("All pods agree on their members", service.members_agree),
-            ("Pods that wait reach the one that has the log", service.peers),
+            ("Pods reach those that have the other partitions", service.peers),
             ("Headless service resolves", service.headless_names),
             ("Peer port answers", service.peer_ports),
         ],
@@ -109,7 +109,7 @@ SECTIONS: Final[dict[int, dict[str, list[Entry]]]] = {
             ("Memory stable", figures.load_memory),
         ],
         "2.6 Failover": [
-            ("Kill the pod that has the log, watch another take over", None, "docs/runbooks/failover.md, step 1"),
+            ("Kill a pod that has partitions, watch the others take over", None, "docs/runbooks/failover.md, step 1"),
             ("Stop it in order, and drain its node", None, "docs/runbooks/failover.md, steps 2 and 3"),
             ("Cut it off from the store", None, "docs/runbooks/failover.md, step 4"),
             ("Freeze and thaw it", None, "docs/runbooks/failover.md, step 5"),

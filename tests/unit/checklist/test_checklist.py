@@ -319,6 +319,65 @@ def test_a_token_without_rights_skips_and_says_which_it_would_need() -> None:
             look(place)
 
 
+def seen_by(worker: str, owners: Sequence[str | None]) -> httpx.Client:
+    """A pod of two, and who has each partition as it sees it."""
+
+    def service(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/v1/cluster":
+            return httpx.Response(200, json={"tenants": []})
+        workers = [{"worker": name, "url": "", "state": "owner" if name in owners else "waiting"} for name in "ab"]
+        partitions = [{"partition": number, "owner": owner, "epoch": 1} for number, owner in enumerate(owners)]
+        return httpx.Response(200, json={"worker": worker, "workers": workers, "partitions": partitions})
+
+    return client(service)
+
+
+@pytest.mark.parametrize(
+    ("views", "status", "seen"),
+    [
+        ({"a": "aba", "b": "aba"}, Status.PASS, "2 asked: a (has 0, 2), b (has 1)"),
+        ({"a": "aaa", "b": "aaa"}, Status.PASS, "2 asked: a (has 0, 1, 2), b (waiting)"),
+        ({"a": "aba", "b": "abb"}, Status.FAIL, "do not agree"),
+        ({"a": ["a", None, "b"], "b": ["a", None, "b"]}, Status.FAIL, "nobody has partition 1"),
+        ({"a": "abz", "b": "abz"}, Status.FAIL, "z has partitions and is no member"),
+    ],
+)
+def test_pods_agree_on_one_owner_for_each_partition(
+    views: dict[str, Sequence[str | None]], status: Status, seen: str
+) -> None:
+    services = tuple(seen_by(worker, owners) for worker, owners in views.items())
+    verdict = looks_service.members_agree(Place(env="staging", checkout=ROOT, services=services))
+    assert verdict.status is status
+    assert seen in verdict.seen
+
+
+def test_a_pod_that_has_less_than_all_partitions_has_to_answer_for_all() -> None:
+    both = Place(env="staging", checkout=ROOT, services=(seen_by("a", "aba"), seen_by("b", "aba")))
+    assert looks_service.peers(both).seen.startswith("2 pods")
+    alone = Place(env="staging", checkout=ROOT, services=(seen_by("a", "aaa"),))
+    with pytest.raises(CannotLookError, match="name each pod"):
+        looks_service.peers(alone)
+
+
+def test_figures_are_those_of_all_pods_together() -> None:
+    def pod(partition: int, waits_s: float, rss: float) -> httpx.Client:
+        text = (
+            f'governors_ledger_uncommitted_seconds{{partition="{partition}"}} {waits_s}\n'
+            f'governors_ledger_size{{partition="{partition}"}} 10.0\n'
+            f'governors_ledger_committed_size{{partition="{partition}"}} 8.0\n'
+            f"governors_process_resident_memory_bytes {rss}\n"
+        )
+        return client(lambda _: httpx.Response(200, text=text))
+
+    place = Place(env="staging", checkout=ROOT, services=(pod(0, 400.0, 4e8), pod(1, 300.0, 5e8)))
+    committed = looks_figures.receipts_committed(place)
+    assert committed == passed("16 of 20 receipts are in the store; the oldest other waits 400 s")
+    assert looks_figures.memory(place) == passed("500 MB now"), "each pod has its own"
+    waiting = Place(env="staging", checkout=ROOT, services=(client(lambda _: httpx.Response(200, text="")),))
+    with pytest.raises(CannotLookError, match="have no partition"):
+        looks_figures.receipts_committed(waiting)
+
+
 def test_the_report_has_every_line_and_room_to_sign() -> None:
     verdicts = {Status.PASS: passed("seen"), Status.FAIL: failed("a | b"), Status.SIGN: to_sign("who")}
     answered = [Answered(line, list(verdicts.values())[number % 3]) for number, line in enumerate(lines_of(3))]
