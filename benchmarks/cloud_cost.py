@@ -1,6 +1,7 @@
 """What a day costs in operations of Cloud Storage: three workers at a steady load, every call counted.
 
     PYTHONPATH=tests python -m benchmarks.cloud_cost
+    PYTHONPATH=tests python -m benchmarks.cloud_cost --partitions 8
 
 The bucket is the tests' stand-in for Cloud Storage, which real `governors serve` processes reach by HTTP, so what is
 counted is what Google would count. The first seconds, in which workers start, are left out. The peer is a service that
@@ -39,12 +40,19 @@ WARM_UP_S: Final = 35.0
 """The first public checkpoint, whose tiles are those of the whole log, lies in it."""
 
 
-def start(folder: Path, name: str, gcs: SimGcs, path: str) -> Served:
+def start(folder: Path, name: str, gcs: SimGcs, partitions: int) -> Served:
     """A worker with the key of the first."""
     config, key = folder / "governors.json", folder / "signing.key"
     ledger = {"origin": "ledger.benchmark/cost"}
     config.write_text(
-        json.dumps({"tenants": {"auto_create": True}, "ledger": ledger, "store": {"url": f"gs://{BUCKET}/ours"}})
+        json.dumps(
+            {
+                "tenants": {"auto_create": True},
+                "ledger": ledger,
+                "store": {"url": f"gs://{BUCKET}/ours"},
+                "cluster": {"partitions": partitions},
+            }
+        )
     )
     if key.exists():
         (folder / name / "ledger").mkdir(parents=True)
@@ -53,7 +61,7 @@ def start(folder: Path, name: str, gcs: SimGcs, path: str) -> Served:
     command = [sys.executable, "-m", "governors", "serve", "--config", str(config)]
     command += ["--data-dir", str(folder / name), "--port", str(port)]
     env = {"STORAGE_EMULATOR_HOST": gcs.url}
-    served = Served(command, port, path, log=folder / f"{name}.log", env=env)
+    served = Served(command, port, "/readyz", log=folder / f"{name}.log", env=env)
     if not key.exists():
         shutil.copy(folder / name / "ledger/signing.key", key)
     return served
@@ -80,10 +88,10 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     with SimGcs(BUCKET) as gcs:
         served: list[Served] = []
         try:
-            # One after the other: the first has the log, and its key is the others'.
-            served.append(start(folder, "a", gcs, "/readyz"))
-            served.append(start(folder, "b", gcs, "/readyz"))
-            served.append(start(folder, "c", gcs, "/readyz"))
+            # One after the other: the first makes the key, which is the others' too. They share the partitions while the
+            # first signals come.
+            for name in "abc":
+                served.append(start(folder, name, gcs, options.partitions))  # noqa: PERF401 - each is to be killed
             load(served[0].port, WARM_UP_S, options.rate, seed=1)
             before, begun_s = len(gcs.calls), time.monotonic()
             signals = load(served[0].port, options.seconds, options.rate, seed=2)
@@ -98,6 +106,7 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     total = sum(usd.values())
     return {
         "workers": len(served),
+        "partitions": options.partitions,
         "rate_per_s": round(signals / took_s),
         "seconds": round(took_s, 1),
         "calls_per_day": {kind: round(count / took_s * DAY_S) for kind, count in kinds.most_common()},
@@ -124,6 +133,7 @@ def price(kind: str) -> float:
 
 def main() -> None:
     options = parser(__doc__ or "")
+    options.add_argument("--partitions", type=int, default=1, help="of the log")
     options.add_argument("--rate", type=int, default=1_000, help="signals a second")
     options.add_argument("--seconds", type=float, default=90.0, help="counted, a multiple of 30 for whole publications")
     given = options.parse_args()
@@ -131,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         report = measure(Path(folder), given)
     lines = [
-        f"{report['workers']} workers, {report['rate_per_s']:,} signals/s for {report['seconds']} s; a day of it:",
+        f"{report['workers']} workers, {report['partitions']} partitions, {report['rate_per_s']:,} signals/s for {report['seconds']} s; a day of it:",
         *(
             f"{report['calls_per_day'][kind]:>10,} {kind:<28} {usd:.3f} USD"
             for kind, usd in report["usd_per_day"].items()
