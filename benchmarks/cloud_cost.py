@@ -21,19 +21,16 @@ from typing import Any, Final
 
 from support.sim_gcs import SimGcs
 
+from benchmarks.cloud_rules import DAY_S, READ_USD, WRITE_USD, Terms, usd_of
 from benchmarks.pipeline import make_batches
 from benchmarks.report import machine, parser, print_report, scratch
 from benchmarks.support_load import TENANTS
 from benchmarks.support_process import Served, free_port
 
-# USD for 1,000 operations, standard storage in one region: https://cloud.google.com/storage/pricing (2025).
-WRITE_USD: Final = 0.005
-READ_USD: Final = 0.0004
 WRITES: Final = frozenset({"put", "start", "list"})
 """Google's class A. Deleting is free, the rest is class B."""
 FREE: Final = frozenset({"delete"})
 TARGET_USD: Final = 5.0
-DAY_S: Final = 86_400
 REQUEST: Final = 20
 BUCKET: Final = "logs"
 WARM_UP_S: Final = 35.0
@@ -88,8 +85,8 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     with SimGcs(BUCKET) as gcs:
         served: list[Served] = []
         try:
-            # One after the other: the first makes the key, which is the others' too. They share the partitions while the
-            # first signals come.
+            # One after the other: the first makes the key, which is the others' too. They share the partitions out
+            # while the first signals come.
             for name in "abc":
                 served.append(start(folder, name, gcs, options.partitions))  # noqa: PERF401 - each is to be killed
             load(served[0].port, WARM_UP_S, options.rate, seed=1)
@@ -112,6 +109,9 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
         "calls_per_day": {kind: round(count / took_s * DAY_S) for kind, count in kinds.most_common()},
         "usd_per_day": {kind: round(one, 3) for kind, one in sorted(usd.items(), key=lambda item: -item[1])},
         "total_usd_per_day": round(total, 2),
+        "computed_usd_per_day": round(
+            sum(usd_of(Terms(options.partitions, len(served), signals / took_s)).values()), 2
+        ),
         "target_usd_per_day": TARGET_USD,
         "object_per_receipt_usd_per_day": round(signals / took_s * DAY_S / 1_000 * WRITE_USD, 2),
         "ok": total <= TARGET_USD,
@@ -141,12 +141,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         report = measure(Path(folder), given)
     lines = [
-        f"{report['workers']} workers, {report['partitions']} partitions, {report['rate_per_s']:,} signals/s for {report['seconds']} s; a day of it:",
+        f"{report['workers']} workers, {report['partitions']} partitions",
+        f"{report['rate_per_s']:,} signals/s for {report['seconds']} s; a day of it:",
         *(
             f"{report['calls_per_day'][kind]:>10,} {kind:<28} {usd:.3f} USD"
             for kind, usd in report["usd_per_day"].items()
         ),
         f"in all {report['total_usd_per_day']} USD a day, target at most {TARGET_USD:g}",
+        f"computed by the rules (cloud_rules): {report['computed_usd_per_day']} USD",
         f"an object for each receipt: {report['object_per_receipt_usd_per_day']:,} USD a day",
     ]
     print_report({"benchmark": "cloud_cost", "machine": machine(), **report}, lines, as_json=given.json)
