@@ -37,6 +37,8 @@ _read_batch = msgspec.msgpack.Decoder(list[bytes]).decode
 _read_results = msgspec.msgpack.Decoder(list[SignalResult]).decode
 _read_operation = msgspec.msgpack.Decoder(Operation).decode
 _LENGTH_BYTES: Final = 4
+RESULTS_BYTES_MAX: Final = 64 * 1024 * 1024
+"""More than the results of any batch: whoever announces so much is no worker."""
 NO_CONTENT: Final = 204
 _COMMITTED: Final = b"\x01"
 
@@ -73,7 +75,7 @@ def peer_operations_endpoint(here: DecidesHere) -> Callable[[Request], Awaitable
         body = await request.body()
         try:
             operation = _read_operation(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProblemError("unreadable-body", f"expected an operation in MessagePack: {error}") from error
         await here.record_operation(operation)
         return Response(status_code=NO_CONTENT)
@@ -122,13 +124,17 @@ class ResultFrames:
     def take(self, part: bytes) -> None:
         """More of it. Raises OutcomeUnknownError for what no worker says."""
         self._data += part
+        if len(self._data) < _LENGTH_BYTES:
+            return
         end = _LENGTH_BYTES + int.from_bytes(self._data[:_LENGTH_BYTES], "big")
-        if len(self._data) < max(end, _LENGTH_BYTES):
+        if end > RESULTS_BYTES_MAX:
+            raise OutcomeUnknownError(f"an answer of {end} bytes", RETRY_S)
+        if len(self._data) < end:
             return
         if self.results is None:
             try:
                 self.results = _read_results(self._data[_LENGTH_BYTES:end])
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise OutcomeUnknownError(f"an answer that cannot be read: {error}", RETRY_S) from error
         self.is_committed = self._data[end:] == _COMMITTED
 
