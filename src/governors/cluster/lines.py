@@ -40,8 +40,8 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 WAITING_MAX: Final = 20_000
 """Signals for one worker. More are not taken in."""
 
-_REFUSED: Final = frozenset({f"{URN}{name}" for name in ("not-accepting", "not-ready", "pushback")})
-"""Problems that say that nothing was decided."""
+_REFUSED: Final = frozenset({f"{URN}{name}" for name in ("not-accepting", "not-ready", "pushback", "unauthenticated")})
+"""Problems that say that nothing was decided. The last one is of a worker that has not heard of this one yet."""
 
 
 class _Parcel(NamedTuple):
@@ -84,6 +84,8 @@ class Lines:
         self._on_failed = on_failed
         self._lines: dict[str, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unanswered: set[asyncio.Future[list[SignalResult]]] = set()
+        self._is_closed = False
         self._client = httpx.AsyncClient(
             transport=transport,
             verify=True if ca is None else ssl.create_default_context(cafile=ca),
@@ -94,20 +96,29 @@ class Lines:
 
     async def close(self) -> None:
         """Give up what is under way, and let go of the connections."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        # What was on its way is answered by now. What is left waited for its turn, or its sending had not begun.
+        for answer in self._unanswered:
+            if not answer.done():
+                answer.set_exception(NotAcceptingError("this worker is stopping", RETRY_S))
         await self._client.aclose()
 
     async def submit(self, url: str, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         """Have the worker at `url` decide signals. Raises NotAcceptingError (nothing was decided), OutcomeUnknownError
         (perhaps something was).
         """
+        if self._is_closed:
+            raise NotAcceptingError("this worker is stopping", RETRY_S)
         line = self._lines.setdefault(url, _Line())
         if line.signals + len(signals) > WAITING_MAX:
             raise NotAcceptingError(f"{line.signals} signals wait for the worker at {url}", RETRY_S)
         answer: asyncio.Future[list[SignalResult]] = asyncio.get_running_loop().create_future()
+        self._unanswered.add(answer)
+        answer.add_done_callback(self._unanswered.discard)
         line.waiting.append(_Parcel(signals, wait, answer))
         line.signals += len(signals)
         if not line.is_moving:
@@ -134,7 +145,7 @@ class Lines:
                 response = await self._client.post(
                     f"{url}{OPERATIONS_PATH}", content=encode_one_operation(operation), headers=headers
                 )
-        except httpx.ConnectError as failed:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
             self._on_failed()
             raise NotAcceptingError(f"the worker at {url} cannot be reached", RETRY_S) from failed
         except (httpx.HTTPError, TimeoutError) as failed:
@@ -235,7 +246,7 @@ def _next_batch(line: _Line) -> list[_Parcel]:
 def _refusal(url: str, status: int, body: bytes) -> NotAcceptingError | OutcomeUnknownError:
     try:
         problem = _read_problem(body).type
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         problem = ""
     if problem in _REFUSED:
         return NotAcceptingError(f"the worker at {url} takes nothing now", RETRY_S)
