@@ -20,8 +20,10 @@ HOP: Final = b"governors-hop"
 CONNECT_S: Final = 2.0
 CONNECTIONS_MAX: Final = 256
 RETRY_S: Final = 1.0
-# Of this connection and not of the message (RFC 9110, section 7.6.1), or said by our own server anyway.
+# Of this connection and not of the message (RFC 9110, section 7.6.1), or said by our own server anyway; and what this
+# worker was told as one that is asked, which is not what it tells the next.
 _NOT_HANDED_ON: Final = frozenset({
+    HOP,
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
     b"date", b"server", b"x-content-type-options", b"strict-transport-security",
 })  # fmt: skip

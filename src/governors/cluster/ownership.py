@@ -19,11 +19,19 @@ hand it over in its turn. And who starts and fails again and again must not move
 VACANT_STEP_S: Final = 5.0
 """After so long without an owner the next in the order tries too, and so on: whoever is first may be unable to."""
 _HASH_BYTES: Final = 8
+_DIGITS_MAX: Final = 4
 
 
 def partition_of(tenant: str, partitions: int) -> int:
     """The partition that has a tenant's receipts. Part of the format: for a log it never changes."""
     return int.from_bytes(sha256(tenant.encode()).digest()[:_HASH_BYTES], "big") % partitions if partitions > 1 else 0
+
+
+def read_partition(text: str, partitions: int) -> int | None:
+    """The partition that a number in an address or in a log's name means; None where there is no such."""
+    # Of any length, it could be one that takes a long time to read.
+    number = int(text) if text.isdecimal() and len(text) <= _DIGITS_MAX else partitions
+    return number if number < partitions else None
 
 
 def ranked(partition: int, urls: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ from governors.api.respond import json_response
 from governors.api.service import ActionsPage, OperationsPage, Reloaded, StopResult, TenantsPage
 from governors.cluster.forward import HOP, Forwarder, UnreachedError
 from governors.cluster.moves import Moves
-from governors.cluster.ownership import partition_of
+from governors.cluster.ownership import partition_of, read_partition
 from ledger.backoff import Backoff
 from ledger.errors import ProofInvalidError
 from ledger.verify.documents import read_document
@@ -40,6 +40,8 @@ OWNER_WAIT_S: Final = 5.0
 OK: Final = 200
 UNAVAILABLE: Final = 503
 _KEPT: Final = frozenset({b"content-type", b"retry-after", b"www-authenticate"})
+HAD: Final = b"governors-partitions"
+"""The header by which a worker says of which partitions its answer is."""
 VERIFY: Final = "/v1/verify"
 STREAM: Final = "/v1/stream"
 NEED_A_PARTITION: Final = frozenset({"/v1/policies", "/v1/policies/reload", "/v1/emergency-stop"})
@@ -151,7 +153,7 @@ class Router:
         elif (partition := self._partition_of(place, scope["path"])) is not None:
             await self._send_to(partition, hop, scope, receive, send)
         elif hop == ONLY_YOURS:
-            await self._app(scope, receive, send)
+            await self._answer_for_mine(scope, receive, send)
         elif place.route in NEED_A_PARTITION and not self._has_any():
             await self._send_to_any(hop, scope, receive, send)
         elif place.route == STREAM and scope["method"] == "GET":
@@ -167,9 +169,7 @@ class Router:
             return partition_of(place.tenant, self._partitions)
         _, _, kind, *rest = [*path.split("/"), "", ""]
         if kind in {"receipts", "logs"}:
-            number = rest[0].partition(":")[0]
-            if number.isdecimal() and len(number) <= 4 and int(number) < self._partitions:
-                return int(number)
+            return read_partition(rest[0].partition(":")[0], self._partitions)
         return None
 
     # One worker's answer
@@ -189,7 +189,7 @@ class Router:
                 return
             url = self._where.url_of(partition)
             if url is None:
-                raise ProblemError("not-accepting", _vacant([partition]), retry_after_s=RETRY_S)
+                raise ProblemError("not-accepting", f"no worker has partition {partition} now", retry_after_s=RETRY_S)
             try:
                 await self._forward.hand_on(url, ONLY_YOURS, scope, receive, send)
                 return
@@ -209,43 +209,62 @@ class Router:
         """What somebody hands in says itself which log can judge it."""
         own, body = await self._ask_here(scope, receive)
         if own.status == UNAVAILABLE and not hop:
-            url = self._where.url_of(await asyncio.to_thread(self._claimed, body))
+            partition = await asyncio.to_thread(self._claimed, body)
+            url = None if partition is None else self._where.url_of(partition)
             if url is not None:
                 own = _whole(await self._forward.ask(url, ONLY_YOURS, scope, body))
         await _answer(own, send)
 
-    def _claimed(self, body: bytes) -> int:
+    def _claimed(self, body: bytes) -> int | None:
         with suppress(ProofInvalidError):
-            number = claimed_origin(read_document(body)).rpartition("/")[2]
-            if number.isdecimal():
-                return int(number)
-        return -1
+            return read_partition(claimed_origin(read_document(body)).rpartition("/")[2], self._partitions)
+        return None
 
     # Everybody's answers
 
     async def _ask_all(self, join: Join, scope: Scope, receive: Receive, send: Send) -> None:
+        mine = self._mine()
         # First here: whoever may not have this is told so by one, before anything of a body is read.
         own, body = await self._ask_here(scope, receive)
         if own.status != OK:
             await _answer(own, send)
             return
+        had = self._answered(mine)
         await self._moves.wait_until(lambda: not self._vacant(self._where.others()), OWNER_WAIT_S)
-        others = self._where.others()
-        asked = [self._forward.ask(url, ONLY_YOURS, scope, body) for url in others]
+        asked = [self._forward.ask(url, ONLY_YOURS, scope, body) for url in self._where.others()]
         answers = [own]
         for one in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(one, BaseException):
                 raise one
             answers.append(_whole(one))
+            had += _had(one)
         refused = next((one for one in answers if one.status != OK), None)
         if refused is not None:
             await _answer(refused, send)
             return
-        if vacant := self._vacant(others):
-            detail = f"{_vacant(vacant)}; what was asked for is done in the others: ask again"
+        # Where it went from one to another meanwhile, neither has answered for it, or both have.
+        if lacking := [number for number in range(self._partitions) if had.count(str(number)) != 1]:
+            detail = f"{_not_answered(lacking)}; what was asked for is done in the others: ask again"
             raise ProblemError("not-accepting", detail, retry_after_s=RETRY_S)
         joined = join([one.body for one in answers], QueryParams(scope["query_string"]))
         await json_response(joined)(scope, receive, send)
+
+    async def _answer_for_mine(self, scope: Scope, receive: Receive, send: Send) -> None:
+        mine = self._mine()
+
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                had = ",".join(self._answered(mine)).encode()
+                message = {**message, "headers": [*message["headers"], (HAD, had)]}
+            await send(message)
+
+        await self._app(scope, receive, say)
+
+    def _answered(self, mine: set[int]) -> list[str]:
+        """Of which partitions an answer is that was begun with these: of none, where others are here by now, for it
+        may be of either.
+        """
+        return [str(number) for number in sorted(mine)] if mine == self._mine() else []
 
     async def _ask_here(self, scope: Scope, receive: Receive) -> tuple[Answer, bytes]:
         """This worker's own answer, and the body that it read for it."""
@@ -274,7 +293,10 @@ class Router:
         return self._where.has(partition) or self._where.url_of(partition) is not None
 
     def _has_any(self) -> bool:
-        return any(self._where.has(number) for number in range(self._partitions))
+        return bool(self._mine())
+
+    def _mine(self) -> set[int]:
+        return {number for number in range(self._partitions) if self._where.has(number)}
 
     # Everybody's streams
 
@@ -292,13 +314,12 @@ class Router:
                 whole.end()
 
     async def _join_streams(self, tasks: asyncio.TaskGroup, scope: Scope, whole: "_WholeEvents") -> None:
-        heard: dict[str, asyncio.Task[None]] = {}
+        heard = whole.heard
         await whole.begun.wait()
         while whole.is_answered:
             for url in self._where.others():
                 if url not in heard or heard[url].done():
                     heard[url] = tasks.create_task(self._hear(url, scope, whole))
-                    whole.tasks.append(heard[url])
             await asyncio.sleep(LISTENERS_LOOK_S)
 
     async def _hear(self, url: str, scope: Scope, whole: "_WholeEvents") -> None:
@@ -321,7 +342,7 @@ class _WholeEvents:
     def __init__(self, send: Send) -> None:
         self.begun = asyncio.Event()
         self.is_answered = False
-        self.tasks: list[asyncio.Task[None]] = []
+        self.heard: dict[str, asyncio.Task[None]] = {}
         self._send = send
 
     async def send(self, message: Message) -> None:
@@ -342,13 +363,18 @@ class _WholeEvents:
 
     def end(self) -> None:
         """Hear nobody any more."""
-        for task in self.tasks:
+        for task in self.heard.values():
             task.cancel()
 
 
-def _vacant(partitions: Sequence[int]) -> str:
+def _not_answered(partitions: Sequence[int]) -> str:
     numbers = ", ".join(map(str, partitions))
-    return f"no worker has partition{'s' if len(partitions) > 1 else ''} {numbers} now"
+    return f"no worker has partition{'s' if len(partitions) > 1 else ''} {numbers}, or got it just now"
+
+
+def _had(answer: httpx.Response) -> list[str]:
+    said: str = answer.headers.get(HAD.decode(), "")
+    return said.split(",")
 
 
 async def _answer(answer: Answer, send: Send) -> None:
