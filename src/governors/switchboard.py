@@ -39,7 +39,7 @@ from governors.api.service import (
 from governors.auth.principal import Scope
 from governors.cluster.admission_view import Source, tell
 from governors.cluster.moves import Moves
-from governors.cluster.ownership import partition_of
+from governors.cluster.ownership import partition_of, read_partition
 from governors.policies import NO_POLICIES, Policies
 from governors.service import GovernorService, Watchers
 from governors.settings import SettingsError
@@ -160,7 +160,8 @@ class Switchboard:
             if one.receipt is not None:
                 partition, _, index = one.receipt.partition(":")
                 last[int(partition)] = max(int(index), last.get(int(partition), 0))
-        await _all([self._at(partition).wait_committed(index) for partition, index in last.items()])
+        waiting = [(self._at(partition), index) for partition, index in last.items()]
+        await _all([service.wait_committed(index) for service, index in waiting])
 
     async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> None:
         """The same, without words for people: for sources that only need to know that it is done."""
@@ -300,9 +301,8 @@ class Switchboard:
                 origin = claimed_origin(await asyncio.to_thread(read_document, document))
             except ProofInvalidError as error:
                 return VerifyAnswer(ok=False, error=str(error))
-            _, _, number = origin.rpartition("/")
-            if number.isdecimal() and int(number) < self._partitions:
-                partition = int(number)
+            named = read_partition(origin.rpartition("/")[2], self._partitions)
+            partition = partition if named is None else named
         return await self._proofs(partition).verify(document)
 
     # What concerns several tenants, of those that are here

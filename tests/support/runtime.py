@@ -132,7 +132,11 @@ async def quiet(runtime: Runtime) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, world: World, settings: Settings = LAPTOP, policies: Policies = NO_POLICIES
+    folder: Path,
+    world: World,
+    settings: Settings = LAPTOP,
+    policies: Policies = NO_POLICIES,
+    partition: int = 0,
 ) -> AsyncIterator[Runtime]:
     """A runtime that is recovered from the folder and runs; stopped in order at the end."""
     edges = Edges(
@@ -147,7 +151,7 @@ async def running(
         on_action_ended=lambda kind, outcome: None,
         writer="test",
     )
-    runtime = Runtime(settings, folder, edges, policies=policies)
+    runtime = Runtime(settings, folder, edges, policies=policies, partition=partition)
     tree = runtime.tree("test")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))

@@ -260,7 +260,7 @@ async def test_an_emergency_stop_reaches_every_partition_that_is_here(scene: Sce
 async def test_what_is_handed_in_is_judged_by_the_log_that_it_says(scene: Scene, origin: str, judge: int) -> None:
     board = scene.with_these()
     asked: list[int] = []
-    board.here = {number: Judging(number, asked) for number in (0, 1)}  # type: ignore[dict-item]
+    board.here = {number: Judging(number, asked) for number in (0, 1)}  # type: ignore[misc]
     note = sign_checkpoint(Checkpoint(origin, 1, bytes(32)), Signer(origin, bytes(32))).decode()
     document = msgspec.json.encode(Consistency(note, Tree(1, bytes(32)), Tree(1, bytes(32)), [], []))
     assert (await board.verify(document)).ok
