@@ -42,6 +42,7 @@ WHY_NOT = (
 )
 pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.slow, pytest.mark.timeout(600)]
 
+PARTITIONS = 8
 # What a service that is well has nothing to show of: restarts, and connections that it ended early.
 NOTHING_WRONG = ("governors_child_restarts_total", "governors_http_connections_dropped_total")
 
@@ -85,7 +86,7 @@ class Pods:
             "tenants": {"auto_create": True},
             "auth": {"tokens_file": str(folder / "tokens.yaml")},
             "tls": {"certificate": str(certificate), "key": str(key)},
-            "cluster": {"ca": str(self.ca)},
+            "cluster": {"ca": str(self.ca), "partitions": PARTITIONS},
             "ledger": {"origin": "ledger.test/scraped", "signing_key": str(folder / "signing.key")},
             "store": {"url": (folder / "bucket").as_uri(), "lease_s": 2.0, "publish_interval_s": 1.1},
             "limits": {"tenant_signals_per_s": 40},
@@ -229,7 +230,13 @@ async def test_three_pods_are_scraped_and_every_panel_has_something_to_show(tmp_
             assert {one["metric"]["pod"] for one in up} == set(PODS)
             firing = await asyncio.to_thread(answer_of, client, 'ALERTS{alertstate="firing"}')
             named = {one["metric"]["alertname"] for one in firing}
-            assert not {name for name in named if re.match("Governors(Down|PodDown|Nobody|Ledger|Receipts)", name)}
+            wrong = "Governors(Down|PodDown|Nobody|Ledger|Receipts|Admission)"
+            assert not {name for name in named if re.match(wrong, name)}
+            # Each partition is told of by somebody, and by more than one pod among them.
+            owned = await asyncio.to_thread(answer_of, client, "count by (partition) (governors_ledger_size)")
+            assert {one["metric"]["partition"] for one in owned} == set(map(str, range(PARTITIONS)))
+            owners = await asyncio.to_thread(answer_of, client, "count by (pod) (governors_ledger_size)")
+            assert len(owners) > 1
         finally:
             living.cancel()
             with contextlib.suppress(asyncio.CancelledError):
