@@ -46,8 +46,9 @@ def operations(terms: Terms) -> dict[str, tuple[float, float]]:
     renew_s = terms.lease_s * (1 - MARGIN) / 3
     if renew_s < terms.commit_s:
         # The lease falls due first, and a commit then keeps its distance from that head.
-        between = max(1, int(terms.commit_s / renew_s))
-        commits = DAY_S / max(terms.commit_s, between * renew_s + HEAD_SPACING_S)
+        step_s = max(renew_s, HEAD_SPACING_S)
+        between = max(1, int(terms.commit_s / step_s))
+        commits = DAY_S / max(terms.commit_s, between * step_s + HEAD_SPACING_S)
     else:
         between, commits = 0, DAY_S / terms.commit_s
     heads = commits * (1 + between)
