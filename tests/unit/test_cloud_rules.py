@@ -20,7 +20,7 @@ def test_the_load_and_the_heartbeats_cost_the_same_however_many_partitions_there
 def test_where_the_lease_outlasts_a_commit_nothing_but_commits_is_written_to_heads() -> None:
     terms = Terms(partitions=8, lease_s=7.5)
     found = operations(terms)
-    assert found["heads in between, for the lease"] == (0, 0)
+    assert not any(found["heads in between, for the lease"])
     assert found["commits: segments and heads"][0] == 2 * 8 * DAY_S / 2.0
 
 
