@@ -369,6 +369,19 @@ async def test_a_list_of_which_a_part_moved_meanwhile_is_none(
     assert answer.json()["detail"].endswith("ask again")
 
 
+async def test_a_list_that_has_a_part_twice_is_none(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "OWNER_WAIT_S", 60.0)
+    del cluster.owners[1]
+    asking = asyncio.create_task(cluster.ask("a", "GET", "/v1/tenants"))
+    await asyncio.sleep(0.01)  # it has answered for partition 0, and waits for 1
+    assert cluster.asked().keys() == {"a"}
+    cluster.owners.update({0: "b", 1: "c"})
+    cluster.moves.tell()
+    answer = await asking
+    assert kind(answer) == (503, "not-accepting")
+    assert "partition 0" in answer.json()["detail"]
+
+
 # What somebody hands in
 
 
