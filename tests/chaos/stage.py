@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from support.steady import Books, Publisher
 
 from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
 from benchmarks.support_process import rss_mb
+from governors.telemetry.scrape import series_of, total
 from ingest.pubsub import open_channel
 from ledger.fsck import verify_log
 
@@ -102,6 +104,15 @@ async def rss_of(fleet: Fleet) -> dict[str, float]:
     return {name: round(rss_mb(one.process.pid), 1) for name, one in fleet.living.items()}
 
 
+async def held_by(fleet: Fleet) -> dict[str, float]:
+    """Messages that each living worker has pulled and not settled."""
+    held = {}
+    for name, worker in fleet.living.items():
+        metrics = series_of((await fleet.client.get(f"{worker.url}/metrics")).text)
+        held[name] = total(metrics, "governors_pull_held_messages")
+    return held
+
+
 async def find(stage: Stage) -> Findings:
     """Stop publishing, wait until all is decided, stop everybody in order, and look at the log as the bucket has it.
 
@@ -112,9 +123,10 @@ async def find(stage: Stage) -> Findings:
     publisher.stop()
     await stage.publishing
     restored = stage.folder / "restored"
-    async with asyncio.timeout(SETTLE_S_MAX):
-        while (await asyncio.to_thread(enter_into_books, stage, restored)).lost:
-            assert fleet.living, fleet.said()
+    give_up_s = time.monotonic() + SETTLE_S_MAX
+    while lost := (await asyncio.to_thread(enter_into_books, stage, restored)).lost:
+        if time.monotonic() > give_up_s or not fleet.living:
+            raise AssertionError(f"{lost} signals are not decided; held: {await held_by(fleet)}\n{fleet.said()}")
     rss = await rss_of(fleet)
     for name, worker in fleet.workers.items():
         code = await asyncio.to_thread(worker.process.stop)

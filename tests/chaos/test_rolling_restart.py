@@ -107,6 +107,7 @@ async def test_a_rolling_restart_is_noticed_by_nobody(tmp_path: Path, capsys: py
             f"\nrolling restart of {len(fleet.workers)}, seconds to stop: {stops_s}",
             f"signals {len(ages_ms):,}: decided p50 {quantile(ages_ms, 0.5):.0f} ms, p99 {quantile(ages_ms, 0.99):.0f} "
             f"ms, at most {ages_ms[-1]:.0f} ms after they were due (publisher late by {stage.publisher.late_s:.2f} s)",
+            f"older than 1, 2, 5, 10 s: {[sum(one > 1e3 * old_s for one in ages_ms) for old_s in (1, 2, 5, 10)]}",
             f"requests {sum(gateway.answers.values()):,}: p99 {quantile(sorted(gateway.seconds), 0.99) * 1e3:.0f} ms, "
             f"at most {max(gateway.seconds) * 1e3:.0f} ms",
             *(f"{count:,} times {says}" for says, count in gateway.answers.items()),

@@ -29,6 +29,8 @@ ORIGIN: Final = "ledger.test/fleet"
 BUCKET: Final = "logs"
 TOKEN: Final = "gov_" + "fleet" * 5
 BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
+PARTITIONS: Final = 8
+"""As many as a cluster is made with."""
 LOOPBACK: Final = "127.0.0.1"
 _POLL_S: Final = 0.1
 
@@ -49,6 +51,7 @@ def write_config(folder: Path, subscription: str, store: str) -> Path:
         "tenants": {"auto_create": True},
         "ledger": {"origin": ORIGIN, "signing_key": str(key)},
         "store": {"url": store},
+        "cluster": {"partitions": PARTITIONS},
         "pubsub": {"project": PROJECT, "subscription": subscription},
     }
     path = folder / "governors.json"
