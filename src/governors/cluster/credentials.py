@@ -11,7 +11,7 @@ from typing import Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from governors.auth.jwt import KeySet, TokenInvalidError, Trust, principal_of, verify
+from governors.auth.jwt import KeySet, TokenInvalidError, Trust, UnknownKeyError, principal_of, verify
 from governors.auth.principal import Principal, Role
 from governors.cluster.workers import Member
 
@@ -42,7 +42,10 @@ class Credentials:
         key: Ed25519PrivateKey,
         members: Callable[[], Sequence[Member]],
         clock_us: Callable[[], int],
+        on_stranger: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_stranger` is called where a token is of a worker that is not among the members: it may be new."""
+        self._on_stranger = on_stranger
         self._worker = worker
         self._members = members
         self._clock_us = clock_us
@@ -69,6 +72,9 @@ class Credentials:
         keys = {one.beat.worker: key for one in self._members() if (key := _key_of(one.beat.key)) is not None}
         try:
             claims = verify(token, KeySet(keys), _TRUST, self._clock_us())
+        except UnknownKeyError:
+            self._on_stranger()
+            return None
         except TokenInvalidError:
             return None
         # Each speaks for itself alone.

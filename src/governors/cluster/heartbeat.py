@@ -89,6 +89,11 @@ class Heartbeat:
         """What was heard last seems to be no longer true."""
         self._soon.set()
 
+    def list_soon(self) -> None:
+        """Somebody seems to be there who was not heard of. However often this is said, a round lists once."""
+        self._looks = 0
+        self._soon.set()
+
     def members(self) -> list[Member]:
         """Everybody, this one included once it was heard."""
         return self._workers.members(asyncio.get_running_loop().time())

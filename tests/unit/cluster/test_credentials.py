@@ -127,3 +127,12 @@ async def test_a_token_that_was_changed_is_nobodys(place: int, byte: int) -> Non
     at = place % token.rindex(b".")  # what is signed; the signature's own last character has bits to spare
     changed = token[:at] + bytes([byte]) + token[at + 1 :]
     assert (await cluster.workers["b"].principal_of(changed) is not None) == (changed == token)
+
+
+async def test_a_worker_that_is_not_among_the_members_is_looked_for() -> None:
+    looked: list[str] = []
+    asked = Credentials("a", KEYS["a"], list, lambda: NOON_US, lambda: looked.append("a"))
+    stranger = Credentials("b", KEYS["b"], list, lambda: NOON_US)
+    assert await asked.principal_of(stranger.token().encode()) is None
+    assert await asked.principal_of(b"no token") is None
+    assert looked == ["a"]

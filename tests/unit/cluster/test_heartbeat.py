@@ -120,3 +120,17 @@ async def test_what_cannot_be_read_is_nobody_and_stays_where_it_is() -> None:
     async with beating(one):
         await until(lambda: names(one) == ["one"], one)
     assert f"{PREFIX}stranger" in store.objects
+
+
+async def test_a_newcomer_is_found_when_somebody_asks_for_it() -> None:
+    store = MemoryStore()
+    first, newcomer = heartbeat(store, "first"), heartbeat(store, "newcomer")
+    for partition in range(2):
+        first.own(partition, 1)  # nothing is vacant, so lists are rare
+    async with beating(first):
+        await until(lambda: first.members() != [] and bool(first.members()[0].beat.owns), first)
+        async with beating(newcomer):
+            await until(lambda: len(names(newcomer)) == 2, newcomer)
+            assert names(first) == ["first"]
+            first.list_soon()
+            await until(lambda: len(names(first)) == 2, first)
