@@ -125,6 +125,23 @@ def test_who_comes_back_is_first_for_what_it_had_before_its_death_is_noticed() -
     assert sorted(aims.values(), key=lambda aim: aim.name) == [Aim.LEAVE, Aim.SEEK]
 
 
+@given(crowds, st.booleans())
+def test_what_was_at_the_holders_address_before_it_stands_by_for_nothing(crowd: list[str], is_before: bool) -> None:
+    """Whoever has just started hears of both at once, and cannot tell which of them is the older one."""
+    assume(len(crowd) > 1)
+    for partition in range(PARTITIONS):
+        url = ranked(partition, crowd)[0]
+        ghost = Member(Beat("0 before" if is_before else "z before", url, "01", 1), 0.0, True, 60.0)
+        cluster = [ghost, *(member(one, owns={partition: 1} if one == url else {}) for one in crowd)]
+        seekers = [
+            one
+            for one in cluster
+            if one.beat.url != url
+            and aim_of(one.beat.worker, partition, cluster, has_it=False, is_leaving=False) is Aim.SEEK
+        ]
+        assert len(seekers) == 1
+
+
 def test_who_hears_nobody_keeps_what_it_has() -> None:
     gone = [member(url, is_live=False, stands_by=[0]) for url in ("http://a:1", "http://b:1")]
     for one in gone:

@@ -72,7 +72,10 @@ def aim_of(
     if is_leaving:
         return Aim.LEAVE
     holder = holder_of(partition, members)
-    rest = [one.beat.worker for one in order if holder is None or one.beat.worker != holder.beat.worker]
+    # What was at the holder's address before it stands by for nothing, though it may not be missed yet.
+    rest = [
+        one.beat.worker for one in order if holder is None or one.beat.worker == me or one.beat.url != holder.beat.url
+    ]
     trying = 1 if holder is not None else 1 + int(vacant_s // VACANT_STEP_S)
     return Aim.SEEK if me in rest[:trying] else Aim.LEAVE
 
