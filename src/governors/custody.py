@@ -216,7 +216,7 @@ class Custody:
         prover = self.prover = Prover(ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge)
         orphans = OrphanCollector(store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)])
         return [
-            # Whoever has lost the log must not go on: this ends the process as a failure of the disk does.
+            # Whoever has lost the log must not go on with it: this ends the partition as a failure of the disk does.
             Child("committer", ready_at_once(committer.run), TEMPORARY, shutdown_s=SHUTDOWN_S, significant=True),
             Child("publisher", ready_at_once(publisher.run)),
             Child("proofs", ready_at_once(prover.run)),

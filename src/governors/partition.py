@@ -24,6 +24,7 @@ from governors.settings import Settings
 from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
 from governors.supervision.child import Child
 from governors.supervision.report import SupervisionEvent, TreeNode
+from governors.supervision.tasks import see_out
 from governors.telemetry.metrics import Metrics
 from governors.tenants.decide import Decided
 from ingest.dead_letter import DeadLetterSink
@@ -101,8 +102,10 @@ class Partition:
             waiting.cancel()
             await self._become_quiet()
             tree.cancel()
-            await asyncio.wait({tree})
+            interrupted = await see_out([tree], None)
             gauges.remove()
+            if interrupted is not None:
+                raise interrupted
 
     async def close(self) -> None:
         """Let go of the log."""

@@ -9,6 +9,7 @@ from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.ownership import Aim, aim_of
 from governors.cluster.workers import holder_of
 from governors.supervision.child import Started
+from governors.supervision.tasks import see_out
 from ledger.backoff import Backoff
 from ledger.errors import StoreUnavailableError, WriterFencedError
 
@@ -125,7 +126,9 @@ class Holder(Generic[Held]):
             self._here(None)
             released.cancel()
             serving.cancel()
-            await asyncio.wait({serving})
+            # Told to end once more meanwhile: it goes on to its end all the same, for the log is its own until then.
+            if (interrupted := await see_out([serving], None)) is not None:
+                raise interrupted
         if not serving.cancelled():
             serving.result()
 
@@ -138,7 +141,8 @@ class Holder(Generic[Held]):
         finally:
             changed.cancel()
             taking.cancel()
-            await asyncio.wait({taking})
+            if (interrupted := await see_out([taking], None)) is not None:
+                raise interrupted
         return not taking.cancelled()
 
     async def _until(self, holds: Callable[[], bool]) -> None:

@@ -29,7 +29,7 @@ def ends_process(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | SystemExit)
 
 
-async def see_out(tasks: Collection[Task], shutdown_s: float | None) -> asyncio.CancelledError | None:
+async def see_out(tasks: "Collection[asyncio.Future[Any]]", shutdown_s: float | None) -> asyncio.CancelledError | None:
     """Wait up to `shutdown_s` (None: without limit) until tasks that were cancelled have ended.
 
     At the deadline the rest is cancelled once more, which breaks off a clean-up that hangs; whoever survives that is
@@ -44,7 +44,7 @@ async def see_out(tasks: Collection[Task], shutdown_s: float | None) -> asyncio.
     return interrupted
 
 
-async def _outlast(tasks: Collection[Task], timeout_s: float | None) -> asyncio.CancelledError | None:
+async def _outlast(tasks: "Collection[asyncio.Future[Any]]", timeout_s: float | None) -> asyncio.CancelledError | None:
     """Wait until all are done or the time is over, whatever cancellations arrive meanwhile; returns the last one."""
     loop = asyncio.get_running_loop()
     deadline_s = None if timeout_s is None else loop.time() + timeout_s

@@ -25,6 +25,8 @@ class Log:
         self.told: list[str] = []
         self.free = asyncio.Event()
         self.ends = asyncio.Event()
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
         self.error: Exception | None = None
         self.here: Log | None = None
         self.changed = Moves()
@@ -53,6 +55,8 @@ class Log:
         try:
             await self.ends.wait()
         except asyncio.CancelledError:
+            self.tell("stopping")
+            await self.may_stop.wait()
             self.tell("stopped")
             raise
         assert self.error is not None
@@ -119,7 +123,7 @@ async def test_it_serves_what_it_took_and_hands_it_over_when_it_is_told_to() -> 
         assert (holder.has_it, heartbeat._owns) == (True, {0: 7})
         await holder.let_go()
         # Nobody is sent here any more before it is stopped.
-        assert log.told[-3:] == ["not here", "stopped", "closed"]
+        assert log.told[-4:] == ["not here", "stopping", "stopped", "closed"]
         assert (holder.has_it, heartbeat._owns) == (False, {})
 
 
@@ -128,7 +132,7 @@ async def test_the_end_of_the_process_hands_it_over_too() -> None:
     log.free.set()
     async with holding(log, alone=True):
         await log.until(*SERVED)
-    assert log.told[-3:] == ["not here", "stopped", "closed"]
+    assert log.told[-3:] == ["stopping", "stopped", "closed"]
 
 
 @pytest.mark.parametrize("error", [WriterFencedError("b has taken it"), StoreUnavailableError("away", 0.0)])
@@ -173,3 +177,17 @@ async def test_what_is_this_machines_own_fault_is_the_end() -> None:
         await log.until("not here", "closed")
         await holder.let_go()
         assert (holder.failed, lost) == (log.error, [])
+
+
+async def test_the_end_of_the_process_amid_a_hand_over_waits_until_the_log_is_let_go_of() -> None:
+    log = Log()
+    log.free.set()
+    async with holding(log) as (holder, _, _):
+        holder.aim(Aim.SEEK)
+        await log.until(*SERVED)
+        log.may_stop.clear()
+        letting_go = asyncio.create_task(holder.let_go())
+        await log.until("not here", "stopping")
+        asyncio.get_running_loop().call_later(0.05, log.may_stop.set)
+    await letting_go
+    assert log.told[-3:] == ["stopping", "stopped", "closed"]
