@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,15 @@ async def working(given: Settings) -> AsyncIterator[Worker]:
 
 
 @pytest.fixture(autouse=True)
-def newcomers_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def each_gets_its_share_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "SETTLE_S", 0.0)
+
+    def ranked(partition: int, urls: Iterable[str]) -> list[str]:
+        """Each is first for as many, whatever ports they were given."""
+        order = sorted(urls)
+        return order[partition % len(order) :] + order[: partition % len(order)]
+
+    monkeypatch.setattr(ownership, "ranked", ranked)
 
 
 async def until(holds: Callable[[], Any]) -> None:
