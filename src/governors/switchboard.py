@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from governors.admission import Admitted, Refused, Viewed
 from governors.api.pages import join_actions, join_operations, join_tenants, read_cursor
+from governors.api.peer_signals import HandedOn
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.proofs import Proofs
 from governors.api.service import (
@@ -134,7 +135,7 @@ class Switchboard:
                 results[at] = result
         return [result for result in results if result is not None]
 
-    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+    async def submit_here(self, signals: Sequence[Signal]) -> HandedOn:
         """Decide signals that another worker handed on. Raises NotAcceptingError where any is not of a partition that
         is here: nothing is handed on twice.
         """
@@ -151,17 +152,12 @@ class Switchboard:
             for (_, places), part in zip(parts, decided, strict=True)
             for at, result in zip(places, part, strict=True)
         }
-        return [by_place[at] for at in range(len(signals))]
 
-    async def committed(self, results: Sequence[SignalResult]) -> None:
-        """Return once the receipts of what was decided here are committed."""
-        last: dict[int, int] = {}
-        for one in results:
-            if one.receipt is not None:
-                partition, _, index = one.receipt.partition(":")
-                last[int(partition)] = max(int(index), last.get(int(partition), 0))
-        waiting = [(self._at(partition), index) for partition, index in last.items()]
-        await _all([service.wait_committed(index) for service, index in waiting])
+        async def committed() -> None:
+            waiting = [(service, _last_receipt(part)) for service, part in zip(services, decided, strict=True)]
+            await _all([service.wait_committed(index) for service, index in waiting if index is not None])
+
+        return HandedOn([by_place[at] for at in range(len(signals))], committed)
 
     async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> None:
         """The same, without words for people: for sources that only need to know that it is done."""
@@ -187,7 +183,10 @@ class Switchboard:
                 await there.decide(signals, wait, source=source)
                 return
             assert self._elsewhere is not None  # noqa: S101 - or it could not be there
-            await self._elsewhere.submit(partition, signals, wait)
+            results = await self._elsewhere.submit(partition, signals, wait)
+            if any(one.receipt is None for one in results):
+                # It was read here: the versions of the two differ, or their clocks do. It must not be lost by that.
+                raise NotAcceptingError("a signal cannot be read by the worker that has its partition", RETRY_S)
 
         await self._where_it_is(partition, decide)
 
@@ -410,6 +409,11 @@ class Switchboard:
         if missing := self._probed.missing():
             return NotAcceptingError("not ready: " + ", ".join(missing), RETRY_S)
         return NotAcceptingError(f"partition {partition} is not here", RETRY_S)
+
+
+def _last_receipt(results: Sequence[SignalResult]) -> int | None:
+    """The index of the last receipt of one partition's results."""
+    return max((int(one.receipt.partition(":")[2]) for one in results if one.receipt is not None), default=None)
 
 
 async def _all(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

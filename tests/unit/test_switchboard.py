@@ -23,6 +23,7 @@ from governors.switchboard import Switchboard
 from governors.telemetry.metrics import Metrics
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
+from ledger.errors import LedgerClosedError
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.note import Signer
 from ledger.verify.documents import Consistency, Tree
@@ -43,6 +44,7 @@ class Others:
         self.asked: list[tuple[int, list[str], Wait]] = []
         self.operations: list[Operation] = []
         self.failures: list[Exception] = []
+        self.unreadable = False
 
     def knows(self, partition: int) -> bool:
         return partition in self.known
@@ -52,7 +54,19 @@ class Others:
         if self.failures:
             raise self.failures.pop(0)
         return [
-            SignalResult(one.id, one.tenant, "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", "2:0", wait)
+            SignalResult(
+                one.id,
+                one.tenant,
+                "backlog_valve",
+                "s",
+                "decided",
+                "none",
+                "OPEN",
+                "OPEN",
+                "",
+                None if self.unreadable else "2:0",
+                wait,
+            )
             for one in signals
         ]
 
@@ -134,21 +148,36 @@ async def test_where_one_part_fails_that_is_raised_once_the_rest_is_decided(scen
 
 
 async def test_what_was_handed_on_is_decided_here_or_not_at_all(scene: Scene) -> None:
-    results = await scene.board.submit_here(scene.signals(1, 0, 1))
-    assert homes(results) == [("0", "1"), ("1", "0"), ("2", "1")]
-    await scene.board.committed(results)
+    handed_on = await scene.board.submit_here(scene.signals(1, 0, 1))
+    assert homes(handed_on.results) == [("0", "1"), ("1", "0"), ("2", "1")]
+    await handed_on.committed()
     with pytest.raises(NotAcceptingError):
         await scene.board.submit_here(scene.signals(0, 2))
     assert len(scene.world.decided) == 3
     assert scene.others.asked == []
-    assert await scene.board.submit_here([]) == []
+    assert (await scene.board.submit_here([])).results == []
 
 
-async def test_the_commit_of_what_has_gone_elsewhere_is_nobodys_word(scene: Scene) -> None:
-    results = await scene.board.submit_here(scene.signals(0, 1))
-    board = scene.with_these(scene.runtimes[0])
+async def test_what_was_decided_is_committed_by_the_log_that_has_it_and_by_no_later_one(scene: Scene) -> None:
+    handed_on = await scene.board.submit_here(scene.signals(0, 1))
+    asked: list[int] = []
+
+    async def lost(index: int) -> None:
+        asked.append(index)
+        raise LedgerClosedError("another writer has it")
+
+    scene.runtimes[0].ledger.wait_committed = lost  # type: ignore[method-assign]
+    # The partition comes back under another epoch, with a log that is as long: it says nothing of these receipts.
+    scene.board.here = {}
+    with pytest.raises(LedgerClosedError):
+        await handed_on.committed()
+    assert len(asked) == 1
+
+
+async def test_a_signal_that_its_owner_cannot_read_is_not_taken_for_decided(scene: Scene) -> None:
+    scene.others.unreadable = True
     with pytest.raises(NotAcceptingError):
-        await board.committed(results)
+        await scene.board.decide(scene.signals(2), "committed", source="test")
 
 
 async def test_signals_wait_for_a_partition_that_is_handed_over(scene: Scene) -> None:

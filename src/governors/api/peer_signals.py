@@ -8,7 +8,7 @@ hands nothing on.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -43,19 +43,24 @@ NO_CONTENT: Final = 204
 _COMMITTED: Final = b"\x01"
 
 
+class HandedOn(NamedTuple):
+    """What came of signals, and a wait until their receipts are committed by the logs that have them. No later one can
+    say so: a partition that went and came back has others in their places. It raises ServiceError, LedgerError.
+    """
+
+    results: list[SignalResult]
+    committed: Callable[[], Awaitable[None]]
+
+
 class DecidesHere(Protocol):
     """What this route needs."""
 
-    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+    async def submit_here(self, signals: Sequence[Signal]) -> "HandedOn":
         """Decide signals of partitions that are here. Raises NotAcceptingError."""
         ...
 
     async def record_operation(self, operation: Operation) -> None:
         """Leave a receipt of what an operator asked of another worker. Raises ServiceError, LedgerError."""
-        ...
-
-    async def committed(self, results: Sequence[SignalResult]) -> None:
-        """Return once their receipts are committed. Raises ServiceError, LedgerError."""
         ...
 
 
@@ -96,20 +101,23 @@ def peer_signals_endpoint(here: DecidesHere, clock_us: Callable[[], int]) -> Cal
         except msgspec.DecodeError as error:
             raise ProblemError("unreadable-body", f"expected a MessagePack array of byte strings: {error}") from error
         entries = _read(payloads, clock_us())
-        decided = iter(await here.submit_here([one for one in entries if isinstance(one, Signal)]))
+        handed_on = await here.submit_here([one for one in entries if isinstance(one, Signal)])
+        decided = iter(handed_on.results)
         results = [next(decided) if isinstance(one, Signal) else one for one in entries]
-        return StreamingResponse(_frames(here, results, wait), media_type=BATCH_TYPE)
+        return StreamingResponse(_frames(handed_on.committed, results, wait), media_type=BATCH_TYPE)
 
     return post_signals
 
 
-async def _frames(here: DecidesHere, results: list[SignalResult], wait: Wait) -> AsyncIterator[bytes]:
+async def _frames(
+    committed: Callable[[], Awaitable[None]], results: list[SignalResult], wait: Wait
+) -> AsyncIterator[bytes]:
     data = _encode(results)
     yield len(data).to_bytes(_LENGTH_BYTES, "big") + data
     if wait == "committed":
         # Where it fails, the missing byte says so.
         with suppress(ServiceError, LedgerError):
-            await here.committed(results)
+            await committed()
             yield _COMMITTED
 
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from governors.admission import Admitted, Refused, Viewed
 from governors.api.app import Peering, build_api
+from governors.api.peer_signals import HandedOn
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.service import (
     ActionAsked,
@@ -258,11 +259,8 @@ class FakePeers:
         self.asked.append(list(haves))
         return self.answer
 
-    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+    async def submit_here(self, signals: Sequence[Signal]) -> HandedOn:
         raise AssertionError(f"{len(signals)} signals are handed on")
-
-    async def committed(self, results: Sequence[SignalResult]) -> None:
-        raise AssertionError(f"{len(results)} results are waited for")
 
     async def record_operation(self, operation: Operation) -> None:
         raise AssertionError(f"{operation.action} is handed on")

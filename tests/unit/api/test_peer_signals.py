@@ -20,6 +20,7 @@ from governors.api.peer_signals import (
     OPERATIONS_PATH,
     PATH,
     RESULTS_BYTES_MAX,
+    HandedOn,
     ResultFrames,
     encode_batch,
     encode_one_operation,
@@ -61,21 +62,23 @@ class Here:
     refusal: Exception | None = None
     uncommitted: Exception | None = None
 
-    async def submit_here(self, signals: Sequence[Signal]) -> list[SignalResult]:
+    async def submit_here(self, signals: Sequence[Signal]) -> HandedOn:
         if self.refusal is not None:
             raise self.refusal
         self.signals += signals
-        return [result_of(one, index) for index, one in enumerate(signals)]
+        results = [result_of(one, index) for index, one in enumerate(signals)]
+
+        async def committed() -> None:
+            self.waited_for += results
+            if self.uncommitted is not None:
+                raise self.uncommitted
+
+        return HandedOn(results, committed)
 
     async def record_operation(self, operation: Operation) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.operations.append(operation)
-
-    async def committed(self, results: Sequence[SignalResult]) -> None:
-        self.waited_for += results
-        if self.uncommitted is not None:
-            raise self.uncommitted
 
 
 @dataclass
