@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from governors.cluster.ownership import SETTLE_S, VACANT_STEP_S, Aim, aim_of, partition_of, ranked
+from governors.cluster.ownership import SETTLE_S, SUSPECT_S, VACANT_STEP_S, Aim, aim_of, partition_of, ranked
 from governors.cluster.workers import Beat, Member, holder_of
 
 PARTITIONS = 8
@@ -146,3 +146,21 @@ def test_who_hears_nobody_keeps_what_it_has() -> None:
     gone = [member(url, is_live=False, stands_by=[0]) for url in ("http://a:1", "http://b:1")]
     for one in gone:
         assert aim_of(one.beat.worker, 0, gone, has_it=True, is_leaving=False) is Aim.KEEP
+
+
+def test_where_the_one_that_stands_by_is_late_the_next_stands_by_too() -> None:
+    crowd = [f"http://governors-{number}:8080" for number in range(4)]
+    first, second, third, fourth = ranked(0, crowd)
+    holder = member(first, owns={0: 1})
+
+    def seekers(age_s: float) -> list[str]:
+        late = member(second)._replace(age_s=age_s)
+        cluster = [holder, late, member(third), member(fourth)]
+        return [
+            one.beat.url
+            for one in cluster[1:]
+            if aim_of(one.beat.worker, 0, cluster, has_it=False, is_leaving=False) is Aim.SEEK
+        ]
+
+    assert seekers(SUSPECT_S) == [second]
+    assert seekers(SUSPECT_S + 0.1) == [second, third]

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.ownership import Aim, aim_of
@@ -12,6 +12,9 @@ from governors.supervision.child import Started
 from governors.supervision.tasks import see_out
 from ledger.backoff import Backoff
 from ledger.errors import StoreUnavailableError, WriterFencedError
+
+HAND_OVERS_MAX: Final = 2
+"""Partitions that are handed over at once: each stands still meanwhile, for as long as it takes both sides."""
 
 
 class Tenure(Protocol):
@@ -58,6 +61,11 @@ class Holder(Generic[Held]):
         self._aimed = asyncio.Event()
         self._is_free = asyncio.Event()
         self._is_free.set()
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it is being handed over."""
+        return self._aim is Aim.RELEASE and not self._is_free.is_set()
 
     async def let_go(self) -> None:
         """Hand it over, if it is here or about to be; returns once that is done."""
@@ -180,7 +188,13 @@ class Assignment:
         """Hand over everything, whether somebody stands by or not; returns once that is done."""
         self._is_over = True
         self.leave(leaving=True)
-        await asyncio.gather(*(holder.let_go() for holder in self._holders))
+        at_once = asyncio.Semaphore(HAND_OVERS_MAX)
+
+        async def let_go(holder: Holder[Any]) -> None:
+            async with at_once:
+                await holder.let_go()
+
+        await asyncio.gather(*map(let_go, self._holders))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -194,6 +208,7 @@ class Assignment:
 
     def _look(self, now_s: float) -> None:
         members = self._heartbeat.members()
+        going = sum(holder.is_going for holder in self._holders)
         for holder in self._holders:
             number = holder.number
             if holder_of(number, members) is not None:
@@ -201,9 +216,12 @@ class Assignment:
                 vacant_s = 0.0
             else:
                 vacant_s = now_s - self._vacant_since_s.setdefault(number, now_s)
-            holder.aim(
-                aim_of(
-                    self._heartbeat.worker, number, members,
-                    has_it=holder.has_it, is_leaving=self.is_leaving, vacant_s=vacant_s,
-                )
+            aim = aim_of(
+                self._heartbeat.worker, number, members,
+                has_it=holder.has_it, is_leaving=self.is_leaving, vacant_s=vacant_s,
             )  # fmt: skip
+            if aim is Aim.RELEASE:
+                if going >= HAND_OVERS_MAX:
+                    continue
+                going += 1
+            holder.aim(aim)

@@ -16,6 +16,8 @@ SETTLE_S: Final = 25.0
 """A newcomer must have been there for so long before anything is handed over to it. By then everybody has looked who is
 there (`heartbeat.LIST_EVERY`): whoever stands by and has not heard of it would take what was meant for it, and have to
 hand it over in its turn. And who starts and fails again and again must not move logs each time."""
+SUSPECT_S: Final = 8.0
+"""Beats are at most 7 s apart: one that was not heard for so long has missed one."""
 VACANT_STEP_S: Final = 5.0
 """After so long without an owner the next in the order tries too, and so on: whoever is first may be unable to."""
 _HASH_BYTES: Final = 8
@@ -73,11 +75,16 @@ def aim_of(
         return Aim.LEAVE
     holder = holder_of(partition, members)
     # What was at the holder's address before it stands by for nothing, though it may not be missed yet.
-    rest = [
-        one.beat.worker for one in order if holder is None or one.beat.worker == me or one.beat.url != holder.beat.url
-    ]
+    rest = [one for one in order if holder is None or one.beat.worker == me or one.beat.url != holder.beat.url]
     trying = 1 if holder is not None else 1 + int(vacant_s // VACANT_STEP_S)
-    return Aim.SEEK if me in rest[:trying] else Aim.LEAVE
+    for one in rest:
+        if one.beat.worker == me:
+            return Aim.SEEK
+        # One that is late may be dead as well: then the next begins to wait for the lease before that is certain.
+        trying -= one.age_s <= SUSPECT_S
+        if trying <= 0:
+            break
+    return Aim.LEAVE
 
 
 def _order(partition: int, members: Sequence[Member], me: str, *, is_leaving: bool) -> list[Member]:
