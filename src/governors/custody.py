@@ -14,6 +14,7 @@ import structlog
 
 from governors.runtime import Tenure, ready_at_once
 from governors.settings import RetentionSettings, Settings
+from governors.snapshotter import Snapshotter
 from governors.supervision.child import TEMPORARY, Child
 from ledger.appender import Ledger
 from ledger.authority import HeadTerms
@@ -118,6 +119,10 @@ class Custodian:
                 partition=partition, owner=whose, seconds=round(seconds, 1),
             )  # fmt: skip
 
+        followed = _Followed()
+        # Whoever takes a long log over would have to read all of it, were there no snapshot of what it followed.
+        snapshotter = Snapshotter(settings.data_dir, partition, followed, 0, self._rng)
+        keeping_up = asyncio.create_task(snapshotter.run(), name=f"snapshots-{partition}")
         try:
             signer = Signer(self.identity.origin(partition), self._seed)
             lease_s = settings.store.lease_s if self.is_elsewhere else 0.0
@@ -135,10 +140,14 @@ class Custodian:
                 rng=self._rng,
                 on_waiting=on_waiting,
                 on_progress=_Progress(log).tell,
+                on_followed=followed.tell,
             )
         except BaseException:
             lock.release()
             raise
+        finally:
+            keeping_up.cancel()
+            await asyncio.wait({keeping_up})
         _tell(log, taken)
         tenure = Tenure(lock, taken.epoch, self.is_elsewhere, taken.authority.may_answer)
         return Custody(
@@ -263,6 +272,16 @@ class Custody:
                     await self.taken.authority.hand_over()
             self.tenure.lock.release()
         await self.taken.authority.close()
+
+
+class _Followed:
+    """What is here of a log that another worker has."""
+
+    def __init__(self) -> None:
+        self.sealed_size = 0
+
+    def tell(self, size: int) -> None:
+        self.sealed_size = size
 
 
 class _Progress:

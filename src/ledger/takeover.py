@@ -91,14 +91,15 @@ async def take_over(
     executor: Executor | None = None,
     on_waiting: Callable[[str, float], None] | None = None,
     on_progress: OnProgress | None = None,
+    on_followed: Callable[[int], None] | None = None,
 ) -> TakenOver:
-    """Wait until the log is free, and take it.
+    """Wait until the log is free, and take it. `on_followed` is told how many receipts of it are here by now.
 
     Raises StoreRefusedError, StoreUnavailableError, HeadInvalidError, NoteInvalidError (who
     signed the log?), LogForkedError, RestoreError, SegmentCorruptError, OSError; the log still belongs to whom it
     belonged then.
     """
-    return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress).run()
+    return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress, on_followed).run()
 
 
 class _Takeover:
@@ -111,7 +112,9 @@ class _Takeover:
         executor: Executor | None,
         on_waiting: Callable[[str, float], None] | None,
         on_progress: OnProgress | None,
+        on_followed: Callable[[int], None] | None,
     ) -> None:
+        self._on_followed = on_followed
         self._place = place
         self._claimant = claimant
         self._entropy = entropy
@@ -142,6 +145,8 @@ class _Takeover:
                 if loop.time() >= follow_s:
                     in_line = await self._try_to_follow(head, generation)
                     follow_s = loop.time() + FOLLOW_S
+                    if in_line is not None and self._on_followed is not None:
+                        self._on_followed(head.size)
                 if not await self._wait(head, generation, seen_s):
                     continue  # the owner has renewed its lease, or committed, or it hands over
                 in_line = in_line or await self._try_to_follow(head, generation)
