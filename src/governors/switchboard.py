@@ -22,6 +22,7 @@ from governors.api.service import (
     Health,
     InvalidFieldError,
     NotAcceptingError,
+    NotFoundError,
     OperationsPage,
     OverrideGrant,
     OverrideResult,
@@ -30,6 +31,7 @@ from governors.api.service import (
     ReceiptsPage,
     ReceiptView,
     Reloaded,
+    ServiceError,
     SignalResult,
     StopResult,
     TenantChange,
@@ -405,7 +407,9 @@ class Switchboard:
             raise self._nowhere(partition)
         return there.proofs
 
-    def _nowhere(self, partition: int) -> NotAcceptingError:
+    def _nowhere(self, partition: int) -> ServiceError:
+        if partition >= self._partitions:
+            return NotFoundError(f"there is no partition {partition}: this log has {self._partitions}")
         if missing := self._probed.missing():
             return NotAcceptingError("not ready: " + ", ".join(missing), RETRY_S)
         return NotAcceptingError(f"partition {partition} is not here", RETRY_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from governors.app import App, wall_clock_us
-from governors.cluster import ownership
+from governors.cluster import ownership, router
 from governors.cluster.heartbeat import Heartbeat
 from governors.custody import Custodian
 from governors.settings import (
@@ -170,20 +171,24 @@ async def test_what_concerns_everybody_is_done_everywhere_and_receipted_once_a_w
         assert actions == [one for one in expected for _ in (a, b)]
 
 
+async def send_for_ever(worker: Worker) -> None:
+    for number in itertools.count():
+        await worker.client.post("/v1/signals", json=signals(20, 20 * number))
+        await asyncio.sleep(0.1)
+
+
 async def test_decisions_of_all_workers_are_heard_at_each(tmp_path: Path) -> None:
     async with working(settings(tmp_path, "a", 4)) as a, working(settings(tmp_path, "b", 4)) as b:
         await until(lambda: all_owned(a, b, partitions=4))
         async with a.client.stream("GET", "/v1/stream", params={"all": "true"}, timeout=60.0) as response:
-            lines = response.aiter_lines()
+            sending = asyncio.create_task(send_for_ever(b))
             heard: set[str] = set()
-            number = 0
-            while not {"0", "1", "2", "3"} <= heard:
-                await b.client.post("/v1/signals", json=signals(20, number))
-                number += 20
-                async for line in lines:
-                    if line.startswith("id: "):
-                        heard.add(line[4:].partition(":")[0])
-                        break
+            async for line in response.aiter_lines():
+                if line.startswith("id: "):
+                    heard.add(line[4:].partition(":")[0])
+                if heard == {"0", "1", "2", "3"}:
+                    break
+            sending.cancel()
 
 
 async def test_a_worker_that_is_told_to_end_hands_over_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -228,6 +233,7 @@ async def test_while_nobody_has_a_partition_a_worker_is_alive_and_not_ready(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Custodian, "take", never)
+    monkeypatch.setattr(router, "OWNER_WAIT_S", 0.1)
     async with working(settings(tmp_path)) as worker:
         client = worker.client
         assert (await client.get("/healthz")).status_code == 200
