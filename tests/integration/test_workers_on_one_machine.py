@@ -36,13 +36,13 @@ def signals(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def until_shared(url: str, workers: int) -> dict[str, Any]:
-    """The cluster, once so many workers have all the partitions among them."""
+def until_stood_by(url: str) -> dict[str, Any]:
+    """The cluster, once each partition has an owner and another one that stands by."""
     give_up_s = time.monotonic() + WAIT_S_MAX
     while True:
         view: dict[str, Any] = httpx.get(f"{url}/v1/cluster", timeout=30.0).json()
-        owners = {one["owner"] for one in view["partitions"]}
-        if None not in owners and len(owners) == workers:
+        owned = [one["partition"] for one in view["partitions"] if one["owner"] is not None]
+        if len(owned) == len({number for one in view["workers"] for number in one["stands_by"]}) == 8:
             return view
         assert time.monotonic() < give_up_s, view
         time.sleep(0.2)  # what a person does who looks
@@ -50,7 +50,7 @@ def until_shared(url: str, workers: int) -> dict[str, Any]:
 
 def test_they_share_an_address_and_the_log_and_one_that_dies_costs_nothing(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path, "--workers", "2") as service:
-        view = until_shared(service.url, 2)
+        view = until_stood_by(service.url)
         assert [one["partition"] for one in view["partitions"]] == list(range(8))
         sent = signals(40)
         answer = httpx.post(f"{service.url}/v1/signals", params={"wait": "committed"}, json=sent, timeout=30.0)
