@@ -8,7 +8,7 @@ one hop to it.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from governors.admission import Admitted, Refused, Viewed
 from governors.api.pages import join_actions, join_operations, join_tenants, read_cursor
@@ -41,7 +41,7 @@ from governors.api.service import (
 )
 from governors.auth.principal import Scope
 from governors.cluster.admission_view import Source, tell
-from governors.cluster.moves import Moves
+from governors.cluster.moves import OWNER_WAIT_S, RETRY_S, Moves, NobodyHasItError
 from governors.cluster.ownership import partition_of, read_partition
 from governors.policies import NO_POLICIES, Policies
 from governors.service import GovernorService, Watchers
@@ -56,10 +56,8 @@ from ledger.verify.documents import Consistency, TenantBundle, read_document
 from ledger.verify.judge import claimed_origin
 
 T = TypeVar("T")
-
-RETRY_S: Final = 1.0
-OWNER_WAIT_S: Final = 5.0
-"""How long signals wait for a partition that nobody has, as while it is handed over."""
+Part = tuple[int, Sequence[int]]
+"""A partition, and the places of its signals among all."""
 
 
 class Here(Protocol):
@@ -129,13 +127,7 @@ class Switchboard:
         """Decide signals, wherever their tenants are."""
         parts = self._parted(signals)
         decided = await _all([self._submit(number, [signals[at] for at in places], wait) for number, places in parts])
-        if len(parts) == 1:
-            return decided[0]
-        results: list[SignalResult | None] = [None] * len(signals)
-        for (_, places), part in zip(parts, decided, strict=True):
-            for at, result in zip(places, part, strict=True):
-                results[at] = result
-        return [result for result in results if result is not None]
+        return _in_order(parts, decided)
 
     async def submit_here(self, signals: Sequence[Signal]) -> HandedOn:
         """Decide signals that another worker handed on. Raises NotAcceptingError where any is not of a partition that
@@ -149,17 +141,12 @@ class Switchboard:
                 for service, (_, places) in zip(services, parts, strict=True)
             ]
         )
-        by_place = {
-            at: result
-            for (_, places), part in zip(parts, decided, strict=True)
-            for at, result in zip(places, part, strict=True)
-        }
 
         async def committed() -> None:
             waiting = [(service, _last_receipt(part)) for service, part in zip(services, decided, strict=True)]
             await _all([service.wait_committed(index) for service, index in waiting if index is not None])
 
-        return HandedOn([by_place[at] for at in range(len(signals))], committed)
+        return HandedOn(_in_order(parts, decided), committed)
 
     async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> None:
         """The same, without words for people: for sources that only need to know that it is done."""
@@ -192,7 +179,7 @@ class Switchboard:
 
         await self._where_it_is(partition, decide)
 
-    def _parted(self, signals: Sequence[Signal]) -> list[tuple[int, Sequence[int]]]:
+    def _parted(self, signals: Sequence[Signal]) -> list[Part]:
         """The partitions of signals, each with the places of its own."""
         if self._partitions == 1:
             return [(0, range(len(signals)))]
@@ -208,20 +195,18 @@ class Switchboard:
         elsewhere = self._elsewhere
         if elsewhere is None:
             return await do(self._at(partition))
-        loop, backoff = asyncio.get_running_loop(), Backoff(self._rng)
-        give_up_s = loop.time() + OWNER_WAIT_S
-        while True:
-            if not await self._moves.wait_until(
-                lambda: partition in self.here or elsewhere.knows(partition), give_up_s - loop.time()
-            ):
-                raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
+
+        async def done() -> T:
             there = self.here.get(partition)
-            try:
-                return await do(None if there is None else there.service)
-            except NotAcceptingError:
-                if loop.time() > give_up_s:
-                    raise
-            await backoff.wait()
+            return await do(None if there is None else there.service)
+
+        def is_somewhere() -> bool:
+            return partition in self.here or elsewhere.knows(partition)
+
+        try:
+            return await self._moves.carry_out(done, is_somewhere, NotAcceptingError, Backoff(self._rng), OWNER_WAIT_S)
+        except NobodyHasItError:
+            raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S) from None
 
     def admit(self, tenant: str, klass: str, user: str, cost: int) -> Admitted | Refused | Viewed:
         """Whether a request may pass now; reads memory only."""
@@ -413,6 +398,18 @@ class Switchboard:
         if missing := self._probed.missing():
             return NotAcceptingError("not ready: " + ", ".join(missing), RETRY_S)
         return NotAcceptingError(f"partition {partition} is not here", RETRY_S)
+
+
+def _in_order(parts: Sequence[Part], decided: Sequence[list[SignalResult]]) -> list[SignalResult]:
+    """The results of parts as the signals came."""
+    if len(parts) == 1:
+        return decided[0]
+    by_place = {
+        at: result
+        for (_, places), part in zip(parts, decided, strict=True)
+        for at, result in zip(places, part, strict=True)
+    }
+    return [by_place[at] for at in range(len(by_place))]
 
 
 def _last_receipt(results: Sequence[SignalResult]) -> int | None:

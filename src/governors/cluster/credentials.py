@@ -5,6 +5,7 @@ its own. A token is a JSON Web Token (RFC 7519) signed with Ed25519 (RFC 8037), 
 """
 
 import base64
+import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,6 +17,8 @@ from governors.auth.principal import Principal, Role
 from governors.cluster.workers import Member
 
 KEY_BYTES: Final = 32
+KEYS_MAX: Final = 256
+"""Of workers that come and go, made ready once and not for each token."""
 LIFE_S: Final = 60
 RENEW_S: Final = 30
 ROLES: Final[tuple[Role, ...]] = ("ingest", "admit")
@@ -81,6 +84,7 @@ class Credentials:
         return principal_of(claims, _TRUST) if jwt.get_unverified_header(token)["kid"] == claims["sub"] else None
 
 
+@functools.lru_cache(maxsize=KEYS_MAX)
 def _key_of(said: str) -> jwt.PyJWK | None:
     """What a worker's tokens are checked with; None where it says nothing that could be read."""
     try:

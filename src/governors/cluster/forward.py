@@ -4,7 +4,6 @@ The request goes as it came, with its caller's own token, so that worker decides
 sent twice: what may have arrived is for the caller to repeat, under the same ids.
 """
 
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +13,13 @@ import httpx
 from starlette.types import Receive, Scope, Send
 
 from governors.api.problem import ProblemError
+from governors.cluster.client import worker_client
+from governors.cluster.moves import RETRY_S
 
 HOP: Final = b"governors-hop"
 """The header that tells a worker that another one asks."""
-CONNECT_S: Final = 2.0
+POOL_S: Final = 2.0
 CONNECTIONS_MAX: Final = 256
-RETRY_S: Final = 1.0
 # Of this connection and not of the message (RFC 9110, section 7.6.1), or said by our own server anyway; and what this
 # worker was told as one that is asked, which is not what it tells the next.
 _NOT_HANDED_ON: Final = frozenset({
@@ -43,16 +43,11 @@ class Forwarder:
         ca: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`ca` has the certificates of those who vouch for the other workers; None: those that this system trusts."""
+        """`ca` as for `worker_client`."""
         self._on_failed = on_failed
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            verify=True if ca is None else ssl.create_default_context(cafile=ca),
-            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),  # a request's own limit is the edge's
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # A request's own limit is the edge's.
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
+        self._client = worker_client(ca, transport, limits, pool_s=POOL_S)
 
     async def close(self) -> None:
         """Let go of the connections."""

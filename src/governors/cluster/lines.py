@@ -7,7 +7,6 @@ the same ids.
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -29,12 +28,14 @@ from governors.api.peer_signals import (
 from governors.api.problem import URN
 from governors.api.service import NotAcceptingError, OutcomeUnknownError, SignalResult, Wait
 from governors.cluster.admission_follow import PeerUnavailableError
+from governors.cluster.client import worker_client
+from governors.cluster.moves import RETRY_S
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
 
-CONNECT_S: Final = 2.0
+CONNECTIONS_MAX: Final = 100
+KEPT_ALIVE_MAX: Final = 20
 ANSWER_S: Final = 30.0
-RETRY_S: Final = 1.0
 BATCH_SIGNALS: Final = 1_000
 BATCH_BYTES: Final = 2 * 1024 * 1024
 WAITING_MAX: Final = 20_000
@@ -79,20 +80,15 @@ class Lines:
         ca: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`ca` has the certificates of those who vouch for the other workers; None: those that this system trusts."""
+        """`ca` as for `worker_client`."""
         self._token = token
         self._on_failed = on_failed
         self._lines: dict[str, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Future[list[SignalResult]]] = set()
         self._is_closed = False
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            verify=True if ca is None else ssl.create_default_context(cafile=ca),
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # each batch has its own limit
-            follow_redirects=False,
-            trust_env=False,
-        )
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=KEPT_ALIVE_MAX)
+        self._client = worker_client(ca, transport, limits)  # each batch has its own limit
 
     async def close(self) -> None:
         """Give up what is under way, and let go of the connections."""

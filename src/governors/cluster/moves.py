@@ -1,7 +1,21 @@
 """Waiting until a partition is somewhere: for the moments in which one is handed over, and nobody has it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from ledger.backoff import Backoff
+
+T = TypeVar("T")
+
+OWNER_WAIT_S: Final = 5.0
+"""How long a request waits for a partition that nobody has, as while it is handed over."""
+RETRY_S: Final = 1.0
+"""When whoever is sent away may come again."""
+
+
+class NobodyHasItError(Exception):
+    """No worker is known to have a partition, for as long as that was waited for."""
 
 
 class Moves:
@@ -24,3 +38,26 @@ class Moves:
         except TimeoutError:
             return holds()
         return True
+
+    async def carry_out(
+        self,
+        do: Callable[[], Awaitable[T]],
+        is_somewhere: Callable[[], bool],
+        undone: type[Exception],
+        backoff: Backoff,
+        limit_s: float,
+    ) -> T:
+        """What comes of `do`, begun where a partition is somewhere, and once more after each `undone`: nothing was done
+        then, and another worker is about to have it. After `limit_s` raises that, or NobodyHasItError.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + limit_s
+        while True:
+            if not await self.wait_until(is_somewhere, give_up_s - loop.time()):
+                raise NobodyHasItError
+            try:
+                return await do()
+            except undone:
+                if loop.time() > give_up_s:
+                    raise
+            await backoff.wait()

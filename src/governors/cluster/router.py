@@ -23,7 +23,7 @@ from governors.api.problem import ProblemError, render
 from governors.api.respond import json_response
 from governors.api.service import ActionsPage, OperationsPage, Reloaded, StopResult, TenantsPage
 from governors.cluster.forward import HOP, Forwarder, UnreachedError
-from governors.cluster.moves import Moves
+from governors.cluster.moves import OWNER_WAIT_S, RETRY_S, Moves, NobodyHasItError
 from governors.cluster.ownership import partition_of, read_partition
 from ledger.backoff import Backoff
 from ledger.errors import ProofInvalidError
@@ -34,9 +34,6 @@ ONLY_YOURS: Final = b"1"
 """Asked of a worker for its own part."""
 FOR_ALL: Final = b"2"
 """Asked of a worker for everybody's, by one that has no part itself."""
-RETRY_S: Final = 1.0
-OWNER_WAIT_S: Final = 5.0
-"""How long a request waits for a partition that nobody has, as while it is handed over."""
 OK: Final = 200
 UNAVAILABLE: Final = 503
 _KEPT: Final = frozenset({b"content-type", b"retry-after", b"www-authenticate"})
@@ -180,24 +177,22 @@ class Router:
             return
         if hop:
             raise ProblemError("not-accepting", f"partition {partition} is not here", retry_after_s=RETRY_S)
-        loop, backoff = asyncio.get_running_loop(), Backoff(self._rng)
-        give_up_s = loop.time() + OWNER_WAIT_S
-        while True:
-            await self._moves.wait_until(lambda: self._is_somewhere(partition), give_up_s - loop.time())
-            if self._where.has(partition):
-                await self._app(scope, receive, send)
-                return
-            url = self._where.url_of(partition)
+
+        async def answer() -> None:
+            url = None if self._where.has(partition) else self._where.url_of(partition)
             if url is None:
-                raise ProblemError("not-accepting", f"no worker has partition {partition} now", retry_after_s=RETRY_S)
-            try:
+                await self._app(scope, receive, send)
+            else:
                 await self._forward.hand_on(url, ONLY_YOURS, scope, receive, send)
-                return
-            except UnreachedError:
-                # Nothing was sent: it is going, and another one is about to have the partition.
-                if loop.time() > give_up_s:
-                    raise
-            await backoff.wait()
+
+        backoff = Backoff(self._rng)
+        try:
+            await self._moves.carry_out(
+                answer, lambda: self._is_somewhere(partition), UnreachedError, backoff, OWNER_WAIT_S
+            )
+        except NobodyHasItError:
+            detail = f"no worker has partition {partition} now"
+            raise ProblemError("not-accepting", detail, retry_after_s=RETRY_S) from None
 
     async def _send_to_any(self, hop: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         url = min(self._where.others(), default=None)

@@ -8,11 +8,10 @@ from governors.api.service import NotAcceptingError, SignalResult, Wait
 from governors.cluster.admission_view import AdmissionView
 from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.lines import Lines
+from governors.cluster.moves import RETRY_S
 from governors.cluster.workers import holder_of
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
-
-RETRY_S = 1.0
 
 
 class Whereabouts:
