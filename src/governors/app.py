@@ -7,6 +7,7 @@ arguments.
 import asyncio
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import os
 import random
@@ -34,7 +35,7 @@ from governors.gate import Gate
 from governors.intake import Intake
 from governors.listener import SHUTDOWN_S, http_server
 from governors.memory import share_one_heap
-from governors.outbox.configured import close, executors_of
+from governors.outbox.configured import Watching, close, executors_of
 from governors.outbox.executors import Executor
 from governors.partition import Partition, Surroundings
 from governors.policies import Policies, read_policies
@@ -142,6 +143,7 @@ class App:
         self._policies_asked = policies_asked or asyncio.Event()
         gate = self._gate = Gate(settings, self.metrics.connections, clock_us, self.rng)
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
+        self._watching = [one for one in executors if isinstance(one, Watching)]
         letters = self.dead_letters if self._pull is None else self._pull.dead_letters
         pushes = Pushes(self.routing, letters, None if gate.pusher is None else self._pubsub_door(gate.pusher))
         self.api = build_api(
@@ -192,6 +194,7 @@ class App:
                     if self._public is None
                     else [Child("public-http", self._public.run, shutdown_s=SHUTDOWN_S + 2.0)]
                 ),
+                *(child for one in self._watching for child in one.children(self.rng)),
                 *([self._pull.child()] if self._pull is not None else []),
                 Child("policies", ready_at_once(self._reload_policies)),
             ],
@@ -274,6 +277,8 @@ class App:
     def warnings(self) -> list[str]:
         """What somebody should look at although the service goes on."""
         found = [] if self._pull is None else self._pull.warnings()
+        for executor in self._watching:
+            found += executor.warnings()
         if self._gate.certificates is not None and self._gate.certificates.is_expired:
             found.append("the certificate has expired (tls.certificate)")
         for one in self._partitions.values():
@@ -472,6 +477,14 @@ def _end_with_parent(loop: asyncio.AbstractEventLoop, main: "asyncio.Task[None]"
     loop.add_reader(stdin, end)
 
 
+def worker_name(settings: Settings) -> str:
+    """The same in each life of this worker, and no other's: a folder has one worker at a time, and another log's worker
+    may have a machine and a folder of the same names.
+    """
+    place = "\0".join(map(str, (settings.data_dir.absolute(), settings.store.url, settings.ledger.origin)))
+    return f"{socket.gethostname()}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+
 async def serve_several(effective: Effective, workers: int, config: Path | None) -> None:
     """Run so many workers on this machine until SIGTERM or SIGINT. Raises as `serve` does."""
     # Slow to import, so only where several are wanted.
@@ -493,7 +506,7 @@ async def serve(effective: Effective, shared: socket.socket | None = None) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main.cancel)
-    executors = executors_of(settings.actions, wall_clock_us)
+    executors = executors_of(settings.actions, wall_clock_us, worker_name(settings))
     policies_asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, policies_asked.set)
     if shared is not None:

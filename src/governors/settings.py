@@ -434,6 +434,10 @@ class ActionTopicSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Google Cloud project id."""
     topic: GoogleName
     """The topic's short name."""
+    read_back: bool = True
+    """Whether an action is done only once it has come back from the topic, by a subscription that each worker makes for
+    itself, and that is gone a day after the worker is. Where it is not, the service's word for it that it has a message
+    is enough."""
     kinds: tuple[Word, ...] = ()
     governors: tuple[Word, ...] = ()
     tenants: tuple[Word, ...] = ()

@@ -70,10 +70,15 @@ class Faults:
         self._duplicates = 0
         self._dropped_acks = 0
         self._untaken = 0
+        self._losses = 0
 
     def fail(self, method: str, code: grpc.StatusCode, times: int = 1, *, landed: bool = False) -> None:
         """Answer the next calls with `code`; `landed` says that they take effect nevertheless."""
         self._failures.setdefault(method, deque()).extend([(code, landed)] * times)
+
+    def forgive(self, method: str) -> None:
+        """Let none of the failures that were asked for come any more."""
+        self._failures.pop(method, None)
 
     def delay(self, method: str, seconds: float) -> None:
         """Let every call wait before it takes effect; 0 ends it."""
@@ -90,6 +95,10 @@ class Faults:
     def take_no_ids(self, requests: int) -> None:
         """Where delivery is exactly once, take none of the ids of the next acknowledgements, and say so of each."""
         self._untaken += requests
+
+    def lose(self, messages: int) -> None:
+        """Publish the next messages to nobody: they get their ids, and no subscription gets them."""
+        self._losses += messages
 
     def pending(self, method: str) -> int:
         """How many of the failures asked for are still to come."""
@@ -112,6 +121,12 @@ class Faults:
         if not self._untaken:
             return False
         self._untaken -= 1
+        return True
+
+    def takes_loss(self) -> bool:
+        if not self._losses:
+            return False
+        self._losses -= 1
         return True
 
     def takes_duplicate(self) -> bool:
@@ -266,9 +281,9 @@ class FakePubSub:
         for message in request.messages:
             if not message.data and not message.attributes:
                 raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "A message needs data or an attribute")
-        return _RAW["PublishResponse"](message_ids=self._fan_out(request.topic, request.messages))
+        return _RAW["PublishResponse"](message_ids=self._fan_out(request.topic, request.messages, self.faults))
 
-    def _fan_out(self, topic: str, messages: Iterable[Any]) -> list[str]:
+    def _fan_out(self, topic: str, messages: Iterable[Any], faults: Faults | None = None) -> list[str]:
         """Give every subscription of the topic its own copy, or none any: half a batch would be published twice."""
         messages = list(messages)
         backlogs = [backlog for backlog in self._backlogs.values() if backlog.config.topic == topic]
@@ -279,7 +294,7 @@ class FakePubSub:
             self._message_number += 1
             message.message_id = str(self._message_number)
             message.publish_time.FromMicroseconds(now_us)
-            for backlog in backlogs:
+            for backlog in [] if faults is not None and faults.takes_loss() else backlogs:
                 backlog.add(message)
         return [message.message_id for message in messages]
 

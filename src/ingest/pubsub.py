@@ -253,18 +253,29 @@ def routing(field: str, name: str) -> tuple[tuple[str, str], ...]:
     return (("x-goog-request-params", f"{field}={quote(name, safe='')}"),)
 
 
-async def call(stub: Any, request: Any, timeout_s: float, metadata: tuple[tuple[str, str], ...], name: str) -> Any:
-    """One call under a deadline. Raises SourceUnavailableError or SourceRefusedError, naming the resource."""
+async def call(
+    stub: Any,
+    request: Any,
+    timeout_s: float,
+    metadata: tuple[tuple[str, str], ...],
+    name: str,
+    hints: Mapping[grpc.StatusCode, str] = _HINTS,
+) -> Any:
+    """One call under a deadline. Raises SourceUnavailableError or SourceRefusedError, naming the resource; `hints` say
+    what to do about a refusal.
+    """
     try:
         return await stub(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
-        raise _translate(error, name) from error
+        raise _translate(error, name, hints) from error
 
 
-def _translate(error: grpc.aio.AioRpcError, name: str) -> SourceUnavailableError | SourceRefusedError:
+def _translate(
+    error: grpc.aio.AioRpcError, name: str, hints: Mapping[grpc.StatusCode, str] = _HINTS
+) -> SourceUnavailableError | SourceRefusedError:
     code = error.code()
     text = f"{name}: {code.name}: {error.details()}"
     if code not in _PERMANENT:  # what we do not know may pass: waiting costs less than stopping
         return SourceUnavailableError(text)
-    hint = _HINTS.get(code, "").format(role="publisher" if "/topics/" in name else "subscriber")
+    hint = hints.get(code, "").format(role="publisher" if "/topics/" in name else "subscriber")
     return SourceRefusedError(f"{text}; {hint}" if hint else text, vanished=code is grpc.StatusCode.NOT_FOUND)

@@ -71,7 +71,7 @@ def order(
 def executor(server: ApiServer, token_file: Path | None, ca_file: Path | None = None, **workload: Any) -> Executor:
     rule = WorkloadSettings(**{"namespace": "shop", **workload})
     cluster = KubernetesSettings(server=server.url, token_file=token_file, ca_file=ca_file, workloads=(rule,))
-    return executors_of(ActionSettings(kubernetes=cluster), lambda: NOW_US)[0]
+    return executors_of(ActionSettings(kubernetes=cluster), lambda: NOW_US, "worker")[0]
 
 
 async def until_ended(asked: Executor, what: Order, attempts: int = 20) -> Answer:
@@ -665,7 +665,7 @@ async def test_in_a_dry_run_nobody_is_asked(server: ApiServer, token_file: Path)
     running_bad(server.cluster)
     rule = WorkloadSettings(namespace="shop")
     cluster = KubernetesSettings(server=server.url, token_file=token_file, ca_file=None, workloads=(rule,))
-    asked = executors_of(ActionSettings(kubernetes=cluster, dry_run=True), lambda: NOW_US)[0]
+    asked = executors_of(ActionSettings(kubernetes=cluster, dry_run=True), lambda: NOW_US, "worker")[0]
     assert await asked.execute(order()) == Done("dry run: not sent")
     assert server.calls == []
 

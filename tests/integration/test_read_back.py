@@ -50,7 +50,7 @@ class Desk:
 
     def executor(self, **given: Any) -> Executor:
         hook = WebhookSettings(name="ops", private=True, **given)
-        return executors_of(ActionSettings(webhooks=(hook,)), lambda: NOW_US)[0]
+        return executors_of(ActionSettings(webhooks=(hook,)), lambda: NOW_US, "worker")[0]
 
     def pager(self, pagerduty: Notified, token: str = API_TOKEN, **more: Any) -> Executor:
         headers = self.file("headers", f"# who asks\nAuthorization: Token token={token}\n")
@@ -310,7 +310,7 @@ def test_what_the_documentation_shows_is_a_configuration(desk: Desk) -> None:
         )
         for one in loaded.webhooks
     ]
-    assert len(executors_of(replace(loaded, webhooks=tuple(placed)), lambda: NOW_US)) == len(placed) + 1
+    assert len(executors_of(replace(loaded, webhooks=tuple(placed)), lambda: NOW_US, "worker")) == len(placed) + 1
 
 
 @pytest.mark.parametrize("text", ["authorization", ": x", "a b: c", "näme: x"])

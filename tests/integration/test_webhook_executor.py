@@ -45,7 +45,7 @@ def order(kind: str = "throttle", reason: str = "cost <90> & more", **params: in
 
 def webhook(url: str | None, secrets: Path | None, **more: Any) -> Executor:
     given = {"name": "ops", "url": url, "secrets_file": secrets, "private": True} | more
-    executor, last = executors_of(ActionSettings(webhooks=(WebhookSettings(**given),)), now_us)
+    executor, last = executors_of(ActionSettings(webhooks=(WebhookSettings(**given),)), now_us, "worker")
     assert isinstance(last, LogExecutor)
     return executor
 
@@ -213,7 +213,7 @@ async def test_what_was_chosen_for_others_is_not_taken(secrets: Path) -> None:
 
 async def test_a_dry_run_sends_nothing(receiver: Receiver, secrets: Path) -> None:
     hook = WebhookSettings(name="ops", url=receiver.url, secrets_file=secrets, private=True, kinds=("stop",))
-    executor, _ = executors_of(ActionSettings(webhooks=(hook,), dry_run=True), now_us)
+    executor, _ = executors_of(ActionSettings(webhooks=(hook,), dry_run=True), now_us, "worker")
     assert (executor.name, executor.takes(order("stop").work), executor.takes(order().work)) == ("ops", True, False)
     assert await executor.execute(order("stop")) == Done("dry run: not sent")
     assert not receiver.got

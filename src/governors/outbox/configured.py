@@ -1,7 +1,10 @@
 """The executors that a configuration asks for, in its order; what none of them takes is said in the log."""
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from random import Random
+from typing import Final, Protocol, runtime_checkable
 
 import httpx
 import structlog
@@ -30,18 +33,22 @@ from governors.settings import (
     workload_pattern_problem,
 )
 from governors.settings_layers import Problem, shown
+from governors.supervision.child import Child
 from governors.tenants.tenant import OpenWork
 
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._~+%-]")
 
-def executors_of(settings: ActionSettings, clock_us: Callable[[], int]) -> Sequence[Executor]:
-    """Who carries out actions, in the order in which they are asked.
+
+def executors_of(settings: ActionSettings, clock_us: Callable[[], int], worker: str) -> Sequence[Executor]:
+    """Who carries out actions, in the order in which they are asked. `worker` is this one's name, the same in each of
+    its lives and no other's.
 
     Raises SettingsError for secrets that cannot be read: better now than with the first action.
     """
     executors = [
         *([_kubernetes(settings.kubernetes, clock_us)] if settings.kubernetes is not None else []),
         *(_webhook(one, clock_us) for one in settings.webhooks),
-        *map(_topic, settings.topics),
+        *(_topic(one, worker) for one in settings.topics),
     ]
     if settings.dry_run:
         return [*map(DryRun, executors), LogExecutor()]
@@ -60,6 +67,16 @@ class Closing(Protocol):
     """An executor that keeps connections."""
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """An executor that has something to follow meanwhile, whether it has an order or not."""
+
+    def children(self, rng: Random) -> Sequence[Child]: ...
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at although it goes on."""
 
 
 class DryRun:
@@ -112,11 +129,23 @@ def _workloads(settings: WorkloadSettings, cluster: KubernetesSettings) -> Workl
     )
 
 
-def _topic(settings: ActionTopicSettings) -> Executor:
-    from governors.outbox.topic import TopicExecutor  # noqa: PLC0415 - the client takes a third of a second
+def _topic(settings: ActionTopicSettings, worker: str) -> Executor:
+    # The client takes a third of a second.
+    from governors.outbox.topic import TopicExecutor  # noqa: PLC0415
+    from governors.outbox.topic_echo import Echo  # noqa: PLC0415
 
     selection = Selection(settings.kinds, settings.governors, settings.tenants)
-    return TopicExecutor(settings.name, selection, f"projects/{settings.project}/topics/{settings.topic}")
+    topic = f"projects/{settings.project}/topics/{settings.topic}"
+    subscription = f"projects/{settings.project}/subscriptions/{own_subscription(settings, worker)}"
+    echo = Echo(settings.name, topic, subscription) if settings.read_back else None
+    return TopicExecutor(settings.name, selection, topic, echo)
+
+
+def own_subscription(settings: ActionTopicSettings, worker: str) -> str:
+    """What a worker's subscription to a topic is called: readable, and no other worker's or executor's."""
+    readable = _NOT_IN_A_NAME.sub("-", f"{settings.topic[:100]}-read-back-{worker[:64]}")
+    told_apart = repr((settings.name, settings.project, settings.topic, worker))
+    return f"{readable}-{hashlib.sha256(told_apart.encode()).hexdigest()[:8]}"
 
 
 def _webhook(settings: WebhookSettings, clock_us: Callable[[], int]) -> Executor:
