@@ -32,7 +32,7 @@ from governors.cluster.router import Router
 from governors.cluster.view import alone, cluster_view
 from governors.custody import Custodian
 from governors.gate import Gate
-from governors.intake import Intake
+from governors.intake import PULLED_WAIT_S, Intake
 from governors.listener import SHUTDOWN_S, http_server
 from governors.memory import share_one_heap
 from governors.outbox.configured import Watching, close, executors_of
@@ -92,7 +92,7 @@ class App:
         self._stopping = False
         self._running = False
         self._partitions: dict[int, Partition] = {}
-        self._moves = Moves()
+        self._moves = Moves(self._look_soon)
         self._all_here = asyncio.Event()
         self.log = structlog.get_logger("governors")
         self.rng = random.Random(os.urandom(16))
@@ -358,6 +358,11 @@ class App:
                 one.runtime.admission.share_among(workers)
         self._moves.tell()
 
+    def _look_soon(self) -> None:
+        """Somebody waits for a partition."""
+        if self._membership is not None:
+            self._membership.heartbeat.look_soon()
+
     def _on_lost(self, number: int, error: Exception) -> None:
         self.log.warning("a partition is not here any more", partition=number, reason=str(error))
 
@@ -400,7 +405,7 @@ class App:
         # Slow to import, so only where configured.
         from governors.pubsub import PullSource, subscription_path  # noqa: PLC0415
 
-        intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us, self.routing)
+        intake = Intake(self.service, self.metrics, self.limits, "pubsub", self._clock_us, self.routing, PULLED_WAIT_S)
         facts = {"subscription": subscription_path(settings)}
 
         async def handle(batch: Batch) -> Sequence[Disposition]:

@@ -7,8 +7,8 @@ one hop to it.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from governors.admission import Admitted, Refused, Viewed
 from governors.api.pages import join_actions, join_operations, join_tenants, read_cursor
@@ -24,6 +24,7 @@ from governors.api.service import (
     NotAcceptingError,
     NotFoundError,
     OperationsPage,
+    OutcomeUnknownError,
     OverrideGrant,
     OverrideResult,
     PoliciesView,
@@ -51,13 +52,15 @@ from governors.telemetry.metrics import Metrics
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
 from ledger.backoff import Backoff
-from ledger.errors import ProofInvalidError
+from ledger.errors import LedgerError, ProofInvalidError
 from ledger.verify.documents import Consistency, TenantBundle, read_document
 from ledger.verify.judge import claimed_origin
 
 T = TypeVar("T")
 Part = tuple[int, Sequence[int]]
 """A partition, and the places of its signals among all."""
+NOT_DONE: Final = (NotAcceptingError, OutcomeUnknownError, LedgerError)
+"""Nobody knows that it was done: whoever can ask again under the same ids does so."""
 
 
 class Here(Protocol):
@@ -148,14 +151,22 @@ class Switchboard:
 
         return HandedOn(_in_order(parts, decided), committed)
 
-    async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> None:
-        """The same, without words for people: for sources that only need to know that it is done."""
-        await _all(
-            [
-                self._decide(number, [signals[at] for at in places], wait, source)
-                for number, places in self._parted(signals)
-            ]
+    async def decide(
+        self, signals: Sequence[Signal], wait: Wait, *, source: str, patience_s: float = OWNER_WAIT_S
+    ) -> Collection[int]:
+        """The same for sources that bring what was not done once more, under the same ids, and need no words for
+        people. Each partition is tried for `patience_s`; returns the places of the signals that it took too long for.
+        Raises NotAcceptingError, OutcomeUnknownError, LedgerError where those are all of them.
+        """
+        parts = self._parted(signals)
+        ended = await _each(
+            [self._decide(number, [signals[at] for at in places], wait, source, patience_s) for number, places in parts]
         )
+        failed = [(places, one) for (_, places), one in zip(parts, ended, strict=True) if one is not None]
+        for _, error in failed:
+            if len(failed) == len(parts) or not isinstance(error, NOT_DONE):
+                raise error
+        return [at for places, _ in failed for at in places]
 
     async def _submit(self, partition: int, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         async def submit(there: GovernorService | None) -> list[SignalResult]:
@@ -164,9 +175,11 @@ class Switchboard:
             assert self._elsewhere is not None  # noqa: S101 - or it could not be there
             return await self._elsewhere.submit(partition, signals, wait)
 
-        return await self._where_it_is(partition, submit)
+        return await self._where_it_is(partition, submit, NotAcceptingError, OWNER_WAIT_S)
 
-    async def _decide(self, partition: int, signals: Sequence[Signal], wait: Wait, source: str) -> None:
+    async def _decide(
+        self, partition: int, signals: Sequence[Signal], wait: Wait, source: str, patience_s: float
+    ) -> None:
         async def decide(there: GovernorService | None) -> None:
             if there is not None:
                 await there.decide(signals, wait, source=source)
@@ -177,7 +190,8 @@ class Switchboard:
                 # It was read here: the versions of the two differ, or their clocks do. It must not be lost by that.
                 raise NotAcceptingError("a signal cannot be read by the worker that has its partition", RETRY_S)
 
-        await self._where_it_is(partition, decide)
+        # What may have been done is recognised by its ids.
+        await self._where_it_is(partition, decide, NOT_DONE, patience_s)
 
     def _parted(self, signals: Sequence[Signal]) -> list[Part]:
         """The partitions of signals, each with the places of its own."""
@@ -188,9 +202,15 @@ class Switchboard:
             parts.setdefault(partition_of(signal.tenant, self._partitions), []).append(place)
         return list(parts.items())
 
-    async def _where_it_is(self, partition: int, do: Callable[[GovernorService | None], Awaitable[T]]) -> T:
+    async def _where_it_is(
+        self,
+        partition: int,
+        do: Callable[[GovernorService | None], Awaitable[T]],
+        undone: type[Exception] | tuple[type[Exception], ...],
+        limit_s: float,
+    ) -> T:
         """Have it done by the partition's service, or, where that is elsewhere, by whoever `do` asks for it. While it
-        is handed over this is tried again, for nothing was done. Raises NotAcceptingError.
+        moves this is tried again after each `undone`, for so long. Raises that, NotAcceptingError.
         """
         elsewhere = self._elsewhere
         if elsewhere is None:
@@ -204,7 +224,7 @@ class Switchboard:
             return partition in self.here or elsewhere.knows(partition)
 
         try:
-            return await self._moves.carry_out(done, is_somewhere, NotAcceptingError, Backoff(self._rng), OWNER_WAIT_S)
+            return await self._moves.carry_out(done, is_somewhere, undone, Backoff(self._rng), limit_s)
         except NobodyHasItError:
             raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S) from None
 
@@ -421,8 +441,18 @@ async def _all(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What comes of all of them, once every one has come to its end. Raises the first error."""
     if len(parts) == 1:
         return [await parts[0]]
-    ended = await asyncio.gather(*parts, return_exceptions=True)
+    ended = await _each(parts)
     for one in ended:
-        if isinstance(one, BaseException):
+        if isinstance(one, Exception):
             raise one
-    return [one for one in ended if not isinstance(one, BaseException)]
+    return [one for one in ended if not isinstance(one, Exception)]
+
+
+async def _each(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T | Exception]:
+    """What comes of each of them, or what it raised, once every one has come to its end."""
+    ended: list[T | Exception] = []
+    for one in await asyncio.gather(*parts, return_exceptions=True):
+        if isinstance(one, BaseException) and not isinstance(one, Exception):
+            raise one
+        ended.append(one)
+    return ended

@@ -252,7 +252,11 @@ class PullLoop:
                 self._settler.settle(held, (), ack_ids)
             return
         self._suspects.clear(part)
-        self.metrics.handled += len(part)
+        self.metrics.handled += len(part) - len(nacks)
+        if nacks:
+            given_back = frozenset(nacks)
+            not_handled = [delivery for delivery in part if delivery.ack_id in given_back]
+            self._fences.fail(not_handled, asyncio.get_running_loop().time())
         self._settler.settle(held, acks, nacks)
 
     async def _judge_failure(self, part: list[Delivery], error: Exception) -> bool:

@@ -34,6 +34,7 @@ TENANTS: Final = 100
 GOES_ON: Final = RATE_PER_S * 2
 """Receipts, after which something is taken to go on."""
 SETTLE_S_MAX: Final = 180.0
+LOST_SHOWN: Final = 40
 RSS_GROWTH_MB_MAX: Final = 100.0
 """A worker may hold so much more after a fault than the one that held most did before. Some 30 MB of it are remembered
 ids, of which there are more and more until there are 131,072."""
@@ -124,9 +125,11 @@ async def find(stage: Stage) -> Findings:
     await stage.publishing
     restored = stage.folder / "restored"
     give_up_s = time.monotonic() + SETTLE_S_MAX
-    while lost := (await asyncio.to_thread(enter_into_books, stage, restored)).lost:
+    while (books := await asyncio.to_thread(enter_into_books, stage, restored)).lost:
         if time.monotonic() > give_up_s or not fleet.living:
-            raise AssertionError(f"{lost} signals are not decided; held: {await held_by(fleet)}\n{fleet.said()}")
+            fleet.keep_logs()
+            said = f"{books.lost} signals are not decided, such as {books.lost_ids(LOST_SHOWN)}"
+            raise AssertionError(f"{said}; held: {await held_by(fleet)}; logs in {stage.folder}\n{fleet.said()}")
     rss = await rss_of(fleet)
     for name, worker in fleet.workers.items():
         code = await asyncio.to_thread(worker.process.stop)

@@ -247,6 +247,11 @@ class Fleet:
                 raise AssertionError(f"{grown} more after {within_s:g} s, nothing in {behind}\n{now}\n" + self.said())
             await asyncio.sleep(_POLL_S)
 
+    def keep_logs(self) -> None:
+        """Beside each one's data, for whoever reads a failure."""
+        for name, one in self.workers.items():
+            (self._folder / f"{name}.log").write_text("\n".join(one.process.log))
+
     def said(self) -> str:
         """The last lines of everybody's log, for whoever reads a failure."""
         lines = [f"{name}: {line}" for name, one in self.workers.items() for line in list(one.process.log)[-15:]]

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from support.pubsub import Bench
@@ -121,6 +122,11 @@ class Books:
     def lost(self) -> int:
         """Signals without a receipt."""
         return self._receipts.count(0)
+
+    def lost_ids(self, limit: int) -> list[str]:
+        """Some of those signals' ids."""
+        places = (place for place, count in enumerate(self._receipts) if not count)
+        return [f"s-{place // self._rate_per_s:06d}-{place % self._rate_per_s:08d}" for place in islice(places, limit)]
 
     @property
     def decided_twice(self) -> int:

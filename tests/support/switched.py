@@ -1,6 +1,7 @@
 """A switchboard over runtimes of the test's own, for as much as an API needs of it."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -54,10 +55,14 @@ class There:
 
 
 def switchboard_of(
-    *runtimes: Runtime, metrics: Metrics, partitions: int = 1, elsewhere: Elsewhere | None = None
+    *runtimes: Runtime,
+    metrics: Metrics,
+    partitions: int = 1,
+    elsewhere: Elsewhere | None = None,
+    missing: Callable[[], list[str]] = list,
 ) -> Switchboard:
     """Of these, each by its own number."""
-    here = {one.partition: There(GovernorService(one, metrics, missing=list)) for one in runtimes}
+    here = {one.partition: There(GovernorService(one, metrics, missing=missing)) for one in runtimes}
     return Switchboard(
         partitions,
         Probes(partitions),

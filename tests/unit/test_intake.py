@@ -1,29 +1,30 @@
 """What a pull loop is told of its deliveries: from bytes to dispositions, over a real runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import orjson
 import pytest
 from support import foreign
 from support.runtime import World, running
+from support.switched import switchboard_of
 
+from governors.api.service import Wait
 from governors.intake import Intake
 from governors.runtime import Runtime
-from governors.service import GovernorService
 from governors.telemetry.metrics import Metrics
 from ingest.decode.limits import DecodeLimits
 from ingest.decode.tenants import Routing, Rule
 from ingest.errors import HandlerBusyError
-from ingest.signals import format_time
-from ingest.source import ACK, Batch, DeadLetter, Delivery
+from ingest.signals import Signal, format_time
+from ingest.source import ACK, NACK, Batch, DeadLetter, Delivery
 
 ROUTING = Routing([Rule(when={"budget": foreign.BUDGET_ID}, tenant="acme"), Rule(tenant_from="attribute.team")])
 
 
 def make(runtime: Runtime, world: World, missing: Callable[[], list[str]]) -> tuple[Intake, Metrics]:
     metrics = Metrics("test")
-    service = GovernorService(runtime, metrics, missing=missing)
+    service = switchboard_of(runtime, metrics=metrics, missing=missing)
     return Intake(service, metrics, DecodeLimits(), "pubsub", lambda: world.now_us, ROUTING), metrics
 
 
@@ -79,6 +80,23 @@ async def test_while_the_service_takes_nothing_the_loop_is_told_by_an_error(tmp_
         intake, _ = make(runtime, world, lambda: ["stopping"])
         with pytest.raises(HandlerBusyError):
             await intake.handle(batch(world, delivery(world, 1)))
+
+
+async def test_what_nobody_could_decide_is_given_back_and_the_rest_acknowledged() -> None:
+    class Half:
+        async def decide(
+            self, signals: Sequence[Signal], wait: Wait, *, source: str, patience_s: float
+        ) -> Collection[int]:
+            assert (wait, source, patience_s) == ("committed", "pubsub", 15.0)
+            return [place for place, signal in enumerate(signals) if signal.id in {"s2", "s4"}]
+
+    world, metrics = World(), Metrics("test")
+    intake = Intake(Half(), metrics, DecodeLimits(), "pubsub", lambda: world.now_us, ROUTING, 15.0)
+    unreadable = delivery(world, 1, b"{")
+    answers = await intake.handle(batch(world, unreadable, *(delivery(world, number) for number in (2, 3, 4, 5))))
+    assert isinstance(answers[0], DeadLetter)
+    assert answers[1:] == [NACK, ACK, NACK, ACK]
+    assert b'governors_publish_to_commit_seconds_count{source="pubsub"} 2.0' in metrics.render("")[0]
 
 
 async def test_a_budgets_notification_is_decided_for_the_tenant_that_a_rule_names(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from governors import switchboard as switchboard_module
 from governors.admission import Viewed
 from governors.api.proof_views import VerifyAnswer
 from governors.api.service import NotAcceptingError, OutcomeUnknownError, SignalResult, Wait
+from governors.cluster.moves import Moves
 from governors.cluster.ownership import partition_of
 from governors.runtime import Runtime
 from governors.service import GovernorService
@@ -133,7 +134,7 @@ async def test_results_come_in_the_order_of_the_signals_wherever_they_are_decide
 
 
 async def test_what_only_needs_to_be_done_goes_the_same_ways(scene: Scene) -> None:
-    await scene.board.decide(scene.signals(0, 1, 2), "local", source="pubsub")
+    assert await scene.board.decide(scene.signals(0, 1, 2), "local", source="pubsub") == []
     assert sorted(tenant for tenant, _, _ in scene.world.decided) == sorted(TENANTS[:2])
     assert scene.others.asked == [(2, ["2"], "local")]
 
@@ -177,7 +178,55 @@ async def test_what_was_decided_is_committed_by_the_log_that_has_it_and_by_no_la
 async def test_a_signal_that_its_owner_cannot_read_is_not_taken_for_decided(scene: Scene) -> None:
     scene.others.unreadable = True
     with pytest.raises(NotAcceptingError):
-        await scene.board.decide(scene.signals(2), "committed", source="test")
+        await scene.board.decide(scene.signals(2), "committed", source="test", patience_s=0.02)
+
+
+async def test_a_source_hears_which_signals_nobody_could_decide_in_time(scene: Scene) -> None:
+    scene.others.known.clear()
+    assert await scene.board.decide(scene.signals(2, 0, 1, 2, 0), "local", source="test", patience_s=0.02) == [0, 3]
+    assert len(scene.world.decided) == 3
+    with pytest.raises(NotAcceptingError, match="no worker has partition 2 now"):
+        await scene.board.decide(scene.signals(2, 2), "local", source="test", patience_s=0.02)
+    assert await scene.board.decide([], "local", source="test") == []
+
+
+async def test_what_may_have_been_decided_is_asked_of_whoever_has_the_partition_by_then(scene: Scene) -> None:
+    scene.others.failures = [OutcomeUnknownError("no answer", 1.0), NotAcceptingError("it is going", 1.0)]
+    assert await scene.board.decide(scene.signals(2, 0), "committed", source="test") == []
+    assert [ids for _, ids, _ in scene.others.asked] == [["0"]] * 3
+    lost = LedgerClosedError("another writer has it")
+
+    async def closed(_index: int) -> None:
+        scene.board.here.pop(0)  # type: ignore[attr-defined]
+        scene.others.known.add(0)
+        raise lost
+
+    scene.runtimes[0].ledger.wait_committed = closed  # type: ignore[method-assign]
+    assert await scene.board.decide(scene.signals(0), "committed", source="test") == []
+    assert scene.others.asked[-1] == (0, ["0"], "committed")
+
+
+async def test_what_goes_wrong_otherwise_is_raised_though_the_rest_was_decided(scene: Scene) -> None:
+    scene.others.failures = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        await scene.board.decide(scene.signals(0, 2, 1), "local", source="test")
+    assert len(scene.world.decided) == 2
+
+
+async def test_whoever_waits_for_a_partition_has_the_others_looked_at(scene: Scene) -> None:
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            scene.others.known.add(2)
+        asyncio.get_running_loop().call_soon(scene.board._moves.tell)
+
+    scene.board._moves = Moves(look)
+    scene.others.known.clear()
+    assert homes(await scene.board.submit(scene.signals(2), "local")) == [("0", "2")]
+    assert looks == 3
 
 
 async def test_signals_wait_for_a_partition_that_is_handed_over(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from ledger.backoff import Backoff
@@ -19,9 +20,12 @@ class NobodyHasItError(Exception):
 
 
 class Moves:
-    """Whoever takes or leaves a partition, or hears that another worker did, tells of it here."""
+    """Whoever takes or leaves a partition, or hears that another worker did, tells of it here. `look` has the others
+    looked at soon, and what they say told here: it is asked for as long as somebody waits.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        self._look = look
         self._next = asyncio.Event()
 
     def tell(self) -> None:
@@ -34,6 +38,7 @@ class Moves:
         try:
             async with asyncio.timeout(limit_s):
                 while not holds():
+                    self._look()
                     await self._next.wait()
         except TimeoutError:
             return holds()
@@ -43,12 +48,12 @@ class Moves:
         self,
         do: Callable[[], Awaitable[T]],
         is_somewhere: Callable[[], bool],
-        undone: type[Exception],
+        undone: type[Exception] | tuple[type[Exception], ...],
         backoff: Backoff,
         limit_s: float,
     ) -> T:
-        """What comes of `do`, begun where a partition is somewhere, and once more after each `undone`: nothing was done
-        then, and another worker is about to have it. After `limit_s` raises that, or NobodyHasItError.
+        """What comes of `do`, begun where a partition is somewhere, and once more after each `undone`, as soon as it
+        may be somewhere else. After `limit_s` raises that, or NobodyHasItError.
         """
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limit_s
@@ -60,4 +65,7 @@ class Moves:
             except undone:
                 if loop.time() > give_up_s:
                     raise
-            await backoff.wait()
+            self._look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next_s()):
+                    await self._next.wait()

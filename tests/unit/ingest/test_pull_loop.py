@@ -524,6 +524,33 @@ async def test_where_a_part_fails_nothing_later_of_its_keys_is_handled_before_it
     assert odds == list(range(1, 60, 2))
 
 
+@simulated
+async def test_nothing_later_of_a_key_is_handled_before_what_the_handler_gave_back() -> None:
+    broker = ScriptedBroker()
+    passed: list[int] = []
+    is_away = True
+
+    async def handle(batch: Batch) -> Sequence[Disposition]:
+        nonlocal is_away
+        await asyncio.sleep(0.001)
+        given_back, is_away = is_away, False
+        answers = [NACK if given_back and each.ordering_key == "a" else ACK for each in batch.deliveries]
+        passed.extend(int(each.payload) for each, said in zip(batch.deliveries, answers, strict=True) if said is ACK)
+        return answers
+
+    world = Redelivering(broker, handle)
+    async with running(world.loop):
+        back = asyncio.create_task(world.redeliver())
+        world.give([replace(delivery(b"%d" % number), ordering_key="ab"[number % 2]) for number in range(10)])
+        await until(lambda: len(world.handled) == 1)
+        world.give([replace(delivery(b"%d" % number), ordering_key="ab"[number % 2]) for number in range(10, 20)])
+        await until(lambda: len(passed) == 20 and not world.loop.metrics.held_messages)
+        back.cancel()
+    assert passed[:5] == [1, 3, 5, 7, 9]
+    assert [number for number in passed if not number % 2] == list(range(0, 20, 2))
+    assert world.loop.metrics.handled == 20
+
+
 # Bounds
 
 
