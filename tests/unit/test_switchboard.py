@@ -196,7 +196,8 @@ async def test_what_may_have_been_decided_is_asked_of_whoever_has_the_partition_
     assert [ids for _, ids, _ in scene.others.asked] == [["0"]] * 3
     lost = LedgerClosedError("another writer has it")
 
-    async def closed(_index: int) -> None:
+    async def closed(index: int) -> None:
+        del index
         scene.board.here.pop(0)  # type: ignore[attr-defined]
         scene.others.known.add(0)
         raise lost
