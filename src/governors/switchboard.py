@@ -133,23 +133,40 @@ class Switchboard:
         return _in_order(parts, decided)
 
     async def submit_here(self, signals: Sequence[Signal]) -> HandedOn:
-        """Decide signals that another worker handed on. Raises NotAcceptingError where any is not of a partition that
-        is here: nothing is handed on twice.
+        """Decide signals that another worker handed on, where their partitions are here: nothing is handed on twice.
+        Raises NotAcceptingError where none of them is.
         """
         parts = self._parted(signals)
-        services = [self._at(number) for number, _ in parts]
-        decided = await _all(
-            [
-                service.submit([signals[at] for at in places], "local")
-                for service, (_, places) in zip(services, parts, strict=True)
-            ]
-        )
+        decided = await _all([self._submit_here(number, [signals[at] for at in places]) for number, places in parts])
+        results: list[SignalResult | None] = [None] * len(signals)
+        waiting: list[tuple[GovernorService, int]] = []
+        for (_, places), done in zip(parts, decided, strict=True):
+            if done is None:
+                continue
+            service, found = done
+            for at, result in zip(places, found, strict=True):
+                results[at] = result
+            if (last := _last_receipt(found)) is not None:
+                waiting.append((service, last))
+        if signals and all(done is None for done in decided):
+            raise self._nowhere(parts[0][0])
 
         async def committed() -> None:
-            waiting = [(service, _last_receipt(part)) for service, part in zip(services, decided, strict=True)]
-            await _all([service.wait_committed(index) for service, index in waiting if index is not None])
+            await _all([service.wait_committed(index) for service, index in waiting])
 
-        return HandedOn(_in_order(parts, decided), committed)
+        return HandedOn(results, committed)
+
+    async def _submit_here(
+        self, partition: int, signals: Sequence[Signal]
+    ) -> tuple[GovernorService, list[SignalResult]] | None:
+        """None where nothing was decided, because it is not here or is about to go."""
+        there = self.here.get(partition)
+        if there is None:
+            return None
+        try:
+            return there.service, await there.service.submit(signals, "local")
+        except NotAcceptingError:
+            return None
 
     async def decide(
         self, signals: Sequence[Signal], wait: Wait, *, source: str, patience_s: float = OWNER_WAIT_S

@@ -120,8 +120,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield Scene(runtimes, world)
 
 
-def homes(results: list[SignalResult]) -> list[tuple[str, str]]:
-    return [(one.id, (one.receipt or "").partition(":")[0]) for one in results]
+def homes(results: Sequence[SignalResult | None]) -> list[tuple[str, str]]:
+    return [("", "") if one is None else (one.id, (one.receipt or "").partition(":")[0]) for one in results]
 
 
 async def test_results_come_in_the_order_of_the_signals_wherever_they_are_decided(scene: Scene) -> None:
@@ -153,8 +153,11 @@ async def test_what_was_handed_on_is_decided_here_or_not_at_all(scene: Scene) ->
     assert homes(handed_on.results) == [("0", "1"), ("1", "0"), ("2", "1")]
     await handed_on.committed()
     with pytest.raises(NotAcceptingError):
-        await scene.board.submit_here(scene.signals(0, 2))
+        await scene.board.submit_here(scene.signals(2, 2))
     assert len(scene.world.decided) == 3
+    some = await scene.board.submit_here(scene.signals(2, 2, 2, 1))
+    assert homes(some.results) == [("", ""), ("", ""), ("", ""), ("3", "1")]
+    await some.committed()
     assert scene.others.asked == []
     assert (await scene.board.submit_here([])).results == []
 

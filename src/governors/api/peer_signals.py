@@ -2,8 +2,8 @@
 
 The body is a MessagePack array of the signals' own bytes. The answer is the length of what follows (u32, big endian), a
 MessagePack array of their results as soon as those are durable here, and, where that was asked for, one byte more once
-they are committed. Decided is what is here and nothing else: a worker that does not have the partition says so, and
-hands nothing on.
+they are committed. Decided is what is here and nothing else: for a signal whose partition the worker does not have, the
+result is nil; nothing was decided of it, and it is not handed on.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ _REJECTED: Final = "rejected"
 
 _encode = msgspec.msgpack.Encoder().encode
 _read_batch = msgspec.msgpack.Decoder(list[bytes]).decode
-_read_results = msgspec.msgpack.Decoder(list[SignalResult]).decode
+_read_results = msgspec.msgpack.Decoder(list[SignalResult | None]).decode
 _read_operation = msgspec.msgpack.Decoder(Operation).decode
 _LENGTH_BYTES: Final = 4
 RESULTS_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -44,11 +44,12 @@ _COMMITTED: Final = b"\x01"
 
 
 class HandedOn(NamedTuple):
-    """What came of signals, and a wait until their receipts are committed by the logs that have them. No later one can
-    say so: a partition that went and came back has others in their places. It raises ServiceError, LedgerError.
+    """What came of signals, None for those of partitions that are not here, and a wait until their receipts are
+    committed by the logs that have them. No later one can say so: a partition that went and came back has others in
+    their places. It raises ServiceError, LedgerError.
     """
 
-    results: list[SignalResult]
+    results: Sequence[SignalResult | None]
     committed: Callable[[], Awaitable[None]]
 
 
@@ -56,7 +57,7 @@ class DecidesHere(Protocol):
     """What this route needs."""
 
     async def submit_here(self, signals: Sequence[Signal]) -> "HandedOn":
-        """Decide signals of partitions that are here. Raises NotAcceptingError."""
+        """Decide signals of partitions that are here. Raises NotAcceptingError where none of them is."""
         ...
 
     async def record_operation(self, operation: Operation) -> None:
@@ -103,14 +104,14 @@ def peer_signals_endpoint(here: DecidesHere, clock_us: Callable[[], int]) -> Cal
         entries = _read(payloads, clock_us())
         handed_on = await here.submit_here([one for one in entries if isinstance(one, Signal)])
         decided = iter(handed_on.results)
-        results = [next(decided) if isinstance(one, Signal) else one for one in entries]
+        results: list[SignalResult | None] = [next(decided) if isinstance(one, Signal) else one for one in entries]
         return StreamingResponse(_frames(handed_on.committed, results, wait), media_type=BATCH_TYPE)
 
     return post_signals
 
 
 async def _frames(
-    committed: Callable[[], Awaitable[None]], results: list[SignalResult], wait: Wait
+    committed: Callable[[], Awaitable[None]], results: Sequence[SignalResult | None], wait: Wait
 ) -> AsyncIterator[bytes]:
     data = _encode(results)
     yield len(data).to_bytes(_LENGTH_BYTES, "big") + data
@@ -125,7 +126,7 @@ class ResultFrames:
     """An answer as it arrives. `results` is None until they are here."""
 
     def __init__(self) -> None:
-        self.results: list[SignalResult] | None = None
+        self.results: list[SignalResult | None] | None = None
         self.is_committed = False
         self._data = bytearray()
 

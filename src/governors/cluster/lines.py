@@ -214,13 +214,19 @@ class Lines:
             await response.aclose()
 
 
-def _answer(parcels: Sequence[_Parcel], results: Sequence[SignalResult], *, is_committed: bool) -> None:
+def _answer(parcels: Sequence[_Parcel], results: Sequence[SignalResult | None], *, is_committed: bool) -> None:
     begin = 0
     for one in parcels:
         end = begin + len(one.signals)
+        mine = [replace(result, durability=one.wait) for result in results[begin:end] if result is not None]
         # Whoever asked may be gone.
-        if (one.wait == "local" or is_committed) and not one.answer.done():
-            one.answer.set_result([replace(result, durability=one.wait) for result in results[begin:end]])
+        if not one.answer.done():
+            if not mine and one.signals:
+                one.answer.set_exception(NotAcceptingError("the partition is not where it was", RETRY_S))
+            elif len(mine) < len(one.signals):
+                one.answer.set_exception(_unknown("some of it is not where it was"))
+            elif one.wait == "local" or is_committed:
+                one.answer.set_result(mine)
         begin = end
 
 

@@ -9,6 +9,7 @@ from governors.cluster.admission_view import AdmissionView
 from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.lines import Lines
 from governors.cluster.moves import RETRY_S
+from governors.cluster.ownership import ranked
 from governors.cluster.workers import holder_of
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
@@ -29,6 +30,14 @@ class Whereabouts:
         """The other worker that has it, None where nobody is known to."""
         holder = self._heartbeat.holder(partition)
         return None if holder is None else holder.beat.url
+
+    def heir_of(self, partition: int) -> str | None:
+        """The other worker that will have a partition which nobody has, by what is known; None where that is this one,
+        or cannot be told.
+        """
+        heirs = [one.beat for one in self._heartbeat.members() if one.is_live and partition in one.beat.stands_by]
+        first = next(iter(ranked(partition, (beat.url for beat in heirs))), None)
+        return None if first == self._heartbeat.url else first
 
     def owners(self) -> Mapping[int, str]:
         """The address of the other worker that has each partition, where one is known to."""
@@ -70,15 +79,20 @@ class Neighbours:
         self._on_admission = on_admission
 
     def knows(self, partition: int) -> bool:
-        """Whether a worker is known to have it."""
-        return self._where.url_of(partition) is not None
+        """Whether a worker is known to have it, or will have it in a moment."""
+        return self._where.url_of(partition) is not None or self._where.heir_of(partition) is not None
 
     async def submit(self, partition: int, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         """Have signals decided there. Raises NotAcceptingError, OutcomeUnknownError."""
-        url = self._where.url_of(partition)
-        if url is None:
-            raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
-        return await self._lines.submit(url, signals, wait)
+        refused = NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
+        # Its heir knows first that it has it; that everybody has heard of that takes a second more.
+        for url in (self._where.url_of(partition), self._where.heir_of(partition)):
+            if url is not None:
+                try:
+                    return await self._lines.submit(url, signals, wait)
+                except NotAcceptingError as error:
+                    refused = error
+        raise refused
 
     async def record_operation(self, operation: Operation) -> None:
         """Have a receipt left by a worker that has a partition. Raises NotAcceptingError, OutcomeUnknownError."""

@@ -58,7 +58,9 @@ class Here:
 
     signals: list[Signal] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
-    waited_for: list[SignalResult] = field(default_factory=list)
+    waited_for: list[SignalResult | None] = field(default_factory=list)
+    elsewhere: frozenset[str] = frozenset()
+    """Signals of partitions that are not here."""
     refusal: Exception | None = None
     uncommitted: Exception | None = None
 
@@ -66,7 +68,7 @@ class Here:
         if self.refusal is not None:
             raise self.refusal
         self.signals += signals
-        results = [result_of(one, index) for index, one in enumerate(signals)]
+        results = [None if one.id in self.elsewhere else result_of(one, index) for index, one in enumerate(signals)]
 
         async def committed() -> None:
             self.waited_for += results
@@ -122,7 +124,7 @@ answers = st.lists(st.integers(0, 300), max_size=5).map(
 )
 
 
-def framed(results: list[SignalResult]) -> bytes:
+def framed(results: Sequence[SignalResult | None]) -> bytes:
     data = msgspec.msgpack.encode(results)
     return len(data).to_bytes(4, "big") + data
 
@@ -202,13 +204,21 @@ async def test_where_the_commit_fails_the_results_stay(asked: Asked, failure: Ex
     assert not read(answer).is_committed
 
 
+async def test_what_is_not_here_has_no_result_in_its_place(asked: Asked) -> None:
+    asked.here.elsewhere = frozenset({"s-1", "s-3"})
+    body = msgspec.msgpack.encode([signal(1).payload, b"{", signal(2).payload, signal(3).payload])
+    results = read(await asked.post(body, wait="committed")).results
+    assert results is not None
+    assert [one and one.outcome for one in results] == [None, "rejected", "decided", None]
+
+
 async def test_what_cannot_be_read_is_rejected_in_its_place(asked: Asked) -> None:
     late = orjson.dumps({**orjson.loads(signal(2).payload), "observed_at": "2037-01-01T00:00:00Z"})
     body = msgspec.msgpack.encode([b"{", signal(1).payload, late, signal(3).payload])
     results = read(await asked.post(body, wait="committed")).results
     assert results is not None
-    assert [one.outcome for one in results] == ["rejected", "decided", "rejected", "decided"]
-    assert [one.error is not None and one.error.field for one in results] == ["", False, "observed_at", False]
+    assert [one and one.outcome for one in results] == ["rejected", "decided", "rejected", "decided"]
+    assert [one and one.error and one.error.field for one in results] == ["", None, "observed_at", None]
     assert [one.id for one in asked.here.signals] == ["s-1", "s-3"]
 
 

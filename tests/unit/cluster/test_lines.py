@@ -39,10 +39,12 @@ class Batch(httpx.AsyncByteStream):
     def names(self) -> list[str]:
         return [one.decode().rstrip() for one in msgspec.msgpack.decode(self.body, type=list[bytes])]
 
-    def decide(self, *, lacks: int = 0) -> None:
-        """Answer results, and leave the commit open."""
+    def decide(self, *, lacks: int = 0, elsewhere: str = "") -> None:
+        """Answer results, none for what is `elsewhere`, and leave the commit open."""
         results = [
-            SignalResult(one, "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local")
+            None
+            if one in elsewhere
+            else SignalResult(one, "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local")
             for one in self.names[lacks:]
         ]
         data = msgspec.msgpack.encode(results)
@@ -279,6 +281,22 @@ async def test_results_for_other_signals_than_were_sent_are_nobodys() -> None:
         batch.end()
         with pytest.raises(OutcomeUnknownError):
             await task
+
+
+async def test_what_is_not_there_is_refused_and_what_came_with_it_is_decided() -> None:
+    async with Sending() as sending:
+        here, gone = sending.submit("a", "b", wait="committed"), sending.submit("c", "d", wait="committed")
+        split, nothing = sending.submit("e", "f"), sending.submit()
+        batch = await sending.asked()
+        batch.decide(elsewhere="cdf")
+        with pytest.raises(NotAcceptingError):  # before the rest is committed
+            await gone
+        with pytest.raises(OutcomeUnknownError):
+            await split
+        batch.commit()
+        assert told(await here) == [("a", "committed"), ("b", "committed")]
+        assert await nothing == []
+        assert sending.failures == 0
 
 
 async def test_an_answer_that_never_comes_leaves_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
