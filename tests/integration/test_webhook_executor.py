@@ -170,6 +170,9 @@ async def test_a_private_address_is_not_gone_to_unless_it_is_allowed(secrets: Pa
         ("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.0.1", False),
         ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False), ("::1", False),
         ("fe80::1%eth0", False), ("fd00::1", False), ("::ffff:10.0.0.1", False), ("::", False),
+        ("::ffff:93.184.216.34", True), ("64:ff9b::5db8:d822", True), ("2002:5db8:d822::1", True),
+        ("64:ff9b::a9fe:a9fe", False), ("64:ff9b:1::5db8:d822", False), ("2002:a00:1::1", False),
+        ("2002:e000:1::1", False), ("::10.0.0.1", False), ("fec0::1", False), ("ff02::1", False),
     ],
 )  # fmt: skip
 def test_which_addresses_are_public(address: str, public: bool) -> None:

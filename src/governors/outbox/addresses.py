@@ -10,6 +10,10 @@ import socket
 from typing import Final
 
 RESOLVE_S: Final = 5.0
+# Mapped (RFC 4291), what was once called compatible (the same), and translated (RFC 6052): the last 32 bits are IPv4's.
+_IPV4_BEHIND: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
+_TRANSLATED_LOCALLY: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""To addresses that only the network itself knows (RFC 8215)."""
 
 
 class AddressRefusedError(Exception):
@@ -36,7 +40,18 @@ async def resolve(host: str, port: int, *, private: bool) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public network."""
+    """Whether an address is one of the public network, and where it stands for an IPv4 address, that one too."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.is_site_local or parsed in _TRANSLATED_LOCALLY:
+            return False
+        if (inner := _ipv4_in(parsed)) is not None:
+            return inner.is_global and not inner.is_multicast
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _ipv4_in(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The address that a gateway makes of it: a name may mean `64:ff9b::a9fe:a9fe`, which is 169.254.169.254."""
+    if any(address in network for network in _IPV4_BEHIND):
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.sixtofour
