@@ -8,7 +8,7 @@ import pytest
 import typer.main
 from support.manifests import ROOT
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 
 PAGES = [
     *(ROOT / "docs/runbooks").glob("*.md"),
@@ -16,7 +16,7 @@ PAGES = [
 ]
 # A command in a sentence or on a line of its own; not the folder, image or account of that name.
 COMMAND = re.compile(r"(?:^|[`(=|&]\s*|-m )governors ((?!\$)[a-z][^`\n]*)", re.MULTILINE)
-TOP: Any = typer.main.get_command(app)
+TOP: Any = typer.main.get_command(command_line())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

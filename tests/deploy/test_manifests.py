@@ -17,7 +17,7 @@ from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
 
 from governors.api.health import health_router
 from governors.app import HAND_OVER_S, App
-from governors.cli.main import app as command_line
+from governors.cli.main import command_line
 from governors.cluster.ownership import SETTLE_S
 from governors.custody import Custodian
 from governors.machines.catalog import BY_NAME
@@ -55,7 +55,7 @@ def mounts(manifests: Manifests) -> dict[str, str]:
 
 def test_the_arguments_are_those_of_the_command(manifests: Manifests) -> None:
     command, *options = manifests.container["args"]
-    group = typer.main.get_command(command_line)
+    group = typer.main.get_command(command_line())
     context = group.make_context("governors", [command, *options], resilient_parsing=False)
     serve = group.get_command(context, command)  # type: ignore[attr-defined]
     parsed = serve.make_context(command, options)
@@ -163,6 +163,7 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
         "GOVERNORS_AUTH__TOKENS_FILE": str(tmp_path / "tokens.yaml"),
         "GOVERNORS_TLS__CERTIFICATE": str(certificate),
         "GOVERNORS_TLS__KEY": str(key),
+        "GOVERNORS_HTTP__PORT": "0",
         "GOVERNORS_DATA_DIR": str(tmp_path / "data"),
         "GOVERNORS_STORE__URL": (tmp_path / "store").as_uri(),
         "GOVERNORS_PUBSUB__PROJECT": "some-project",

@@ -15,7 +15,7 @@ from support.receiver import Receiver
 from support.service import ServiceProcess
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 from governors.replay.folder import replay_folder
 
 pytestmark = pytest.mark.slow
@@ -168,7 +168,7 @@ def test_an_operator_sees_hurries_and_abandons_what_is_open(tmp_path: Path, rece
 
 
 def run(url: str, *args: str, code: int = 0) -> Any:
-    done = CliRunner().invoke(app, [*args, "--url", url, "--json"])
+    done = CliRunner().invoke(command_line(), [*args, "--url", url, "--json"])
     assert done.exit_code == code, (done.stdout, done.stderr)
     return json.loads(done.stdout) if done.stdout else done.stderr
 
@@ -183,7 +183,7 @@ def test_the_command_line_lists_hurries_and_abandons_and_every_attempt_has_a_rec
         while not (one := run(service.url, "actions", "acme")["actions"][0])["attempts"] or one["doubtful"]:
             pass
         assert run(service.url, "actions", "other")["actions"] == []
-        listed = CliRunner().invoke(app, ["actions", "--url", service.url], env={"COLUMNS": "300"}).stdout
+        listed = CliRunner().invoke(command_line(), ["actions", "--url", service.url], env={"COLUMNS": "300"}).stdout
         assert one["id"] in listed
         assert "answered 503" in listed
         why = ("--by", "ana", "--reason", "drill")
@@ -193,7 +193,7 @@ def test_the_command_line_lists_hurries_and_abandons_and_every_attempt_has_a_rec
             pass
         (machine,) = run(service.url, "tenants", "acme")["machines"]
         assert [(one["attempts"], one["doubtful"]) for one in machine["open_actions"]] == [(2, True)]
-        assert "perhaps done" in CliRunner().invoke(app, ["tenants", "acme", "--url", service.url]).stdout
+        assert "perhaps done" in CliRunner().invoke(command_line(), ["tenants", "acme", "--url", service.url]).stdout
         run(service.url, "abandon", "acme", one["id"], *why)
         while run(service.url, "actions")["actions"]:
             pass

@@ -13,7 +13,7 @@ from support.ledger_scenes import segments
 from support.service import ServiceProcess
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 from ledger.format.batch_proof import batch_ranges
 from ledger.format.merkle import leaf_hash, root_of
 
@@ -40,7 +40,7 @@ class Auditor:
 
     def verify(self, *arguments: str, code: int = GOOD) -> str:
         trust = str(self.folder / "trust")
-        result = CliRunner().invoke(app, ["verify", *arguments, "--trust", trust])
+        result = CliRunner().invoke(command_line(), ["verify", *arguments, "--trust", trust])
         assert result.exit_code == code, result.output
         return result.output
 
@@ -62,7 +62,7 @@ def send(service: ServiceProcess, batch: list[dict[str, Any]]) -> list[str]:
 
 
 def vkey_of(data_dir: Path) -> str:
-    result = CliRunner().invoke(app, ["ledger", "info", "--data-dir", str(data_dir), "--json"])
+    result = CliRunner().invoke(command_line(), ["ledger", "info", "--data-dir", str(data_dir), "--json"])
     vkey: str = json.loads(result.output)["partitions"][0]["vkey"]
     return vkey
 

@@ -18,7 +18,7 @@ import typer.main
 from support.service import ServiceProcess
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 
 GONE_S = 60.0
 _numbers = count(1)
@@ -55,7 +55,7 @@ class Result:
 
 
 def run(*args: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Result:
-    done = CliRunner().invoke(app, list(args), input=stdin, env={"COLUMNS": "200", **(env or {})})
+    done = CliRunner().invoke(command_line(), list(args), input=stdin, env={"COLUMNS": "200", **(env or {})})
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return Result(done.exit_code, done.stdout, done.stderr)
 
@@ -92,7 +92,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def test_every_command_has_an_example_in_its_help_that_can_be_given_as_it_stands() -> None:
-    found = dict(leaves(typer.main.get_command(app)))
+    found = dict(leaves(typer.main.get_command(command_line())))
     assert found.keys() >= COMMANDS.keys()
     for path, command in found.items():
         help_text = run(*path, "--help")
@@ -106,7 +106,7 @@ def test_every_command_has_an_example_in_its_help_that_can_be_given_as_it_stands
 
 
 def test_every_command_that_answers_can_answer_in_json() -> None:
-    for path, command in leaves(typer.main.get_command(app)):
+    for path, command in leaves(typer.main.get_command(command_line())):
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options or path == ("serve",), f"{path} has no --json"
 

@@ -18,7 +18,7 @@ import pytest
 from support.service import STOP_S, ServiceProcess, receipts_by_event
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 
 EIO: Final = "failinfo=5"
 WRITE: Final = f"enable name=posix/io/rw/pwrite,{EIO}"
@@ -110,7 +110,7 @@ def assert_nothing_is_missing(disk: FaultyDisk, answered: dict[str, str]) -> Non
         assert answered.items() <= receipts_by_event(client, "acme").items()
         assert send(client, BATCHES_MAX + 1)
         assert process.stop() == 0
-    verified = CliRunner().invoke(app, ["verify", "log", str(disk.data_dir), "--no-remember", "--json"])
+    verified = CliRunner().invoke(command_line(), ["verify", "log", str(disk.data_dir), "--no-remember", "--json"])
     assert verified.exit_code == 0, verified.output
     assert json.loads(verified.stdout)["receipts"] > len(answered)
 

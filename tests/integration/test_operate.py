@@ -12,7 +12,7 @@ import pytest
 from support.service import ServiceProcess
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 from governors.replay.folder import replay_folder
 
 POLICIES = "windows: [{name: ask, approval: {actions: [throttle], wait_s: 3600}}]\n"
@@ -38,13 +38,13 @@ def service(files: Path) -> Iterator[ServiceProcess]:
 
 
 def run(url: str, *args: str, code: int = 0) -> Any:
-    done = CliRunner().invoke(app, [*args, "--url", url, "--json"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(command_line(), [*args, "--url", url, "--json"], env={"COLUMNS": "200"})
     assert done.exit_code == code, (done.stdout, done.stderr)
     return json.loads(done.stdout) if done.stdout else done.stderr
 
 
 def said(url: str, *args: str) -> str:
-    done = CliRunner().invoke(app, [*args, "--url", url], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(command_line(), [*args, "--url", url], env={"COLUMNS": "200"})
     assert done.exit_code == 0, (done.stdout, done.stderr)
     return done.stdout
 

@@ -15,7 +15,7 @@ from support.life import Life, changed_valve, defects
 from support.runtime import World, quiet, running, send
 from typer.testing import CliRunner
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 from governors.fsm.table import Row, Verdict
 from governors.machines.events import Event, OverrideGranted, Timeout
 from governors.replay.beginning import read_beginning
@@ -354,7 +354,7 @@ class TestCommand:
 
     @staticmethod
     def run(*arguments: str | Path) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["replay", "--processes", "1", *map(str, arguments)])
+        result = CliRunner().invoke(command_line(), ["replay", "--processes", "1", *map(str, arguments)])
         return result.exit_code, result.stdout
 
     async def test_it_says_good_and_exits_0(self, tmp_path: Path) -> None:

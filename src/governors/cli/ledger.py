@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from governors.cli.output import AsJson, fail, print_json
+from governors.cli.snapshot import snapshot
 from ledger.errors import LedgerError
 from ledger.verify.describe import describe
 
@@ -15,6 +16,9 @@ app = typer.Typer(help="Look at the ledger in a data folder.", no_args_is_help=T
 @app.callback()
 def ledger() -> None:
     """Look at the ledger in a data folder."""
+
+
+app.command()(snapshot)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from support.auditing import ORIGIN, SIGNER, VERIFIER, Log, leaves_of, pseudonym
 from support.ledger_scenes import segments, write_log
 from typer.testing import CliRunner, Result
 
-from governors.cli.main import app
+from governors.cli.main import command_line
 from ledger.format import proof
 from ledger.format.merkle import root_of
 from ledger.format.note import Signer, Verifier
@@ -37,7 +37,7 @@ def log() -> Log:
 
 
 def run(*arguments: str, code: int = GOOD) -> Result:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(command_line(), arguments)
     assert result.exit_code == code, result.output
     return result
 
@@ -120,7 +120,7 @@ def test_a_tampered_proof_is_bad(tmp_path: Path, log: Log) -> None:
             *lines[at + 1 :],
         ]
         file.write_bytes(b"\n".join(spoilt))
-        result = CliRunner().invoke(app, ["verify", "proof", str(file), *KEY, "--no-remember"])
+        result = CliRunner().invoke(command_line(), ["verify", "proof", str(file), *KEY, "--no-remember"])
         assert result.exit_code in {BAD, NOT_CHECKED}  # not checked: it claims to be of another log
         assert "good" not in result.output
     file.write_bytes(whole[: len(whole) // 2])
