@@ -15,7 +15,7 @@ import pytest
 from support.buckets import serve_named_or_gcs
 from support.clocks import find_library
 from support.emulator import skip_or_fail
-from support.fleet import BUCKET, Fleet
+from support.fleet import BUCKET, PARTITIONS, Fleet
 from support.heads import replaced
 from support.kept import read_receipts
 from support.network import Network, why_no_network
@@ -31,6 +31,8 @@ from ledger.fsck import verify_log
 ALL: Final = os.environ.get("CHAOS") == "all"
 RATE_PER_S: Final = int(os.environ.get("CHAOS_RATE") or (1_000 if ALL else 200))
 TENANTS: Final = 100
+PARTITIONS_FEW: Final = 3
+"""Each has leases that are renewed and heads that are looked at, which takes a small machine's time."""
 GOES_ON: Final = RATE_PER_S * 2
 """Receipts, after which something is taken to go on."""
 SETTLE_S_MAX: Final = 180.0
@@ -87,7 +89,10 @@ async def staged(folder: Path, *, clocks: bool = False, workers: str = "abc") ->
         bench = Bench(channel, "signals")
         await bench.set_up()
         publisher = Publisher(bench, RATE_PER_S, TENANTS)
-        fleet = Fleet(folder, store, prefix, emulator.host, bench.name, network=network, clocks=clocks)
+        fleet = Fleet(
+            folder, store, prefix, emulator.host, bench.name,
+            network=network, clocks=clocks, partitions=PARTITIONS if ALL else PARTITIONS_FEW,
+        )  # fmt: skip
         await stack.enter_async_context(fleet)
         await fleet.start(workers[0], "ready")
         await asyncio.gather(*map(fleet.start, workers[1:]))

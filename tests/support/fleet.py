@@ -35,7 +35,7 @@ LOOPBACK: Final = "127.0.0.1"
 _POLL_S: Final = 0.1
 
 
-def write_config(folder: Path, subscription: str, store: str) -> Path:
+def write_config(folder: Path, subscription: str, store: str, partitions: int = PARTITIONS) -> Path:
     """The file that all workers of a fleet are configured by, the key that they sign with, and who may ask them."""
     key, tokens = folder / "signing.key", folder / "tokens.yaml"
     key.write_text(Signer(ORIGIN, os.urandom(SEED_BYTES)).skey)
@@ -51,7 +51,7 @@ def write_config(folder: Path, subscription: str, store: str) -> Path:
         "tenants": {"auto_create": True},
         "ledger": {"origin": ORIGIN, "signing_key": str(key)},
         "store": {"url": store},
-        "cluster": {"partitions": PARTITIONS},
+        "cluster": {"partitions": partitions},
         "pubsub": {"project": PROJECT, "subscription": subscription},
     }
     path = folder / "governors.json"
@@ -94,6 +94,7 @@ class Fleet:
         *,
         network: Network | None = None,
         clocks: bool = False,
+        partitions: int = PARTITIONS,
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self.heads = Heads(store, BUCKET, prefix)
@@ -104,7 +105,7 @@ class Fleet:
         self._network = network
         self._clocks = clocks
         self._stack = AsyncExitStack()
-        self._config = write_config(folder, subscription, f"gs://{BUCKET}/{prefix}")
+        self._config = write_config(folder, subscription, f"gs://{BUCKET}/{prefix}", partitions)
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:

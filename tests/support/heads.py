@@ -14,7 +14,7 @@ from ledger.format.merkle import CompactRange, leaf_hash
 from ledger.format.receipt import Receipt
 from ledger.protocol.head import decode_head
 
-LOOK_EVERY_S: Final = 0.1
+LOOK_EVERY_S: Final = 0.25
 
 
 class Committed(NamedTuple):
