@@ -64,7 +64,9 @@ class Membership:
             on_failed=lambda reason: log.warning("the other workers are not heard", reason=reason),
             key=public_part(key),
         )
-        self.credentials = Credentials(name, key, self.heartbeat.members, clock_us, self.heartbeat.list_soon)
+        self.credentials = Credentials(
+            name, key, self.heartbeat.members, lambda: asyncio.get_running_loop().time(), self.heartbeat.list_soon
+        )
         ca = settings.cluster.ca
         self.forward = Forwarder(self.heartbeat.look_soon, ca=ca)
         self.lines = Lines(self.credentials.token, self.heartbeat.look_soon, ca=ca)

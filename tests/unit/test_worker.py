@@ -62,12 +62,16 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def working(given: Settings) -> AsyncIterator[Worker]:
-    """From when it answers to when it has handed over and ended."""
+async def working(given: Settings, ahead_s: int = 0) -> AsyncIterator[Worker]:
+    """From when it answers to when it has handed over and ended. Its clock is so far ahead of this machine's."""
     rng = random.Random(1)
-    custodian = await Custodian.open(given, clock_us=wall_clock_us, entropy=os.urandom, rng=rng, owner="test")
+
+    def clock_us() -> int:
+        return wall_clock_us() + ahead_s * 1_000_000
+
+    custodian = await Custodian.open(given, clock_us=clock_us, entropy=os.urandom, rng=rng, owner="test")
     answers = asyncio.Event()
-    app = App(given, clock_us=wall_clock_us, executors=(), custodian=custodian)
+    app = App(given, clock_us=clock_us, executors=(), custodian=custodian)
     task = asyncio.create_task(app.run(lambda: None, answers.set))
     waiting = asyncio.create_task(answers.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +94,8 @@ def each_gets_its_share_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def ranked(partition: int, urls: Iterable[str]) -> list[str]:
         """Each is first for as many, whatever ports they were given."""
         order = sorted(urls)
-        return order[partition % len(order) :] + order[: partition % len(order)]
+        first = partition % len(order) if order else 0
+        return order[first:] + order[:first]
 
     monkeypatch.setattr(ownership, "ranked", ranked)
 
@@ -258,27 +263,28 @@ async def test_its_own_metrics_are_for_those_who_may_have_them(tmp_path: Path) -
         assert (await worker.client.post("/v1/cluster/signals", params={"wait": "local"})).status_code == 401
 
 
-async def test_workers_know_each_other_where_others_need_a_token(tmp_path: Path) -> None:
+async def test_workers_know_each_other_where_others_need_a_token_whatever_their_clocks_say(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.yaml"
     tokens.write_text("tokens: []\n")
     auth = AuthSettings(tokens_file=tokens)
     async with (
-        working(settings(tmp_path, "a", 4, auth=auth)) as a,
-        working(settings(tmp_path, "b", 4, auth=auth)) as b,
+        working(settings(tmp_path, "a", 4, auth=auth), ahead_s=3_600) as a,
+        working(settings(tmp_path, "b", 4, auth=auth), ahead_s=-3_600) as b,
     ):
 
         async def shared() -> bool:
             return len(a.app.runtimes) + len(b.app.runtimes) == 4 and bool(a.app.runtimes) and bool(b.app.runtimes)
 
         await until(shared)
-        elsewhere = a.app._membership.neighbours  # type: ignore[union-attr]
-        (number,) = list(b.app.runtimes)[:1]
+        for here, there in ((a, b), (b, a)):
+            elsewhere = here.app._membership.neighbours  # type: ignore[union-attr]
+            (number,) = list(there.app.runtimes)[:1]
 
-        async def known() -> bool:
-            return elsewhere.knows(number)
+            async def known(elsewhere: Any = elsewhere, number: int = number) -> bool:
+                return bool(elsewhere.knows(number))
 
-        await until(known)
-        assert await elsewhere.submit(number, [], "local") == []
+            await until(known)
+            assert await elsewhere.submit(number, [], "local") == []
 
 
 async def test_it_says_where_it_is_as_the_configuration_has_it(tmp_path: Path) -> None:

@@ -75,15 +75,23 @@ class KeySet:
         return key
 
 
-def verify(token: bytes, keys: KeySet, trust: Trust, now_us: int) -> dict[str, Any]:
-    """The claims of a token that is what it says. Raises TokenInvalidError."""
+def key_id_of(token: bytes) -> str:
+    """Which key a token says that it is signed with; nothing of it was checked. Raises TokenInvalidError."""
     if len(token) > TOKEN_BYTES_MAX:
         raise TokenInvalidError(f"{len(token)} bytes")
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
-        if not isinstance(key_id, str):
-            raise TokenInvalidError("it names no key")
-        key = keys.find(key_id)
+    except jwt.PyJWTError as error:
+        raise TokenInvalidError(str(error)) from error
+    if not isinstance(key_id, str):
+        raise TokenInvalidError("it names no key")
+    return key_id
+
+
+def verify(token: bytes, keys: KeySet, trust: Trust, now_us: int) -> dict[str, Any]:
+    """The claims of a token that is what it says. Raises TokenInvalidError."""
+    key = keys.find(key_id_of(token))
+    try:
         claims: dict[str, Any] = jwt.decode(
             token,
             key,

@@ -2,6 +2,11 @@
 
 So whoever may write into the store is one of the workers; there is no secret to hand out, and each process has a key of
 its own. A token is a JSON Web Token (RFC 7519) signed with Ed25519 (RFC 8037), for a minute.
+
+That minute goes by the monotonic clock of who signed, which its heartbeats tell: a worker whose wall clock is an hour
+off, or steps, is believed all the same. What others know of that clock is late by as long as a beat takes to be heard
+of, for which `auth.jwt` has room. Where it stood still, as that of a suspended machine does, it is known again from the
+next beat on. A beat that nothing followed may be the last of a worker that ended long ago: then it is not its clock.
 """
 
 import base64
@@ -12,7 +17,7 @@ from typing import Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from governors.auth.jwt import KeySet, TokenInvalidError, Trust, UnknownKeyError, principal_of, verify
+from governors.auth.jwt import KeySet, TokenInvalidError, Trust, key_id_of, principal_of, verify
 from governors.auth.principal import Principal, Role
 from governors.cluster.workers import Member
 
@@ -44,44 +49,47 @@ class Credentials:
         worker: str,
         key: Ed25519PrivateKey,
         members: Callable[[], Sequence[Member]],
-        clock_us: Callable[[], int],
+        now_s: Callable[[], float],
         on_stranger: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_stranger` is called where a token is of a worker that is not among the members: it may be new."""
+        """`now_s` is the clock that its heartbeats tell. `on_stranger` is called where a token is of a worker that is
+        not among the members: it may be new.
+        """
         self._on_stranger = on_stranger
         self._worker = worker
         self._members = members
-        self._clock_us = clock_us
+        self._now_s = now_s
         self._key = key
         self._token = ""
-        self._renew_us = 0
+        self._renew_s = float("-inf")
 
     def token(self) -> str:
         """A token to show to another worker."""
-        now_us = self._clock_us()
-        # Also where the clock went back: a token from the future is nobody's.
-        if not self._renew_us - RENEW_S * 1_000_000 <= now_us < self._renew_us:
-            now_s = now_us // 1_000_000
+        now_s = self._now_s()
+        if now_s >= self._renew_s:
             claims = {
-                "iss": _TRUST.issuer, "aud": _TRUST.audience, "sub": self._worker, "roles": list(ROLES), "iat": now_s,
-                "exp": now_s + LIFE_S,
+                "iss": _TRUST.issuer, "aud": _TRUST.audience, "sub": self._worker, "roles": list(ROLES),
+                "iat": int(now_s), "exp": int(now_s) + LIFE_S,
             }  # fmt: skip
             self._token = jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": self._worker})
-            self._renew_us = now_us + RENEW_S * 1_000_000
+            self._renew_s = now_s + RENEW_S
         return self._token
 
     async def principal_of(self, token: bytes) -> Principal | None:
         """The worker whose token it is, None if it is nobody's."""
-        keys = {one.beat.worker: key for one in self._members() if (key := _key_of(one.beat.key)) is not None}
         try:
-            claims = verify(token, KeySet(keys), _TRUST, self._clock_us())
-        except UnknownKeyError:
-            self._on_stranger()
-            return None
+            worker = key_id_of(token)
+            member = next((one for one in self._members() if one.beat.worker == worker), None)
+            if member is None or (key := _key_of(member.beat.key)) is None:
+                self._on_stranger()
+                return None
+            if member.clock_s is None:
+                return None
+            claims = verify(token, KeySet({worker: key}), _TRUST, int(member.clock_s * 1_000_000))
         except TokenInvalidError:
             return None
         # Each speaks for itself alone.
-        return principal_of(claims, _TRUST) if jwt.get_unverified_header(token)["kid"] == claims["sub"] else None
+        return principal_of(claims, _TRUST) if claims["sub"] == worker else None
 
 
 @functools.lru_cache(maxsize=KEYS_MAX)

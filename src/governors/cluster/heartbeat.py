@@ -138,7 +138,10 @@ class Heartbeat:
         self._news = False
         self._number += 1
         owns, stands_by = dict(self._owns), sorted(self._stands_by)
-        beat = Beat(self.worker, self.url, self._run, self._number, owns, stands_by, self._leaving, self._key)
+        beat = Beat(
+            self.worker, self.url, self._run, self._number, owns, stands_by, self._leaving, self._key,
+            int(asyncio.get_running_loop().time() * 1_000),
+        )  # fmt: skip
         outcome = await self._store.put(key, encode_beat(beat), if_generation=self._generation)
         # Lost: an earlier beat landed late, or somebody took it for forgotten. Unknown: it may have landed.
         self._generation = outcome.generation if isinstance(outcome, Won) else None

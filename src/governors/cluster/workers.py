@@ -23,7 +23,7 @@ class Beat(Struct, frozen=True, forbid_unknown_fields=False):
     """What a worker says of itself: `url` is where others reach it, `key` what its tokens are checked with (Ed25519, in
     base64url, as RFC 8037 has it). `owns` are the partitions that it has, with the epochs since which; it `stands_by`
     for others and could take them now. One that is `leaving` takes no more. `run` is another one in each process,
-    `number` in each beat.
+    `number` in each beat. `clock_ms` is what its own monotonic clock said then, which begins anywhere.
     """
 
     worker: str
@@ -34,6 +34,7 @@ class Beat(Struct, frozen=True, forbid_unknown_fields=False):
     stands_by: list[int] = []
     leaving: bool = False
     key: str = ""
+    clock_ms: int = 0
     v: int = VERSION
 
 
@@ -44,6 +45,14 @@ class Member(NamedTuple):
     age_s: float
     is_live: bool
     present_s: float
+
+    @property
+    def clock_s(self) -> float | None:
+        """What its own clock says now, less the time that its beat took to be heard of. None where all that was ever
+        heard of it is one beat, and no other for a while: that one may be of any time.
+        """
+        is_its_own = self.is_live or self.present_s > self.age_s
+        return self.beat.clock_ms / 1_000 + self.age_s if is_its_own else None
 
 
 class _Heard(NamedTuple):
