@@ -1,6 +1,5 @@
 """What a day costs in operations of Cloud Storage: three workers at a steady load, every call counted.
 
-    PYTHONPATH=tests python -m benchmarks.cloud_cost
     PYTHONPATH=tests python -m benchmarks.cloud_cost --partitions 8
 
 The bucket is the tests' stand-in for Cloud Storage, which real `governors serve` processes reach by HTTP, so what is
@@ -16,9 +15,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from support.buckets import PAGE
 from support.sim_gcs import SimGcs
 
 from benchmarks.cloud_rules import DAY_S, READ_USD, WRITE_USD, Terms, usd_of
@@ -32,6 +33,8 @@ WRITES: Final = frozenset({"put", "start", "list"})
 FREE: Final = frozenset({"delete"})
 TARGET_USD: Final = 5.0
 REQUEST: Final = 20
+ATTEMPTS: Final = 60
+RETRY_S: Final = 0.5
 BUCKET: Final = "logs"
 WARM_UP_S: Final = 35.0
 """The first public checkpoint, whose tiles are those of the whole log, lies in it."""
@@ -71,10 +74,14 @@ def load(port: int, seconds: float, rate_per_s: int, seed: int) -> int:
     begun_s, sent = time.monotonic(), 0
     for batch in batches:
         time.sleep(max(0.0, begun_s + sent / rate_per_s - time.monotonic()))
-        connection.request("POST", "/v1/signals", b"\n".join(batch), {"content-type": "application/x-ndjson"})
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
+        for _ in range(ATTEMPTS):
+            connection.request("POST", "/v1/signals", b"\n".join(batch), {"content-type": "application/x-ndjson"})
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(RETRY_S)  # a partition is being handed over; what was decided already is known again
+        if response.status != HTTPStatus.OK:
             raise RuntimeError(f"signals were answered with {response.status}: {body[:500]!r}")
         sent += len(batch)
     connection.close()
@@ -82,7 +89,7 @@ def load(port: int, seconds: float, rate_per_s: int, seed: int) -> int:
 
 
 def measure(folder: Path, options: Any) -> dict[str, Any]:
-    with SimGcs(BUCKET) as gcs:
+    with SimGcs(BUCKET, page=PAGE) as gcs:
         served: list[Served] = []
         try:
             # One after the other: the first makes the key, which is the others' too. They share the partitions out

@@ -47,8 +47,9 @@ from ledger.takeover import Claimant, Place, TakenOver, take_over
 
 HEAD_SPACING_S: Final = 1.1
 """Cloud Storage takes one write a second of an object."""
-MARGIN: Final = 0.2
-"""Share of the lease that is left for clocks that run at different rates."""
+MARGIN: Final = 0.15
+"""Share of the lease that is left for clocks that run at different rates, a hundred times what they do, and for an
+answer that is slow to leave."""
 SHUTDOWN_S: Final = 10.0
 PROGRESS_S: Final = 5.0
 
@@ -150,8 +151,10 @@ class Custodian:
             await asyncio.wait({keeping_up})
         _tell(log, taken)
         tenure = Tenure(lock, taken.epoch, self.is_elsewhere, taken.authority.may_answer)
+        entries = settings.store.publish_entries
         return Custody(
             settings, partition, PrefixedStore(self.store, str(partition)), taken, tenure, signer,
+            entries=not self._url.startswith("gs:") if entries is None else entries,
             clock_us=self._clock_us, entropy=self._entropy, rng=self._rng,
         )  # fmt: skip
 
@@ -165,7 +168,7 @@ class Custody:
 
     def __init__(
         self, settings: Settings, partition: int, store: ObjectStore, taken: TakenOver, tenure: Tenure, signer: Signer,
-        *, clock_us: Callable[[], int], entropy: Callable[[int], bytes], rng: random.Random,
+        *, entries: bool, clock_us: Callable[[], int], entropy: Callable[[int], bytes], rng: random.Random,
     ) -> None:  # fmt: skip
         self.taken = taken
         self.tenure = tenure
@@ -176,6 +179,7 @@ class Custody:
         self.dropped = Retention()
         """What retention has dropped so far."""
         self._store = store
+        self._entries = entries
         self._settings = settings.store
         self._retention = settings.retention
         self._folder = partition_folder(settings.data_dir, partition)
@@ -220,6 +224,7 @@ class Custody:
             clock_us=self._clock_us,
             rng=self._rng,
             cadence=PublishCadence(settings.publish_interval_s),
+            entries=self._entries,
             on_published=on_published,
         )
         prover = self.prover = Prover(ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge)

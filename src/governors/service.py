@@ -61,6 +61,7 @@ from ledger.appender import StoredReceipt
 from ledger.errors import PushbackError, ReceiptNotFoundError, StoreUnavailableError
 from ledger.format import canonical
 
+HTTP: Final = "http"
 OPERATOR: Final = "operator"
 RETRY_S: Final = 1.0
 WATCHERS_MAX: Final = 100
@@ -150,7 +151,7 @@ class GovernorService:
 
     async def submit(self, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         """Decide signals; returns once their receipts are durable as far as `wait` says."""
-        outcomes = await self.decide(signals, wait, source="http")
+        outcomes = await self.decide(signals, wait, source=HTTP)
         return [_result_of_outcome(self._partition, outcome, wait) for outcome in outcomes]
 
     async def decide(self, signals: Sequence[Signal], wait: Wait, *, source: str) -> list[Outcome]:
@@ -162,6 +163,8 @@ class GovernorService:
         outcomes = await ticket.decided()
         if ticket.last_receipt >= 0:
             if wait == "committed":
+                if source == HTTP:
+                    runtime.ledger.hurry(ticket.last_receipt)  # a caller waits for an answer, a broker for its due
                 await runtime.ledger.wait_committed(ticket.last_receipt)
             else:
                 await runtime.ledger.wait_local(ticket.last_receipt)

@@ -157,13 +157,20 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     """`gs://bucket/prefix` or `file:///folder`. Null: the folder `store` in `data_dir`, which serves tiles and
     checkpoints and is no second copy; then a receipt is committed as soon as it is on the disk."""
     commit_interval_s: Annotated[float, Meta(ge=0.1, le=300)] = 2.0
-    """Least seconds from one commit to the next, where `url` is set: what a machine that is lost takes along at most,
-    and the pace of external actions. Each commit costs two writes in the store, and none is made without receipts."""
+    """Least seconds from one commit to the next, where `url` is set: the pace of external actions and of callers that
+    wait for a commit. What only a broker waits for, or nobody, may wait as long again, for the head that renews the
+    lease: that is what a machine that is lost takes along at most. Each commit costs two writes in the store, and none
+    is made without receipts."""
     publish_interval_s: Annotated[float, Meta(ge=1.1, le=3_600)] = 30.0
     """Seconds from one public checkpoint to the next. Cloud Storage takes one write a second of an object."""
-    lease_s: Annotated[float, Meta(ge=2, le=300)] = 5.0
-    """Where `url` is set: seconds that another machine waits before it takes the log over, and after which this one
-    answers nobody if it cannot reach the store. It is renewed three times as often, by a write each."""
+    publish_entries: bool | None = None
+    """Whether every receipt is also put into an entry bundle, for readers of C2SP tlog-tiles that are given the store
+    itself: the segments there have it anyway, and the workers' `/v1/logs/…` serves bundles either way. Null: in a
+    folder yes; in Cloud Storage, where it would be two writes of five, only before the segment is dropped."""
+    lease_s: Annotated[float, Meta(ge=2, le=300)] = 6.0
+    """Where `url` is set: seconds that another machine waits before it takes the log over, and after 85 % of
+    which this one answers nobody if it cannot reach the store. Each commit renews it; without one it takes a write
+    after 64 % of it. A shorter one costs more writes than there are commits; a longer one only makes others wait."""
 
 
 class ClusterSettings(Struct, frozen=True, kw_only=True):

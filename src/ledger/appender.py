@@ -125,6 +125,7 @@ class Ledger:
         self._commits = Commits()
         self._hashes = FreshHashes(recovered.edge.size, recovered.hashes)
         self._growing: list[asyncio.Future[None]] = []
+        self._hurry: Callable[[], None] = _nobody_to_hurry
         """Who waits for anything more to be durable."""
 
         self._chains = Chains(identity.key, self.origin, recovered.chains)
@@ -312,6 +313,15 @@ class Ledger:
         elif index >= self._commits.size:
             self._check_waitable(index)
             await self._commits.wait(index)
+
+    def hurry(self, index: int) -> None:
+        """Whoever waits until receipt `index` is committed cannot wait long."""
+        if index >= self._commits.size:
+            self._hurry()
+
+    def when_hurried(self, hurry: Callable[[], None]) -> None:
+        """For whoever commits the log elsewhere: what `hurry` does."""
+        self._hurry = hurry
 
     async def wait_beyond(self, size: int) -> int:
         """Return the local size once it is more than `size`. Raises LedgerFailedError, LedgerClosedError."""
@@ -583,3 +593,7 @@ class Ledger:
         self._segments.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _nobody_to_hurry() -> None:
+    """What is on the disk is committed."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,6 +56,8 @@ class Authority:
         self._next_s = float("-inf")
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Head]] = set()
+        self._commits = 0
+        """Commits on their way, each of which will write a head."""
         self._over = False
         """Whether nothing may be answered any more."""
         self._refused: str | None = None
@@ -72,6 +75,25 @@ class Authority:
         if self._over:
             return False
         return not self._terms.lease_s or self._lease.may_answer(asyncio.get_running_loop().time())
+
+    @property
+    def due_s(self) -> float:
+        """When the head has to be written again, whatever there is to say; the past where there is no lease."""
+        return self._lease.renew_s if self._terms.lease_s else float("-inf")
+
+    @property
+    def sent_s(self) -> float:
+        """When the latest head was sent."""
+        return float("-inf") if self._lease.sent_s is None else self._lease.sent_s
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """While a head is prepared that will renew the lease: no other is written for that alone if there is time."""
+        self._commits += 1
+        try:
+            yield
+        finally:
+            self._commits -= 1
 
     async def replace(self, **changes: Any) -> Head:
         """Write a head that differs from the last one in these fields, and return once it is in the store.
@@ -93,6 +115,8 @@ class Authority:
         loop = asyncio.get_running_loop()
         while self._terms.lease_s:
             await asyncio.sleep(max(0.0, self._lease.renew_s - loop.time()))
+            if self._commits:
+                await asyncio.sleep(max(0.0, self._lease.last_call_s - loop.time()))
             await self._begin(lambda: self.head, only_if_due=True)
 
     async def hand_over(self) -> None:

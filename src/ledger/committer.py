@@ -27,6 +27,10 @@ from ledger.protocol.head import Head, SegmentRef, segment_key
 from ledger.store.object_store import Lost, ObjectStore, Unknown, Won
 
 NONCE_BYTES: Final = 4
+LEAD_MIN_S: Final = 0.1
+"""So long before the lease falls due a commit begins at least, so that it is known to be on its way."""
+LEAD_KEPT: Final = 0.7
+"""Of what a slow commit took, the next one is taken to take so much still."""
 BYTES_AT_ONCE: Final = 64 << 20
 """What one commit uploads at most, so that a long tail is committed piece by piece."""
 T = TypeVar("T")
@@ -42,6 +46,7 @@ class Log(Protocol):
     async def seal(self) -> SealedTo: ...
     def sealed_behind(self, key: SegmentKey | None) -> Sequence[SealedSegment]: ...
     def mark_committed(self, size: int) -> None: ...
+    def when_hurried(self, hurry: Callable[[], None]) -> None: ...
     async def wait_beyond(self, size: int) -> int: ...
     def fail(self, error: BaseException) -> None: ...
 
@@ -54,6 +59,9 @@ OnCommitted = Callable[[float, int], None]
 class Cadence:
     """`interval_s`: least time from one commit to the next. `alarm_s`: from when on a receipt has waited too long for
     its commit. `hand_over_s`: how long the last commit may take when the committer is told to end.
+
+    Where nobody is in a hurry and the head has to be written again soon anyway, to renew the lease, a commit waits for
+    that, up to `interval_s` more: one write of the head does for both.
     """
 
     interval_s: float = 2.0
@@ -89,7 +97,14 @@ class Committer:
         self._executor = executor
         self._on_committed = on_committed
         self._next_s = float("-inf")
-        self._asked = asyncio.Event()
+        self._lead_s = LEAD_MIN_S
+        """How long before its head is sent a commit begins, about."""
+        self._is_asked = False
+        """Whether somebody wants the next commit at once."""
+        self._is_hurried = False
+        """Whether somebody wants it as soon as its distance from the last one allows."""
+        self._woken = asyncio.Event()
+        log.when_hurried(self._hurry)
         self._waiting: list[asyncio.Future[None]] = []
         self._pending_since_s: float | None = None
         self._is_behind = False
@@ -153,7 +168,8 @@ class Committer:
         """
         size = self._log.local_size
         while self.head.size < size:
-            self._asked.set()
+            self._is_asked = True
+            self._woken.set()
             await self._next_commit()
         return self.head
 
@@ -193,20 +209,42 @@ class Committer:
                 await self._log.wait_beyond(self.head.size)
             if self._pending_since_s is None:
                 self._pending_since_s = loop.time()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._next_s):
-                    await self._asked.wait()
-            self._asked.clear()
+            await self._pause()
+            self._is_asked = self._is_hurried = False
             begun_s, before = loop.time(), self.head.size
             self._next_s = begun_s + self._cadence.interval_s
-            if not await self.commit():
-                continue
+            with self._authority.committing():
+                if not await self.commit():
+                    continue
+            # The longest of late: a commit that comes a little early costs less than one that its lease cannot await.
+            self._lead_s = max(self._authority.sent_s - begun_s, LEAD_KEPT * self._lead_s, LEAD_MIN_S)
             self._pending_since_s = begun_s
             if self._is_behind:
-                self._next_s = begun_s
+                self._is_asked = True
             if self._on_committed is not None:
                 self._on_committed(loop.time() - begun_s, self.head.size - before)
             self._wake(None)
+
+    async def _pause(self) -> None:
+        """Return when the next commit is to begin."""
+        loop = asyncio.get_running_loop()
+        while (wait_s := self._begin_s() - loop.time()) > 0:
+            self._woken.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
+
+    def _begin_s(self) -> float:
+        if self._is_asked:
+            return float("-inf")
+        if self._is_hurried:
+            return self._next_s
+        patient_s = self._next_s + self._cadence.interval_s
+        return max(self._next_s, min(self._authority.due_s - self._lead_s, patient_s))
+
+    def _hurry(self) -> None:
+        self._is_hurried = True
+        self._woken.set()
 
     async def _next_commit(self) -> None:
         if self._ended is not None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -23,9 +24,11 @@ from ledger.errors import (
     LedgerClosedError,
     LedgerError,
     PushbackError,
+    ReceiptNotFoundError,
     RetentionInvalidError,
     SnapshotInvalidError,
     StoreUnavailableError,
+    TileInvalidError,
 )
 from ledger.format import canonical
 from ledger.format import retention as formats
@@ -39,9 +42,10 @@ from ledger.format.retention import (
     snapshot_key,
 )
 from ledger.format.snapshot import SegmentEntry
-from ledger.format.tiles import TILE_WIDTH, parse_tile_path
+from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, encode_entries, parse_tile_path, tile_path
 from ledger.in_turns import in_turns
 from ledger.index import SealedSegment, SegmentKey
+from ledger.leaves import read_leaves
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.protocol.pruning import Candidate, Wanted, plan
@@ -53,6 +57,7 @@ ROUND_S: Final = 3_600.0
 LOOK_S: Final = 1.0
 PUBLIC_WAIT_S: Final = 900.0
 DELETES_AT_ONCE: Final = 16
+PUTS_AT_ONCE: Final = 16
 _DAY_US: Final = 86_400_000_000
 T = TypeVar("T")
 
@@ -169,6 +174,8 @@ class Pruner:
             sha256 = newest.sha256
         else:
             sha256 = said.snapshots[-1].sha256
+        await self._put_in_bundles(max(said.segments_from, planned.entries_from), planned.segments_from)
+        # Bundles that may be there as well as their segments.
         index = self._state(RetentionStatement(planned.entries_from, planned.segments_from, sha256))
         if index is None:
             return False
@@ -226,6 +233,38 @@ class Pruner:
             else:
                 end = middle
         return begin
+
+    async def _put_in_bundles(self, begin: int, end: int) -> None:
+        """Put receipts whose segments are to go into bundles, as far as the log has not published them so already.
+        Both are published as far as the last of these bundles goes.
+        """
+        numbers = range(begin // TILE_WIDTH, -(-end // TILE_WIDTH))
+        present = set(await self._list("tile/entries/")) if numbers else set()
+        missing = [number for number in numbers if tile_path(TileId(ENTRIES, number, TILE_WIDTH)) not in present]
+        if not missing:
+            return
+        first, leaves, wanted = missing[0] * TILE_WIDTH, list[bytes](), set(missing)
+        for one in self._log.sealed_behind(None):
+            if not one.count or one.end <= first:
+                continue
+            if one.first_index > first + len(leaves):
+                raise ReceiptNotFoundError(f"receipt {first + len(leaves)} is in no segment here, and in no bundle")
+            leaves += (await self._blocking(partial(read_leaves, self._disk, one, first + len(leaves))))[0]
+            full = len(leaves) // TILE_WIDTH
+            bundles = [
+                (TileId(ENTRIES, first // TILE_WIDTH + at, TILE_WIDTH), leaves[at * TILE_WIDTH : (at + 1) * TILE_WIDTH])
+                for at in range(full)
+            ]
+            await in_turns(self._put_bundle, [each for each in bundles if each[0].number in wanted], PUTS_AT_ONCE)
+            first, leaves = first + full * TILE_WIDTH, leaves[full * TILE_WIDTH :]
+            if first > missing[-1] * TILE_WIDTH:
+                return
+        raise ReceiptNotFoundError(f"receipts from {first} on are in no segment here, and in no bundle")
+
+    async def _put_bundle(self, bundle: tuple[TileId, list[bytes]]) -> None:
+        key, data = tile_path(bundle[0]), encode_entries(bundle[1])
+        if not await put_settled(self._store, key, data, if_generation=CREATE, backoff=Backoff(self._rng)):
+            raise TileInvalidError(f"{key} in the store has other bytes than this log gives it")
 
     # Saying it
 

@@ -8,12 +8,12 @@ Formats: C2SP tlog-tiles and tlog-checkpoint (docs/formats/tiles.md, checkpoint.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from ledger.authority import HEAD_KEY
@@ -26,17 +26,14 @@ from ledger.errors import (
     LogForkedError,
     NoteInvalidError,
     PushbackError,
-    SegmentCorruptError,
     StoreUnavailableError,
     WriterFencedError,
 )
 from ledger.format import checkpoint as checkpoints
 from ledger.format import heads as heads_format
-from ledger.format import segment
 from ledger.format.checkpoint import Checkpoint
 from ledger.format.heads import HeadList, HeadsStatement
 from ledger.format.note import split_note
-from ledger.format.segment import Intact, Kind
 from ledger.format.tiles import (
     ENTRIES,
     TILE_WIDTH,
@@ -51,13 +48,13 @@ from ledger.format.tiles import (
 )
 from ledger.in_turns import in_turns
 from ledger.index import SealedSegment
+from ledger.leaves import read_leaves
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, decode_head
 from ledger.store.object_store import CREATE, Lost, ObjectStore, Unknown, Won
 
 CHECKPOINT_KEY: Final = "checkpoint"
 PUTS_AT_ONCE: Final = 16
-_RECEIPT: Final = int(Kind.RECEIPT)
 T = TypeVar("T")
 
 
@@ -98,7 +95,8 @@ def heads_key(index: int) -> str:
 
 
 class Publisher:
-    """One partition's. What blocks runs in `executor`.
+    """One partition's. What blocks runs in `executor`. Without `entries` there are no entry bundles: the receipts are
+    in the segments, which are in the store too, and whoever drops these (`pruner`) writes the bundles first.
 
     `on_published(size)` is called for each new checkpoint.
     """
@@ -113,6 +111,7 @@ class Publisher:
         clock_us: Callable[[], int],
         rng: random.Random,
         cadence: PublishCadence = PublishCadence(),
+        entries: bool = True,
         executor: Executor | None = None,
         on_published: Callable[[int], None] | None = None,
     ) -> None:
@@ -123,13 +122,18 @@ class Publisher:
         self._clock_us = clock_us
         self._rng = rng
         self._cadence = cadence
+        self._entries = entries
         self._executor = executor
         self._on_published = on_published
         self._tree: TileTree | None = None
         self._written = 0
         """All full tiles and bundles of the tree of this size are in the store."""
         self._tail: list[bytes] = []
-        """The leaves after the last full bundle, up to there."""
+        """The leaves after the last full bundle, up to there, where there are bundles."""
+        self._partial: dict[tuple[int, int], set[int]] = {}
+        """Of tiles and bundles by level and number: how wide they were written while they were not full."""
+        self._known_from = 0
+        """Of those that begin here or later, nobody else has written any."""
         self._published = 0
         self._published_s = 0.0
         """When the public checkpoint was last found to cover what is committed."""
@@ -199,6 +203,7 @@ class Publisher:
     async def _resume(self, head: Head) -> None:
         """Read the right edge of what was published: from there on the tree is extended."""
         found = await self._read(CHECKPOINT_KEY)
+        self._known_from = head.size
         if found is None:
             self._tree = TileTree()
             return
@@ -206,11 +211,7 @@ class Publisher:
         published = self._read_checkpoint(data)
         if published.size > head.size:
             raise await self._explain(published.size, head)
-        wanted = [*edge_tiles(published.size)]
-        bundle = TileId(ENTRIES, published.size // TILE_WIDTH, published.size % TILE_WIDTH)
-        if bundle.width:
-            wanted.append(bundle)
-        tiles = {tile: await self._read(tile_path(tile)) for tile in wanted}
+        tiles = {tile: await self._read(tile_path(tile)) for tile in edge_tiles(published.size)}
         missing = [tile_path(tile) for tile, data_ in tiles.items() if data_ is None]
         if missing:
             now = await self._read(CHECKPOINT_KEY)
@@ -223,8 +224,26 @@ class Publisher:
         tree = TileTree.from_edge(published.size, edge.__getitem__)
         if tree.root() != published.root:
             raise LogForkedError(f"the published tiles of {published.size} receipts have another root")
+        if self._entries:
+            self._tail = await self._read_tail(published.size)
         self._tree, self._written, self._published = tree, published.size, published.size
-        self._tail = decode_entries(edge[bundle], bundle.width) if bundle.width else []
+
+    async def _read_tail(self, size: int) -> list[bytes]:
+        """The leaves after the last full bundle of the log of this size: it may have published none until now."""
+        begin = size - size % TILE_WIDTH
+        bundle = TileId(ENTRIES, begin // TILE_WIDTH, size - begin)
+        if not bundle.width:
+            return []
+        if (found := await self._read(tile_path(bundle))) is not None:
+            return decode_entries(found[0], bundle.width)
+        leaves: list[bytes] = []
+        for one in self._log.sealed_since(begin):
+            if one.first_index > begin + len(leaves) or len(leaves) >= bundle.width:
+                break
+            leaves += (await self._blocking(partial(read_leaves, self._disk, one, begin)))[0]
+        if len(leaves) < bundle.width:
+            raise LogForkedError(f"{tile_path(bundle)} was published and is not in the store any more")
+        return leaves[: bundle.width]
 
     async def _explain(self, published: int, head: Head) -> Exception:
         """Why more is published than we know to be committed: mostly because the log is another writer's by now."""
@@ -244,32 +263,38 @@ class Publisher:
                 f"receipts from {old} on are to be published, and the segments here begin at {one.first_index}: bring "
                 "back the public checkpoint, or the segments before"
             )
-        leaves, hashes = await self._blocking(lambda: _read_leaves(self._disk, one, old))
+        leaves, hashes = await self._blocking(lambda: read_leaves(self._disk, one, old))
         new = old + len(leaves)
         tree.extend(hashes[(tree.size - old) * 32 :])  # an attempt before this one may have got so far
-        entries, base = self._tail + leaves, old - len(self._tail)
-        writes = [
-            (tile, encode_entries(entries[(start := tile.number * TILE_WIDTH - base) : start + TILE_WIDTH]))
-            for tile in bundles_between(old, new)
-            if tile.width == TILE_WIDTH
-        ]
-        writes += [(tile, tree.tile(tile)) for tile in tiles_between(old, new) if tile.width == TILE_WIDTH]
+        writes = [(tile, tree.tile(tile)) for tile in tiles_between(old, new) if tile.width == TILE_WIDTH]
+        tail: list[bytes] = []
+        if self._entries:
+            entries, base = self._tail + leaves, old - len(self._tail)
+            writes += [
+                (tile, encode_entries(entries[(start := tile.number * TILE_WIDTH - base) : start + TILE_WIDTH]))
+                for tile in bundles_between(old, new)
+                if tile.width == TILE_WIDTH
+            ]
+            tail = entries[new - new % TILE_WIDTH - base :]
         await self._put_all((tile_path(tile), data) for tile, data in writes)
         tree.forget_below(new)
-        self._tail = entries[new - new % TILE_WIDTH - base :]
-        self._written = new
+        self._tail, self._written = tail, new
 
     async def _write_edge(self, size: int) -> None:
-        """Write the partial tiles and the partial bundle of the tree of `size`."""
+        """Write the partial tiles and the partial bundle of the tree of `size`, unless they are as they were."""
         tree = self._tree
         assert tree is not None  # noqa: S101 - publish() has made it
         if self._written != size:
             raise LogForkedError(f"the segments here end at receipt {self._written}, and {size} are committed")
-        writes = [(tile_path(tile), tree.tile(tile)) for tile in edge_tiles(size)]
+        edge = [*edge_tiles(size)]
         if self._tail:
-            bundle = TileId(ENTRIES, size // TILE_WIDTH, len(self._tail))
-            writes.append((tile_path(bundle), encode_entries(self._tail)))
-        await self._put_all(writes)
+            edge.append(TileId(ENTRIES, size // TILE_WIDTH, len(self._tail)))
+        new = [one for one in edge if one.width not in self._partial.get((one.level, one.number), ())]
+        await self._put_all(
+            (tile_path(one), encode_entries(self._tail) if one.level == ENTRIES else tree.tile(one)) for one in new
+        )
+        for one in new:
+            self._partial.setdefault((one.level, one.number), set()).add(one.width)
 
     async def _speak_of_heads(self) -> None:
         """Append a heads receipt, if it is time and there is something new to say."""
@@ -327,12 +352,15 @@ class Publisher:
 
     async def _remove_partial(self, old: int, new: int) -> None:
         """Remove the partial tiles of tiles that are full by now: whoever looks for one takes the full one."""
-        bundle = TileId(ENTRIES, old // TILE_WIDTH, old % TILE_WIDTH)
+        bundle = TileId(ENTRIES, old // TILE_WIDTH, old % TILE_WIDTH if self._entries else 0)
         for level, number, width in (*edge_tiles(old), bundle):
             per_tile = TILE_WIDTH ** (max(level, 0) + 1)
             if width and (number + 1) * per_tile <= new:
-                prefix = f"{tile_path(TileId(level, number, TILE_WIDTH))}.p/"
-                for key in await self._store.list(prefix):
+                widths = self._partial.pop((level, number), set())
+                keys = [tile_path(TileId(level, number, one)) for one in sorted(widths)]
+                if number * per_tile < self._known_from:
+                    keys = await self._store.list(f"{tile_path(TileId(level, number, TILE_WIDTH))}.p/")
+                for key in keys:
                     await self._store.delete(key)
 
     async def _put_all(self, writes: Iterable[tuple[str, bytes]]) -> None:
@@ -370,21 +398,3 @@ class Publisher:
 
     async def _blocking(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
-
-def _read_leaves(disk: Disk, one: SealedSegment, from_index: int) -> tuple[list[bytes], bytes]:
-    """The leaves of a segment from this index on, and their hashes, concatenated. Blocking."""
-    data = disk.read(one.path)
-    scan = segment.scan(data, sealed=True)
-    if not isinstance(scan.verdict, Intact):
-        raise SegmentCorruptError(one.path, scan.verdict.offset, one.first_index, scan.verdict.reason)
-    leaves = [
-        data[start:end]
-        for batch in scan.batches
-        for kind, start, end in segment.frames(data, batch)
-        if kind == _RECEIPT
-    ]
-    if len(leaves) != one.count:
-        raise SegmentCorruptError(one.path, 0, one.first_index, f"it has {len(leaves)} receipts, not {one.count}")
-    wanted = leaves[max(0, from_index - one.first_index) :]
-    return wanted, b"".join([hashlib.sha256(b"\0" + leaf).digest() for leaf in wanted])

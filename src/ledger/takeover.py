@@ -126,13 +126,15 @@ class _Takeover:
         self._put_aside: list[Path] = []
         self._fetched = 0
         self._waited_s = 0.0
+        self._met: tuple[Head | None, int] | None = None
+        """The head that ended the wait for another one, with its generation."""
 
     async def run(self) -> TakenOver:
         loop = asyncio.get_running_loop()
         follow_s = float("-inf")
         while True:
-            head, generation = await self._read_head()
-            seen_s = loop.time()
+            head, generation = self._met or await self._read_head()
+            self._met, seen_s = None, loop.time()
             if head is None:
                 if not await self._is_new():
                     continue  # somebody has begun the log meanwhile
@@ -216,7 +218,9 @@ class _Takeover:
             pause_s = min(left_s, LOOK_S)
             await asyncio.sleep(pause_s)
             self._waited_s += pause_s
-            if (await self._read_head())[1] != generation:
+            found = await self._read_head()
+            if found[1] != generation:
+                self._met = found
                 return False
         return True
 

@@ -40,7 +40,7 @@ FSM: Final = Fsm(event="e", from_="A", machine="m", subject="s", to="B", version
 LIMITS: Final = Limits(batch_bytes=2_000, batch_receipts=4, segment_bytes=6_000)
 CADENCE: Final = Cadence(interval_s=2.0, hand_over_s=8.0)
 PUBLISH_CADENCE: Final = PublishCadence(interval_s=3.0, heads_every=2)
-LEASE: Final = HeadTerms(lease_s=5.0, margin_s=1.0, spacing_s=1.1)
+LEASE: Final = HeadTerms(lease_s=6.0, margin_s=0.9, spacing_s=1.1)
 LOCK: Final = HeadTerms(spacing_s=1.1)
 SNAPSHOT_PAUSE_S: Final = 2.0
 POLICY: Final = RetentionPolicy(payloads_days=12.0 / 86_400, receipts_days=16.0 / 86_400, receipts_min=20)
@@ -121,6 +121,7 @@ class Worker:
         publisher = Publisher(
             ledger, self.store, committer, self.files,
             clock_us=self.clock_us, rng=rng, cadence=PUBLISH_CADENCE, executor=thread,
+            entries=self.machine % 2 == 0,  # so that each has to go on from what the other did not do
         )  # fmt: skip
         parts = {"ledger": ledger.run, "committer": committer.run, "publisher": publisher.run}
         if self.is_shared:

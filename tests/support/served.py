@@ -32,18 +32,19 @@ class Served(Machine):
 
     def __init__(
         self, name: str, data_dir: Path, store: ObjectStore, *, limits: Limits = SMALL, cadence: Cadence = AT_ONCE,
-        heads_every: int = 0, policy: RetentionPolicy = A_DAY, **options: Any,
+        heads_every: int = 0, policy: RetentionPolicy = A_DAY, entries: bool = True, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(name, data_dir, store, limits=limits, cadence=cadence, **options)
         self.heads_every = heads_every
         self.policy = policy
+        self.entries = entries
 
     async def begin(self) -> "Served":
         await self.start()
         inline = InlineExecutor()
         self.publisher = Publisher(
             self.ledger, self.store, self.committer, self.disk, clock_us=lambda: self.now_us, rng=self.rng,
-            cadence=PublishCadence(30.0, self.heads_every), executor=inline,
+            cadence=PublishCadence(30.0, self.heads_every), entries=self.entries, executor=inline,
         )  # fmt: skip
         self.prover = Prover(
             self.ledger, self.committer, self.store, lambda: self.publisher.published_size, self.ledger.recovered.edge,

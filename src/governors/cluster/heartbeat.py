@@ -55,6 +55,8 @@ class Heartbeat:
         self._news = True
         self.changed = asyncio.Event()
         self.has_looked = False
+        self._said: Beat | None = None
+        """The last beat that is known to be in the store."""
         self._generation: int | None = None
         self._keys: list[str] = []
         self._looks = 0
@@ -145,6 +147,8 @@ class Heartbeat:
         outcome = await self._store.put(key, encode_beat(beat), if_generation=self._generation)
         # Lost: an earlier beat landed late, or somebody took it for forgotten. Unknown: it may have landed.
         self._generation = outcome.generation if isinstance(outcome, Won) else None
+        if isinstance(outcome, Won):
+            self._said = beat
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,8 +156,10 @@ class Heartbeat:
         if self._looks % LIST_EVERY == 0 or self._is_vacant():
             self._keys = (await self._store.list(PREFIX))[:WORKERS_MAX]
         self._looks += 1
-        found = await asyncio.gather(*map(self._store.get, self._keys))
-        beats = [decode_beat(one.data) for one in found if one is not None]
+        # Its own it knows without asking.
+        others = [key for key in self._keys if key != self._place(self.worker)]
+        found = await asyncio.gather(*map(self._store.get, others))
+        beats = [self._said, *(decode_beat(one.data) for one in found if one is not None)]
         self._workers.hear({beat.worker: beat for beat in beats if beat is not None}, loop.time())
         for worker in self._workers.forgotten(loop.time()):
             await self._store.delete(self._place(worker))

@@ -42,6 +42,8 @@ LOOK_S: Final = 5.0
 class Receipts(Protocol):
     """What the outbox needs of the ledger."""
 
+    def hurry(self, index: int) -> None: ...
+
     async def wait_committed(self, index: int) -> None: ...
 
     async def read(self, index: int) -> StoredReceipt: ...
@@ -226,6 +228,7 @@ class Outbox:
     async def _carry_out(self, one: _Open) -> Done | Refused | _Ended:
         """Try until it has ended."""
         # No action without a durable receipt.
+        self._receipts.hurry(one.work.receipt)
         await self._receipts.wait_committed(one.work.receipt)
         order = await self._order(one.work)
         if order is None:

@@ -13,9 +13,13 @@ The bytes are never changed between attempts, since an attempt whose outcome is 
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown, Won
+
+RENEW_SHARE: Final = 0.75
+"""Of the time in which a writer may answer: then its lease falls due."""
+LAST_CALL_SHARE: Final = 0.85
 
 
 class Committed(NamedTuple):
@@ -88,8 +92,18 @@ class Lease:
 
     @property
     def renew_s(self) -> float:
-        """When it should be renewed, so that two attempts more fit before it ends."""
-        return float("-inf") if self.sent_s is None else self.sent_s + (self.lease_s - self.margin_s) / 3
+        """When it should be renewed. What is left of it then is enough for a store that takes a second for a write,
+        or that refuses one and wants to be asked again a second later; and each second earlier costs a write more.
+        """
+        return self._after(RENEW_SHARE)
+
+    @property
+    def last_call_s(self) -> float:
+        """When it is renewed though a commit that would renew it too is on its way, and takes long."""
+        return self._after(LAST_CALL_SHARE)
+
+    def _after(self, share: float) -> float:
+        return float("-inf") if self.sent_s is None else self.sent_s + (self.lease_s - self.margin_s) * share
 
     def may_answer(self, now_s: float) -> bool:
         return now_s < self.ends_s

@@ -78,6 +78,8 @@ class PartitionCheck:
         """From which receipt on the chains are known."""
         self._epoch = 0
         self._previous_sha256: bytes | None = segment.NO_SEGMENT_SHA256
+        self._segments_from = 0
+        """The first receipt that is in a segment."""
         self._begins_late = False
         """Whether the first segments were dropped, and so the states in them."""
         self._said = self._read_said()
@@ -86,6 +88,7 @@ class PartitionCheck:
         """Stops at what makes everything behind it unknowable, or after too many errors."""
         self._extend(b"")
         keys = self._list_keys()
+        self._segments_from = keys[0].first_index if keys else 0
         if keys and keys[0].first_index and not self._begin_at(keys[0].first_index, processes):
             self.whole = False
             return
@@ -182,8 +185,15 @@ class PartitionCheck:
         return True
 
     def _bundle_tasks(self, widths: list[tuple[int, int]]) -> Iterable[BundlesTask]:
-        for at in range(0, len(widths), _BUNDLES_AT_ONCE):
-            yield BundlesTask(self._published, widths[at : at + _BUNDLES_AT_ONCE], self.log)
+        """Bundles in a row each."""
+        task: list[tuple[int, int]] = []
+        for one in widths:
+            if task and (len(task) == _BUNDLES_AT_ONCE or one[0] != task[-1][0] + 1):
+                yield BundlesTask(self._published, task, self.log)
+                task = []
+            task.append(one)
+        if task:
+            yield BundlesTask(self._published, task, self.log)
 
     # Segments
 
@@ -407,7 +417,14 @@ class PartitionCheck:
         """Hold the entry bundles against the tiles of their hashes, which were checked before."""
         size = min(self.tree.size, self._published_size)
         kept = list(bundle_widths(size))[self._said.entries_from // TILE_WIDTH :]
-        for found in parallel.in_order(hash_bundles, self._bundle_tasks(kept), processes):
+        # What is in segments was verified from them, and need not be published in another form as well.
+        due = [one for one in kept if one[0] * TILE_WIDTH < self._segments_from or self._published.has_entries(*one)]
+        if len(due) < len(kept):
+            self.notes.append(
+                f"partition {self.partition}: {len(kept) - len(due)} of {len(kept)} entry bundles are not published; "
+                "the receipts in them were verified from the segments"
+            )
+        for found in parallel.in_order(hash_bundles, self._bundle_tasks(due), processes):
             if isinstance(found, str):
                 self.error("entries", 0, found, path=self._published.folder)
                 continue

@@ -63,6 +63,11 @@ class Published:
         held, data = self._find(TileId(ENTRIES, number, width))
         return None if data is None else decode_entries(data, held)[:width]
 
+    def has_entries(self, number: int, width: int) -> bool:
+        """Whether there is a bundle of so many leaves, or a fuller one. Raises OSError."""
+        bundle = TileId(ENTRIES, number, width)
+        return self.path(bundle).exists() or (width < TILE_WIDTH and self._find(bundle)[1] is not None)
+
     def path(self, tile: TileId) -> Path:
         return self.folder / tile_path(tile)
 

@@ -92,6 +92,7 @@ async def test_a_write_of_which_nobody_knows_is_found_out_about(fate: str) -> No
 
 async def test_a_store_that_is_away_is_told_of_once_and_asked_again() -> None:
     store, failures = MemoryStore(), list[str]()
+    store.land(f"{PREFIX}stranger", b"\xff", 0)  # something to read: its own beat it knows
     one = heartbeat(store, "one", failures)
     async with beating(one):
         await until(lambda: names(one) == ["one"], one)

@@ -1,4 +1,6 @@
 import asyncio
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from ledger.format.checkpoint import open_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Verifier
 from ledger.index import SealedSegment, SegmentKey
+from ledger.store.object_store import PutOutcome
 
 HEAD = "0/ctl/head"
 SEGMENTS = "0/seg/"
@@ -112,11 +115,89 @@ def test_commits_keep_their_distance_and_happen_only_when_there_is_something(tmp
         store = MemoryStore()
         one = await Machine("a", tmp_path, store, cadence=Cadence(interval_s=2.0)).start()
         for _ in range(100):
-            await one.append()
+            one.ledger.hurry(await one.append())
             await asyncio.sleep(0.1)
         await asyncio.sleep(100.0)
         assert len(segments(store)) == 6  # at 0, 2, 4, 6, 8 s, and at 10 s what came last
         assert one.ledger.committed_size == 100
+        await one.stop()
+
+    run_simulated(run())
+
+
+@dataclass
+class Writes:
+    """When segments and heads were sent, in seconds from the first on."""
+
+    segments: list[float]
+    heads: list[float]
+
+
+async def writes_of(folder: Path, terms: HeadTerms, seconds: float, *, upload_s: float = 0.0) -> Writes:
+    """Of a log that gets ten receipts a second for which nobody is in a hurry."""
+    store, loop = MemoryStore(), asyncio.get_running_loop()
+    found = Writes([], [])
+    one = await Machine("a", folder, store, terms=terms, cadence=Cadence(interval_s=2.0)).start()
+
+    put_file = store.put_file
+
+    async def slow(key: str, path: Path) -> PutOutcome:
+        await asyncio.sleep(upload_s)
+        return await put_file(key, path)
+
+    store.put_file = slow  # type: ignore[method-assign]
+    store.before_put = lambda key: (found.heads if key == HEAD else found.segments).append(loop.time())
+    answered = 0
+    for _ in range(int(seconds * 10)):
+        await one.append()
+        answered += one.authority_says
+        await asyncio.sleep(0.1)
+    assert answered == int(seconds * 10)
+    await one.stop()
+    return found
+
+
+@pytest.mark.parametrize("upload_s", [0.0, 0.4, 1.0])
+def test_a_log_with_something_to_commit_renews_its_lease_by_its_commits_alone(tmp_path: Path, upload_s: float) -> None:
+    async def run() -> None:
+        found = await writes_of(tmp_path, HeadTerms(6.0, 0.9, 1.1), 120.0, upload_s=upload_s)
+        assert len(found.heads) - len(found.segments) <= 2  # at its start, and the one that hands it over
+        gaps = [after - before for before, after in pairwise(found.heads[5:-2])]
+        assert min(gaps) > 3.0
+        assert max(gaps) < 3.9
+        assert len(found.heads) < 120.0 / 3.3
+
+    run_simulated(run())
+
+
+def test_a_commit_that_is_late_does_not_cost_the_lease(tmp_path: Path) -> None:
+    """A renewal goes out at the last call, for what is being uploaded may take as long as it likes."""
+
+    async def run() -> None:
+        found = await writes_of(tmp_path, HeadTerms(6.0, 0.9, 1.1), 60.0, upload_s=9.0)
+        assert len(found.heads) > 2 * len(found.segments)
+        assert max(after - before for before, after in pairwise(found.heads)) < 4.5
+
+    run_simulated(run())
+
+
+def test_a_lease_that_is_long_holds_up_no_commit_for_more_than_twice_its_distance(tmp_path: Path) -> None:
+    async def run() -> None:
+        found = await writes_of(tmp_path, HeadTerms(60.0, 12.0, 1.1), 60.0)
+        gaps = [after - before for before, after in pairwise(found.segments[:-1])]
+        assert {round(gap) for gap in gaps} == {4}
+
+    run_simulated(run())
+
+
+def test_a_receipt_that_comes_after_a_pause_is_committed_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        one = await Machine("a", tmp_path, MemoryStore(), terms=HeadTerms(6.0, 0.9), cadence=Cadence(2.0)).start()
+        await one.commit()
+        await asyncio.sleep(5.0)
+        begun_s = asyncio.get_running_loop().time()
+        await one.commit()
+        assert asyncio.get_running_loop().time() - begun_s < 0.5
         await one.stop()
 
     run_simulated(run())

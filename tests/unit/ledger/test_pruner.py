@@ -9,14 +9,20 @@ from support.machine import stored_head
 from support.memory_store import LANDED, NOT_LANDED, REFUSED, MemoryStore
 from support.served import Served
 
-from ledger.errors import ReceiptDroppedError, RetentionInvalidError, StoreRefusedError, StoreUnavailableError
+from ledger.errors import (
+    ReceiptDroppedError,
+    RetentionInvalidError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    TileInvalidError,
+)
 from ledger.format import canonical, retention
 from ledger.format.retention import Retention
 from ledger.fsck import verify_log
 from ledger.protocol.head import parse_segment_key
 from ledger.pruner import PUBLIC_WAIT_S, Pruner, RetentionPolicy
 from ledger.snapshots import list_snapshots
-from ledger.store.object_store import CREATE
+from ledger.store.object_store import CREATE, PutOutcome
 
 SAID = "0/retention"
 DROPPED = ("0/seg/", "0/snap/", "0/tile/entries/")
@@ -32,8 +38,10 @@ def stored_from(store: MemoryStore) -> int:
     return min(place[0] for place in places if place is not None)
 
 
-async def served(folder: Path, store: MemoryStore, policy: RetentionPolicy, days: int = 0) -> Served:
-    one = await Served("a", folder, store, policy=policy).begin()
+async def served(
+    folder: Path, store: MemoryStore, policy: RetentionPolicy, days: int = 0, *, entries: bool = True
+) -> Served:
+    one = await Served("a", folder, store, policy=policy, entries=entries).begin()
     for _ in range(days):
         await one.age()
     return one
@@ -53,11 +61,12 @@ async def assert_kept_is_whole(one: Served, store: MemoryStore) -> None:
             assert found.extra == (await one.prover.receipts.read(index)).leaf
 
 
-def test_payloads_go_once_they_are_old_and_two_snapshots_stand_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entries", [True, False])
+def test_payloads_go_once_they_are_old_and_two_snapshots_stand_for_them(tmp_path: Path, entries: bool) -> None:
     store = MemoryStore()
 
     async def run() -> None:
-        one = await served(tmp_path, store, RetentionPolicy(1.0), days=3)
+        one = await served(tmp_path, store, RetentionPolicy(1.0), days=3, entries=entries)
         assert await one.prune(), "a first snapshot is put into the store"
         assert said_in(store) == Retention(0, 0, said_in(store).snapshots)
         assert stored_from(store) == one.ledger.kept_from == 0
@@ -79,11 +88,12 @@ def test_payloads_go_once_they_are_old_and_two_snapshots_stand_for_them(tmp_path
     assert verify_log(tmp_path, store=store.write_to(tmp_path / "copy")).errors == []
 
 
-def test_receipts_go_later_and_the_tree_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entries", [True, False])
+def test_receipts_go_later_and_the_tree_stays(tmp_path: Path, entries: bool) -> None:
     store = MemoryStore()
 
     async def run() -> None:
-        one = await served(tmp_path, store, RetentionPolicy(1.0, 3.0))
+        one = await served(tmp_path, store, RetentionPolicy(1.0, 3.0), entries=entries)
         for _ in range(8):
             await one.age()
             await one.prune()
@@ -99,6 +109,57 @@ def test_receipts_go_later_and_the_tree_stays(tmp_path: Path) -> None:
     report = verify_log(tmp_path, store=store.write_to(tmp_path / "copy"))
     assert report.errors == []
     assert f"receipts 0..{said_in(store).entries_from - 1} were dropped" in report.notes[0]
+
+
+def bundles_in(store: MemoryStore) -> list[str]:
+    return sorted(key for key in store.objects if key.startswith("0/tile/entries/"))
+
+
+def test_where_bundles_are_not_published_only_receipts_whose_segments_go_are_put_into_them(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def run() -> None:
+        one = await served(tmp_path, store, RetentionPolicy(1.0), days=3, entries=False)
+        await one.prune()
+        assert bundles_in(store) == []
+        for _ in range(3):
+            await one.age()
+            await one.prune()
+            end = -(-said_in(store).segments_from // 256)
+            assert bundles_in(store) == [f"0/tile/entries/{number:03}" for number in range(end)]
+        assert 2 < end < one.publisher.published_size // 256
+        await one.stop()
+
+    run_simulated(run())
+    report = verify_log(tmp_path, store=store.write_to(tmp_path / "copy"))
+    assert report.errors == []
+    assert any("entry bundles are not published" in note for note in report.notes)
+
+
+def test_a_bundle_that_holds_something_else_lets_its_segment_stay(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await served(tmp_path, store, RetentionPolicy(1.0), days=3, entries=False)
+        await one.prune()
+        await one.age()
+        put = store.put
+
+        async def other(key: str, data: bytes, *, if_generation: int) -> PutOutcome:
+            return await put(key, b"x" if key.endswith("entries/000") else data, if_generation=if_generation)
+
+        store.put = other  # type: ignore[method-assign]
+
+        async def a_few_days() -> None:
+            for _ in range(3):
+                await one.age()
+                await one.prune()
+
+        with pytest.raises(TileInvalidError, match="entries/000"):
+            await a_few_days()
+        assert stored_from(store) == one.ledger.kept_from == 0
+        await one.stop()
+
+    run_simulated(run())
 
 
 @pytest.mark.parametrize("policy", [RetentionPolicy(30.0), RetentionPolicy(1.0, receipts_min=10_000)])

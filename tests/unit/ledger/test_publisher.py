@@ -25,11 +25,11 @@ from ledger.store.object_store import Object
 CHECKPOINT = "0/checkpoint"
 
 
-def publisher(machine: Machine, heads_every: int = 0) -> Publisher:
+def publisher(machine: Machine, heads_every: int = 0, *, entries: bool = True) -> Publisher:
     return Publisher(
         machine.ledger, machine.store, machine.committer, machine.disk,
         clock_us=lambda: 1_700_000_000_000_000, rng=machine.rng,
-        cadence=PublishCadence(30.0, heads_every), executor=InlineExecutor(),
+        cadence=PublishCadence(30.0, heads_every), entries=entries, executor=InlineExecutor(),
     )  # fmt: skip
 
 
@@ -101,6 +101,57 @@ def test_a_publisher_that_starts_anew_goes_on_where_the_last_one_was(tmp_path: P
         await one.commit(300)
         await publisher(one).publish()
         await assert_published(one, store, first + 300)
+        await one.stop()
+
+    run_simulated(run())
+
+
+@pytest.mark.parametrize("size", [255, 256, 700])
+def test_a_log_can_begin_to_publish_bundles_and_cease_to(tmp_path: Path, size: int) -> None:
+    """With the next start: what was not published until then is taken from the segments."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path, store)
+        await one.commit(size)
+        assert await publisher(one, entries=False).publish()
+        assert not [key for key in store.objects if "/entries/" in key]
+        await one.commit(300)
+        assert await publisher(one).publish()
+        bundles = {key for key in store.objects if "/entries/" in key}
+        new = [bundle for bundle in bundles_between(size, size + 300) if bundle.width]
+        assert bundles == {f"0/{tile_path(bundle)}" for bundle in new}
+        first = decode_entries(store.objects[f"0/{tile_path(new[0])}"].data, new[0].width)
+        assert first[0] == (await one.ledger.read(new[0].number * 256)).leaf
+        await one.commit(600)
+        assert await publisher(one, entries=False).publish()
+        assert bundles == {key for key in store.objects if "/entries/" in key}
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_a_publication_costs_no_list_and_no_write_that_is_not_needed(tmp_path: Path) -> None:
+    """Each of them is paid for: a partial tile that is as it was stays, and those to remove are known."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path, store)
+        out = publisher(one, entries=False)
+        puts: list[str] = []
+        store.before_put = lambda key: puts.append(key) if "/tile/" in key or "checkpoint" in key else None
+
+        async def never(prefix: str, after: str = "") -> list[str]:
+            raise AssertionError(prefix, after)
+
+        for number in range(40):
+            await one.commit(100)
+            assert await out.publish()
+            if number == 3:  # of a tile that had begun before this publisher did, another may have written parts
+                store.list = never  # type: ignore[method-assign]
+        assert len(puts) == len(set(puts) - {CHECKPOINT}) + 40
+        left = {key.partition(".p/")[0] for key in store.objects if "/tile/0/" in key and ".p/" in key}
+        assert left == {"0/tile/0/015"}, "those of the tile that is not full yet"
         await one.stop()
 
     run_simulated(run())
