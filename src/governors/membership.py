@@ -53,6 +53,7 @@ class Membership:
         self.listener = listen(LOOPBACK, 0) if is_one_of_several else listen(settings.http.host, settings.http.port)
         name = _name(rng)
         key = make_key(entropy)
+        unreached = set[str]()
         self.heartbeat = Heartbeat(
             store,
             name,
@@ -63,6 +64,7 @@ class Membership:
             rng=rng,
             on_failed=lambda reason: log.warning("the other workers are not heard", reason=reason),
             key=public_part(key),
+            unreached=unreached,
         )
         self.credentials = Credentials(
             name, key, self.heartbeat.members, lambda: asyncio.get_running_loop().time(), self.heartbeat.list_soon
@@ -79,13 +81,19 @@ class Membership:
         self.neighbours = Neighbours(self.where, self.lines, views, clock_us, metrics.admission)
         self.follower = AdmissionFollower(
             views,
-            self.where.owners,
+            self.where.everybody_else,
             self.lines.get,
-            self.where.workers,
             rng,
-            lambda url, why: log.warning("another worker's admission is not heard", worker=url, reason=why),
+            self._on_unreached,
+            unreached,
         )
         self.follower.tell_ages(metrics.admission_view_age_seconds, self.where.has)
+
+    def _on_unreached(self, url: str, why: str) -> None:
+        structlog.get_logger("governors.cluster").warning(
+            "another worker's admission is not heard", worker=url, reason=why
+        )
+        self.heartbeat.look_soon()
 
     async def close(self) -> None:
         """Say goodbye, and let go of everything."""

@@ -1,5 +1,6 @@
 """Who should have which partition, for all workers that there may be."""
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -153,8 +154,8 @@ def test_where_the_one_that_stands_by_is_late_the_next_stands_by_too() -> None:
     first, second, third, fourth = ranked(0, crowd)
     holder = member(first, owns={0: 1})
 
-    def seekers(age_s: float) -> list[str]:
-        late = member(second)._replace(age_s=age_s)
+    def seekers(age_s: float, *, answers: bool = True) -> list[str]:
+        late = member(second)._replace(age_s=age_s, answers=answers)
         cluster = [holder, late, member(third), member(fourth)]
         return [
             one.beat.url
@@ -164,3 +165,18 @@ def test_where_the_one_that_stands_by_is_late_the_next_stands_by_too() -> None:
 
     assert seekers(SUSPECT_S) == [second]
     assert seekers(SUSPECT_S + 0.1) == [second, third]
+    assert seekers(0.0, answers=False) == [second, third]
+
+
+@pytest.mark.parametrize("is_leaving", [False, True])
+def test_nothing_is_handed_over_to_one_that_may_be_gone(is_leaving: bool) -> None:
+    first, second = ranked(0, ["http://a:1", "http://b:1"])
+    holder, heir = member(second, owns={0: 1}), member(first, stands_by=[0])
+
+    def aim(heir: Member) -> Aim:
+        return aim_of(holder.beat.worker, 0, [holder, heir], has_it=True, is_leaving=is_leaving)
+
+    assert aim(heir) is Aim.RELEASE
+    assert aim(heir._replace(age_s=SUSPECT_S)) is Aim.RELEASE
+    assert aim(heir._replace(age_s=SUSPECT_S + 0.1)) is Aim.KEEP
+    assert aim(heir._replace(answers=False)) is Aim.KEEP

@@ -42,6 +42,7 @@ DATA: Final = Path("/data")
 SOURCE: Final = "sim"
 HAND_OVER_S: Final = 12.0
 GOODBYE_S: Final = 2.0
+FOLLOW_EVERY_S: Final = 1.0
 
 
 class NotHereError(Exception):
@@ -64,14 +65,17 @@ class ClusterWorker:
     rng: random.Random
     clock_us: Callable[[], int]
     log: Callable[[str], None]
+    answers: Callable[[str], bool]
+    """Whether the worker at an address does, if it is asked now."""
     locks: set[int] = field(default_factory=set)
     here: "dict[int, Partition]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         name, count = self.process.name, len(self.observers)
+        self._unreached: set[str] = set()
         self.heartbeat = Heartbeat(
             self.store, name, self.url, count, rng=self.rng,
-            on_failed=lambda why: self.log(f"{name} hears nobody: {why}"),
+            on_failed=lambda why: self.log(f"{name} hears nobody: {why}"), unreached=self._unreached,
         )  # fmt: skip
         self.holders = [
             Holder[Partition](
@@ -86,7 +90,8 @@ class ClusterWorker:
     async def live(self) -> None:
         """From its start to its end."""
         children = [lambda one=one: one.run(lambda: None) for one in self.holders]
-        tasks = [asyncio.create_task(run()) for run in (*children, self.heartbeat.run, self.assignment.run)]
+        works = (*children, self.heartbeat.run, self.assignment.run, self._follow)
+        tasks = [asyncio.create_task(run()) for run in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -105,6 +110,16 @@ class ClusterWorker:
         for holder in self.holders:
             if holder.failed is not None:
                 raise holder.failed
+
+    async def _follow(self) -> None:
+        """Ask those that have partitions for their admission, which shows who does not answer."""
+        while True:
+            await asyncio.sleep(FOLLOW_EVERY_S)
+            before = frozenset(self._unreached)
+            self._unreached.clear()
+            self._unreached.update(url for url in self.where.everybody_else() if not self.answers(url))
+            if self._unreached - before:
+                self.heartbeat.look_soon()
 
     def owner_of(self, tenant: str) -> str | None:
         """Where else a tenant's signals are decided; None where nobody is known to have its partition."""

@@ -383,10 +383,17 @@ class ClusterWorld:
         worker = machine.worker = ClusterWorker(
             machine.number, machine.url, process, files, machine.link.open(process, files), self.observers,
             self.signers, random.Random(machine.rng.getrandbits(64)), partial(self._clock_us, machine), self.log,
+            partial(self._answers, machine),
         )  # fmt: skip
         if machine.drains:
             worker.assignment.leave(leaving=True)
         await worker.live()
+
+    def _answers(self, asking: Machine, url: str) -> bool:
+        """Whether whoever is at an address answers this one."""
+        asked = next(one for one in self.machines if one.url == url)
+        is_there = asked.worker is not None and asked.worker.process.alive
+        return is_there and not asking.peer_cuts and not asked.peer_cuts
 
     def stop(self, machine: Machine) -> None:
         """As SIGTERM does; it starts no more."""

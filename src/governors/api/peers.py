@@ -57,14 +57,14 @@ def peers_router(peers: Peers) -> APIRouter:
     @router.get(ADMISSION_PATH, responses=answers(_ANSWER, 422), response_class=Response)
     async def get_admission(
         have: Annotated[
-            list[Have],
+            Sequence[Have],
             Query(
-                min_length=1,
                 max_length=HAVES_MAX,
-                description="`partition:run:version`, what the asker has; `partition::0` where that is nothing.",
+                description="`partition:run:version`, what the asker has; `partition::0` where that is nothing. "
+                "Without any it only shows that somebody answers.",
                 examples=["3:1b7e4d905f0c9a21:120"],
             ),
-        ],
+        ] = (),
     ) -> Any:
         """What changed in admission, for workers that answer from a view of it."""
         return Response(peers.admission([_read(one) for one in have]), media_type=JSON)

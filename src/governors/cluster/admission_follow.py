@@ -1,8 +1,10 @@
-"""Keeps views of the admission of those partitions whose logs other workers have: asks each owner every second."""
+"""Keeps views of the admission of those partitions whose logs other workers have: asks each worker every second, which
+shows who does not answer.
+"""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -22,37 +24,37 @@ class PeerUnavailableError(Exception):
 
 
 class AdmissionFollower:
-    """`owners()` has for each partition that is not here the address of the worker that has its log, where one is
-    known. `ask(url)` gets what is there, and raises PeerUnavailableError. `workers()` is how many answer for admission,
-    this one included. `on_failed(url, why)` is told of the first of several failures in a row.
+    """`others()` are the addresses of all other workers, each with the partitions whose logs it has. `ask(url)` gets
+    what is there, and raises PeerUnavailableError. `on_failed(url, why)` is told of the first of several failures in a
+    row, and the address is among the `unreached` until somebody answers there.
     """
 
     def __init__(
         self,
         views: Mapping[int, AdmissionView],
-        owners: Callable[[], Mapping[int, str]],
+        others: Callable[[], Mapping[str, Sequence[int]]],
         ask: Callable[[str], Awaitable[bytes]],
-        workers: Callable[[], int],
         rng: random.Random,
         on_failed: Callable[[str, str], None],
+        unreached: set[str],
     ) -> None:
         self._views = views
-        self._owners = owners
+        self._others = others
         self._ask = ask
-        self._workers = workers
         self._rng = rng
         self._on_failed = on_failed
+        self._unreached = unreached
 
     async def run(self) -> None:
-        """Follow until cancelled. Each owner is asked by itself: one that hangs delays no other's answers."""
+        """Follow until cancelled. Each worker is asked by itself: one that hangs delays no other's answers."""
         following: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
-                workers = self._workers()
+                others = self._others()
                 for view in self._views.values():
-                    view.share_among(workers)
+                    view.share_among(1 + len(others))
                 following = {url: task for url, task in following.items() if not task.done()}
-                for url in dict.fromkeys(self._owners().values()):
+                for url in others:
                     if url not in following:
                         following[url] = group.create_task(self._follow(url), name=f"follow-{url}")
                 await asyncio.sleep(EVERY_S)
@@ -73,26 +75,32 @@ class AdmissionFollower:
             gauge.labels(str(view.partition)).set_function(tell(view))
 
     async def _follow(self, url: str) -> None:
-        """Until it has none of the partitions any more."""
+        """Until it is gone."""
         failures = 0
-        while wanted := [partition for partition, owner in self._owners().items() if owner == url]:
-            try:
-                for first in range(0, len(wanted), HAVES_MAX):
-                    await self._catch_up(url, wanted[first : first + HAVES_MAX])
-                failures = 0
-            except (PeerUnavailableError, AnswerInvalidError, TimeoutError) as error:
-                if not failures:
-                    self._on_failed(url, str(error) or f"no answer within {ASK_S:g} s")
-                failures += 1
-            wait_s = min(EVERY_S * 2.0**failures, BACKOFF_S_MAX)
-            # Spread out, so that workers that were started together do not all ask at once.
-            await asyncio.sleep(wait_s * self._rng.uniform(0.7, 1.0))
+        try:
+            while (wanted := self._others().get(url)) is not None:
+                try:
+                    # Of one that has none it is enough that it answers.
+                    for first in range(0, max(1, len(wanted)), HAVES_MAX):
+                        await self._catch_up(url, wanted[first : first + HAVES_MAX])
+                    failures = 0
+                    self._unreached.discard(url)
+                except (PeerUnavailableError, AnswerInvalidError, TimeoutError) as error:
+                    self._unreached.add(url)
+                    if not failures:
+                        self._on_failed(url, str(error) or f"no answer within {ASK_S:g} s")
+                    failures += 1
+                wait_s = min(EVERY_S * 2.0**failures, BACKOFF_S_MAX)
+                # Spread out, so that workers that were started together do not all ask at once.
+                await asyncio.sleep(wait_s * self._rng.uniform(0.7, 1.0))
+        finally:
+            self._unreached.discard(url)
 
     async def _catch_up(self, url: str, wanted: Iterable[int]) -> None:
         """Ask until everything was told."""
         loop = asyncio.get_running_loop()
         asked = {partition: self._views[partition] for partition in wanted}
-        while asked:
+        while True:
             asked_s = loop.time()
             async with asyncio.timeout(ASK_S):
                 answer = await self._ask(url + target_of(view.have for view in asked.values()))
@@ -100,6 +108,8 @@ class AdmissionFollower:
             asked = {
                 page.partition: asked[page.partition] for page in pages if asked[page.partition].install(page, asked_s)
             }
+            if not asked:
+                return
 
 
 def target_of(haves: Iterable[Have]) -> str:

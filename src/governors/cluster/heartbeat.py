@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final
 
@@ -38,7 +38,9 @@ class Heartbeat:
         rng: random.Random,
         on_failed: Callable[[str], None],
         key: str = "",
+        unreached: Collection[str] = (),
     ) -> None:
+        """`unreached` are the addresses of workers that do not answer this one, at any moment."""
         self.worker = worker
         self.url = url
         self._store = store
@@ -46,6 +48,7 @@ class Heartbeat:
         self._run = f"{rng.getrandbits(64):016x}"
         self._rng = rng
         self._on_failed = on_failed
+        self._unreached = unreached
         self._workers = Workers()
         self._number = 0
         self._key = key
@@ -98,7 +101,7 @@ class Heartbeat:
 
     def members(self) -> list[Member]:
         """Everybody, this one included once it was heard."""
-        return self._workers.members(asyncio.get_running_loop().time())
+        return self._workers.members(asyncio.get_running_loop().time(), self._unreached)
 
     def holder(self, partition: int) -> Member | None:
         """The *other* worker that has a partition."""

@@ -65,11 +65,13 @@ def aim_of(
     if has_it:
         if is_leaving:
             # The last one hands it over by ending.
-            return Aim.RELEASE if any(_stands_by(one, partition) for one in order) else Aim.KEEP
+            is_awaited = any(_stands_by(one, partition) and not _is_suspect(one) for one in order)
+            return Aim.RELEASE if is_awaited else Aim.KEEP
         first = order[0] if order else None
         if first is None or first.beat.worker == me:
             return Aim.KEEP
-        is_settled = first.present_s >= SETTLE_S and _stands_by(first, partition)
+        # What is handed over to one that is gone comes back after a lease, and goes there again until it is missed.
+        is_settled = first.present_s >= SETTLE_S and _stands_by(first, partition) and not _is_suspect(first)
         return Aim.RELEASE if is_settled else Aim.KEEP
     if is_leaving:
         return Aim.LEAVE
@@ -80,8 +82,9 @@ def aim_of(
     for one in rest:
         if one.beat.worker == me:
             return Aim.SEEK
-        # One that is late may be dead as well: then the next begins to wait for the lease before that is certain.
-        trying -= one.age_s <= SUSPECT_S
+        # One that is late or does not answer may be dead as well: then the next begins to wait for the lease before
+        # that is certain.
+        trying -= not _is_suspect(one)
         if trying <= 0:
             break
     return Aim.LEAVE
@@ -103,6 +106,10 @@ def _order(partition: int, members: Sequence[Member], me: str, *, is_leaving: bo
 
 def _stands_by(one: Member, partition: int) -> bool:
     return partition in one.beat.stands_by
+
+
+def _is_suspect(one: Member) -> bool:
+    return one.age_s > SUSPECT_S or not one.answers
 
 
 def _weight(partition: int, url: str) -> int:

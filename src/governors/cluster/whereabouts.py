@@ -39,16 +39,17 @@ class Whereabouts:
         first = next(iter(ranked(partition, (beat.url for beat in heirs))), None)
         return None if first == self._heartbeat.url else first
 
-    def owners(self) -> Mapping[int, str]:
-        """The address of the other worker that has each partition, where one is known to."""
-        return {number: url for url, numbers in self.others().items() for number in numbers}
-
     def workers(self) -> int:
         """How many there are, this one included."""
-        me = self._heartbeat.worker
-        return 1 + sum(one.is_live and one.beat.worker != me for one in self._heartbeat.members())
+        return 1 + len(self.everybody_else())
 
-    def others(self) -> Mapping[str, Collection[int]]:
+    def everybody_else(self) -> Mapping[str, Sequence[int]]:
+        """The addresses of all other workers, and the partitions that each has."""
+        heartbeat = self._heartbeat
+        live = {one.beat.url for one in heartbeat.members() if one.is_live and one.beat.url != heartbeat.url}
+        return {**dict.fromkeys(live, ()), **self.others()}
+
+    def others(self) -> Mapping[str, Sequence[int]]:
         """The other workers that have any, and which."""
         members = self._heartbeat.members()
         found: dict[str, list[int]] = {}

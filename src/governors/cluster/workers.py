@@ -4,7 +4,7 @@ Nobody's clock is compared with anybody else's: a worker lives for as long as wh
 clock of who looks. Who owns the log is not decided here but by the head; this only tells where to ask.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -39,12 +39,15 @@ class Beat(Struct, frozen=True, forbid_unknown_fields=False):
 
 
 class Member(NamedTuple):
-    """A worker as others see it; it was heard of `age_s` ago, and for the first time `present_s` ago."""
+    """A worker as others see it; it was heard of `age_s` ago, and for the first time `present_s` ago. Of one that
+    answers nobody here it is not known whether it lives, for as long as its last beat is not missed.
+    """
 
     beat: Beat
     age_s: float
     is_live: bool
     present_s: float
+    answers: bool = True
 
     @property
     def clock_s(self) -> float | None:
@@ -95,10 +98,16 @@ class Workers:
         """These beats, by worker, are all that there are now."""
         self._heard = {name: _heard(beat, self._heard.get(name), now_s) for name, beat in beats.items()}
 
-    def members(self, now_s: float) -> list[Member]:
-        """By name."""
+    def members(self, now_s: float, unreached: Collection[str] = ()) -> list[Member]:
+        """By name. `unreached` are the addresses at which nobody answered lately."""
         return [
-            Member(one.beat, now_s - one.at_s, now_s - one.at_s <= LIVE_S, now_s - one.since_s)
+            Member(
+                one.beat,
+                now_s - one.at_s,
+                now_s - one.at_s <= LIVE_S,
+                now_s - one.since_s,
+                one.beat.url not in unreached,
+            )
             for _, one in sorted(self._heard.items())
         ]
 

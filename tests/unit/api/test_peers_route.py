@@ -14,10 +14,15 @@ async def test_what_the_asker_has_is_handed_to_whoever_knows(api: Any) -> None:
     assert response.content == api.peers.answer
 
 
+async def test_who_has_nothing_to_ask_hears_that_somebody_answers(api: Any) -> None:
+    assert (await api.client.get("/v1/cluster/admission?")).status_code == 200
+    assert api.peers.asked == [[]]
+
+
 @pytest.mark.parametrize(
     "query",
     [
-        "", "have=", "have=3", "have=3:ab", "have=3:ab:1:1", "have=-1::0", "have=3:AB:1", "have=3:ab:-1", "have=x::0",
+        "have=", "have=3", "have=3:ab", "have=3:ab:1:1", "have=-1::0", "have=3:AB:1", "have=3:ab:-1", "have=x::0",
         "have=3::0&have=", "have=10000::0", "have=3::" + "9" * 16, "have=3:" + "a" * 33 + ":1", "have=3::0%0A",
         "have=%D9%A3::0", "&".join(["have=3::0"] * 201),
     ],

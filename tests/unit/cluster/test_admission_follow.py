@@ -29,18 +29,26 @@ class World:
         self.broken: set[str] = set()
         self.asked: list[tuple[float, str, int]] = []
         self.failures: list[tuple[str, str]] = []
-        self.workers = 3
+        self.unreached: set[str] = set()
+        self.idle = {"http://c"}
+        """Those that have no partition."""
         self.views = {
             partition: AdmissionView(partition, limit_s=10.0, fails="closed") for partition in range(PARTITIONS)
         }
         self.follower = AdmissionFollower(
             self.views,
-            lambda: self.owners,
+            self.others,
             self.ask,
-            lambda: self.workers,
             random.Random(1),
             lambda url, why: self.failures.append((url, why)),
+            self.unreached,
         )
+
+    def others(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {url: [] for url in self.idle}
+        for partition, url in self.owners.items():
+            found.setdefault(url, []).append(partition)
+        return found
 
     async def ask(self, url: str) -> bytes:
         at = urlsplit(url)
@@ -139,6 +147,25 @@ async def test_one_that_is_back_is_followed_again_within_its_longest_wait() -> N
 
 
 @simulated
+async def test_who_does_not_answer_is_known_at_once_also_of_those_that_have_nothing() -> None:
+    world = World()
+    async with world.following():
+        await asyncio.sleep(5.0)
+        world.broken, world.silent = {"http://b", "http://c"}, {"http://a"}
+        await asyncio.sleep(EVERY_S + ASK_S + 0.1)
+        assert world.unreached == {"http://a", "http://b", "http://c"}
+        world.broken, world.silent = set(), set()
+        await asyncio.sleep(BACKOFF_S_MAX + ASK_S + 0.1)
+        assert world.unreached == set()
+        world.broken = {"http://c"}
+        await asyncio.sleep(EVERY_S + 0.1)
+        assert world.unreached == {"http://c"}
+        world.idle.clear()  # it is gone
+        await asyncio.sleep(BACKOFF_S_MAX + 0.1)
+        assert world.unreached == set()
+
+
+@simulated
 async def test_a_partition_is_followed_to_its_new_owner() -> None:
     world = World()
     world.admissions[0].set_refused("acme", None)
@@ -180,7 +207,7 @@ async def test_what_is_no_answer_is_a_failure_like_any_other() -> None:
     world.follower._ask = garble
     async with world.following():
         await asyncio.sleep(10.0)
-    assert [url for url, _ in world.failures] == ["http://a", "http://b"]
+    assert sorted(url for url, _ in world.failures) == ["http://a", "http://b", "http://c"]
 
 
 @simulated
@@ -208,7 +235,7 @@ async def test_every_view_takes_its_part_of_as_many_workers_as_there_are() -> No
     world = World()
     async with world.following():
         await asyncio.sleep(1.5)
-        assert {view._admission._workers for view in world.views.values()} == {3}
-        world.workers = 5
+        assert {view._admission._workers for view in world.views.values()} == {4}
+        world.idle.add("http://d")
         await asyncio.sleep(1.5)
         assert {view._admission._workers for view in world.views.values()} == {5}
