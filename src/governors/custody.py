@@ -20,7 +20,7 @@ from ledger.appender import Ledger
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence, Committer
 from ledger.durable import POSIX
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, StoreLockedError
 from ledger.format.note import Signer
 from ledger.format.retention import Retention
 from ledger.identity import (
@@ -33,7 +33,7 @@ from ledger.identity import (
     open_identity,
     partition_folder,
 )
-from ledger.identity_object import install_identity, read_identity, share_identity
+from ledger.identity_object import agree_on_place, install_identity, read_identity, share_identity
 from ledger.orphans import OrphanCollector
 from ledger.prover import Prover
 from ledger.pruner import Pruner, RetentionPolicy
@@ -88,7 +88,7 @@ class Custodian:
     ) -> "Custodian":
         """Raises LedgerError and what it stands for, OSError."""
         url = settings.store.url or (settings.data_dir.absolute() / STORE_FOLDER).as_uri()
-        store = await asyncio.to_thread(open_store, url)
+        store = await asyncio.to_thread(open_store, url, settings.store.control_url)
         try:
             identity = await _agree_on_identity(store, settings, entropy, rng)
             key_path = settings.ledger.signing_key
@@ -127,7 +127,8 @@ class Custodian:
         try:
             signer = Signer(self.identity.origin(partition), self._seed)
             lease_s = settings.store.lease_s if self.is_elsewhere else 0.0
-            spacing_s = HEAD_SPACING_S if self._url.startswith("gs:") else 0.0
+            heads_at = settings.store.control_url or self._url
+            spacing_s = HEAD_SPACING_S if heads_at.startswith("gs:") else 0.0
             taken = await take_over(
                 Place(PrefixedStore(self.store, str(partition)), POSIX, folder, signer.name),
                 Claimant(
@@ -178,6 +179,7 @@ class Custody:
         self.prover: Prover | None = None
         self.dropped = Retention()
         """What retention has dropped so far."""
+        self._is_locked_told = False
         self._store = store
         self._entries = entries
         self._settings = settings.store
@@ -228,7 +230,9 @@ class Custody:
             on_published=on_published,
         )
         prover = self.prover = Prover(ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge)
-        orphans = OrphanCollector(store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)])
+        orphans = OrphanCollector(
+            store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)], on_locked=self._on_locked
+        )
         return [
             # Whoever has lost the log must not go on with it: this ends the partition as a failure of the disk does.
             Child("committer", ready_at_once(committer.run), TEMPORARY, shutdown_s=SHUTDOWN_S, significant=True),
@@ -264,10 +268,18 @@ class Custody:
             clock_us=self._clock_us,
             rng=self._rng,
             on_dropped=on_dropped,
+            on_locked=self._on_locked,
             on_failed=lambda error: log.warning(
                 "what is old was not dropped: trying again in an hour", reason=str(error)
             ),
         )
+
+    def _on_locked(self, error: StoreLockedError) -> None:
+        if not self._is_locked_told:
+            self._is_locked_told = True
+            structlog.get_logger("governors.custody").info(
+                "the store keeps what was to be removed: it goes once its retention policy lets it", reason=str(error)
+            )
 
     async def close(self) -> None:
         """Let go of the partition, if nobody was entrusted with it."""
@@ -308,6 +320,9 @@ async def _agree_on_identity(
 ) -> Identity:
     """The identity of folder and store: whichever has a log gives it to the other."""
     data_dir: Path = settings.data_dir
+    control_url = settings.store.control_url
+    if control_url is not None:
+        await agree_on_place(store, control_url, rng)
     if not (data_dir / LEDGER_FOLDER / ORIGIN_FILE).exists():
         known = await read_identity(store, rng)
         if known is not None:
@@ -316,6 +331,8 @@ async def _agree_on_identity(
         open_identity, data_dir, entropy, settings.ledger.origin, settings.cluster.partitions
     )
     await share_identity(store, identity, rng)
+    if control_url is None:
+        await agree_on_place(store, None, rng)
     return identity
 
 

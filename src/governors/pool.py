@@ -73,7 +73,7 @@ async def _begin_log(settings: Settings, clock_us: Callable[[], int], entropy: C
     rng = random.Random(entropy(16))
     cluster = settings.cluster
     if cluster.partitions is None and not (settings.data_dir / LEDGER_FOLDER / ORIGIN_FILE).exists():
-        store = await asyncio.to_thread(open_store, url)
+        store = await asyncio.to_thread(open_store, url, settings.store.control_url)
         is_new = await read_identity(store, rng) is None
         await store.close()
         if is_new:

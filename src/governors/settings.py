@@ -156,6 +156,10 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     url: Word | None = None
     """`gs://bucket/prefix` or `file:///folder`. Null: the folder `store` in `data_dir`, which serves tiles and
     checkpoints and is no second copy; then a receipt is committed as soon as it is on the disk."""
+    control_url: Word | None = None
+    """Where what is replaced or removed goes, for a `url` that is a bucket with a retention policy: heads, heartbeats,
+    public checkpoints, partial tiles. Of the same form; the same for all workers and, once a log has begun, for good.
+    Null: it lies beside the rest."""
     commit_interval_s: Annotated[float, Meta(ge=0.1, le=300)] = 2.0
     """Least seconds from one commit to the next, where `url` is set: the pace of external actions and of callers that
     wait for a commit. What only a broker waits for, or nobody, may wait as long again, for the head that renews the
@@ -658,6 +662,11 @@ def _contradictions(
         found.append(
             ("ledger.pending_bytes_max", ledger.pending_bytes_max, f"expected at least batch_bytes_max, {limit}")
         )
+    control_url = settings.store.control_url
+    if control_url is not None and settings.store.url is None:
+        found.append(("store.control_url", control_url, "expected store.url, for what is not replaced"))
+    elif control_url is not None and control_url.rstrip("/") == (settings.store.url or "").rstrip("/"):
+        found.append(("store.control_url", control_url, "expected another place than store.url"))
     retention = settings.retention
     if retention is not None and (retention.receipts_days or retention.payloads_days) < retention.payloads_days:
         expected = f"expected at least payloads_days, {retention.payloads_days:g}"

@@ -150,6 +150,10 @@ class StoreRefusedError(LedgerError):
     """
 
 
+class StoreLockedError(StoreRefusedError):
+    """A retention policy of the store keeps an object that was to go. Not yet: try again in some hours or days."""
+
+
 class WriterFencedError(LedgerError):
     """Another writer has taken this log over. Answer nobody any more and end the process."""
 

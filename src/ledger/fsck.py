@@ -39,17 +39,19 @@ def verify_log(
     *,
     processes: int = 1,
     store: Path | None = None,
+    control: Path | None = None,
     recall: Recall = lambda _: None,
 ) -> LogReport:
     """Verify every partition in a data folder, its `ledger` folder, or one partition's folder.
 
-    `store`: the folder that the log is published in; None: the one in the data folder. With more than one process the
+    `store`: the folder that the log is published in; None: the one in the data folder. `control`: the folder of what is
+    replaced there, if that is another one. With more than one process the
     work is shared out among forks of this one, which must not have threads then.
 
     Raises NotALedgerError if there is none to verify, OSError if a file cannot be read: then nothing was found out.
     """
     started = time.monotonic()
-    audits = [_Audit(number, path, origin, store, recall) for number, path, origin in _partitions(folder)]
+    audits = [_Audit(number, path, origin, store, control, recall) for number, path, origin in _partitions(folder)]
     for audit in audits:
         audit.run(progress, processes)
     checks = [audit.check for audit in audits]
@@ -92,8 +94,13 @@ class _Signed(NamedTuple):
 class _Audit:
     """One partition: its log, held against what was published of it and against what was seen of it before."""
 
-    def __init__(self, partition: int, folder: Path, origin: str | None, store: Path | None, recall: Recall) -> None:
-        self._published = Published((store or folder.parent.parent / STORE_FOLDER) / folder.name)
+    def __init__(
+        self, partition: int, folder: Path, origin: str | None, store: Path | None, control: Path | None, recall: Recall
+    ) -> None:
+        self._published = Published(
+            (store or folder.parent.parent / STORE_FOLDER) / folder.name,
+            None if control is None else control / folder.name,
+        )
         self._memory = recall(origin) if origin is not None else None
         self._doubts: list[str] = []
         # Before the log is read: a live one may publish more meanwhile, never less.

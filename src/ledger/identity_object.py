@@ -23,7 +23,10 @@ from ledger.identity import (
     read_partitions,
     write_partitions,
 )
+from ledger.protocol.places import PLACE_KEY
 from ledger.store.object_store import CREATE, ObjectStore, Unknown
+from ledger.store.settled import put_settled
+from ledger.store.split import SplitStore
 
 IDENTITY_KEY: Final = "ctl/identity"
 
@@ -48,6 +51,8 @@ async def read_identity(store: ObjectStore, rng: random.Random) -> Identity | No
     """
     found = await with_patience(lambda: store.get(IDENTITY_KEY), Backoff(rng), PATIENCE_S)
     if found is None:
+        if not isinstance(store, SplitStore) and (elsewhere := await _elsewhere(store, rng)) is not None:
+            raise IdentityError(elsewhere)
         return None
     try:
         known = _decode(found.data)
@@ -72,6 +77,51 @@ def install_identity(data_dir: Path, identity: Identity) -> None:
     origin = (folder / ORIGIN_FILE).read_text(encoding="utf-8").removesuffix("\n")
     if Identity(origin, (folder / KEY_FILE).read_bytes(), read_partitions(folder)) != identity:
         raise IdentityError(f"{folder} belongs to the log {origin!r} already: name an empty data folder")
+
+
+class PlaceObject(Struct, frozen=True, forbid_unknown_fields=False):
+    """Beside what is written once, where the rest is elsewhere: `control` is the URL of that."""
+
+    control: str
+    v: int = 1
+
+
+_encode_place = msgspec.json.Encoder(order="deterministic").encode
+_decode_place = msgspec.json.Decoder(PlaceObject).decode
+
+
+async def agree_on_place(store: ObjectStore, control_url: str | None, rng: random.Random) -> None:
+    """Make sure that everybody who writes this log has its head in the same place: two heads would be two writers.
+
+    The word of it is written before any identity is, and looked for after: of two who begin one log differently, at
+    least one finds the other out. `store` is the whole store, a SplitStore where there is a `control_url`.
+
+    Raises IdentityError, StoreUnavailableError, StoreRefusedError.
+    """
+    if control_url is not None:
+        assert isinstance(store, SplitStore)  # noqa: S101 - open_store() makes one where there is a control URL
+        data = _encode_place(PlaceObject(control_url))
+        if not await put_settled(store, PLACE_KEY, data, if_generation=CREATE, backoff=Backoff(rng)):
+            raise IdentityError(await _elsewhere(store, rng) or f"{PLACE_KEY} is gone again from the store")
+        if await with_patience(lambda: store.once.get(IDENTITY_KEY), Backoff(rng), PATIENCE_S) is not None:
+            raise IdentityError(
+                f"the store has a log that was begun without a control store: {IDENTITY_KEY} is beside it. Leave "
+                "store.control_url out, or move what is replaced there (docs/operations.md)"
+            )
+    elif (elsewhere := await _elsewhere(store, rng)) is not None:
+        raise IdentityError(elsewhere)
+
+
+async def _elsewhere(store: ObjectStore, rng: random.Random) -> str | None:
+    """Words for where the store says that its head is; None where it says nothing."""
+    found = await with_patience(lambda: store.get(PLACE_KEY), Backoff(rng), PATIENCE_S)
+    if found is None:
+        return None
+    try:
+        where = _decode_place(found.data).control
+    except msgspec.DecodeError as error:
+        raise IdentityError(f"{PLACE_KEY} in the store cannot be read: {error}") from error
+    return f"the log's head and identity are in {where}: name that as store.control_url (or --control)"
 
 
 async def share_identity(store: ObjectStore, identity: Identity, rng: random.Random) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from ledger.errors import StoreUnavailableError
+from ledger.errors import StoreLockedError, StoreUnavailableError
 from ledger.index import SegmentKey
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.store.object_store import ObjectStore
@@ -26,8 +26,15 @@ class OrphanCollector:
     """
 
     def __init__(
-        self, store: ObjectStore, confirm: Callable[[], Awaitable[Head]], log_keys: Callable[[], Iterable[SegmentKey]]
+        self,
+        store: ObjectStore,
+        confirm: Callable[[], Awaitable[Head]],
+        log_keys: Callable[[], Iterable[SegmentKey]],
+        *,
+        on_locked: Callable[[StoreLockedError], None] | None = None,
     ) -> None:
+        """`on_locked` is called with why the store keeps an object that is to go: the next sweep tries again."""
+        self._on_locked = on_locked
         self._store = store
         self._confirm = confirm
         self._log_keys = log_keys
@@ -42,7 +49,9 @@ class OrphanCollector:
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> list[str]:
-        """Delete what has been an orphan for a day; the keys of those. Raises StoreUnavailableError too."""
+        """Delete what has been an orphan for a day, as far as the store lets it go; the keys of those. Raises
+        StoreUnavailableError too.
+        """
         head = await self._confirm()
         now_s = asyncio.get_running_loop().time()
         orphans = self._orphans(head, await self._store.list("seg/"))
@@ -50,10 +59,17 @@ class OrphanCollector:
         ripe = [key for key, since_s in self._seen_s.items() if now_s - since_s >= GRACE_S]
         if ripe:
             await self._confirm()
+        gone: list[str] = []
         for key in ripe:
-            await self._store.delete(key)
+            try:
+                await self._store.delete(key)
+            except StoreLockedError as error:
+                if self._on_locked is not None:
+                    self._on_locked(error)
+                break  # the others are no older
+            gone.append(key)
             del self._seen_s[key]
-        return ripe
+        return gone
 
     def _orphans(self, head: Head, listed: Iterable[str]) -> list[str]:
         """Objects below the head whose place in the log another segment has, or none: their writers were fenced.

@@ -27,6 +27,7 @@ from ledger.errors import (
     ReceiptNotFoundError,
     RetentionInvalidError,
     SnapshotInvalidError,
+    StoreLockedError,
     StoreUnavailableError,
     TileInvalidError,
 )
@@ -101,7 +102,7 @@ class _Standing(NamedTuple):
 class Pruner:
     """One partition's. `read_leaf` gives a receipt that is kept, `published` is the size of the public checkpoint;
     what blocks runs in `executor`. `on_dropped` is called with what was dropped, whenever that was more than before,
-    and `on_failed` with why a round could not end.
+    `on_locked` with why the store keeps some of it yet, and `on_failed` with why a round could not end.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Pruner:
         rng: random.Random,
         executor: Executor | None = None,
         on_dropped: Callable[[Retention], None] | None = None,
+        on_locked: Callable[[StoreLockedError], None] | None = None,
         on_failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self._log = log
@@ -133,9 +135,12 @@ class Pruner:
         self._rng = rng
         self._executor = executor
         self._on_dropped = on_dropped
+        self._on_locked = on_locked
         self._on_failed = on_failed
         self._dropped: Retention | None = None
         """What the store holds nothing of any more."""
+        self._told: Retention | None = None
+        """What `on_dropped` was called with."""
 
     async def run(self) -> None:
         """Prune once an hour, until cancelled. A round that fails leaves more than was wanted, which hurts nobody."""
@@ -295,27 +300,39 @@ class Pruner:
     async def _drop(self, said: Retention, standing: Sequence[_Standing]) -> None:
         """Remove what was said to be dropped. What is gone already is as good."""
         if said != self._dropped:
-            await in_turns(self._store.delete, await self._dropped_keys(said), DELETES_AT_ONCE)
-            self._dropped = said
-            if self._on_dropped is not None:
+            kept = [await self._remove(keys) for keys in await self._dropped_keys(said)]
+            if said != self._told and self._on_dropped is not None:
                 self._on_dropped(said)
+            self._told, self._dropped = said, None if any(kept) else said
         # A start here needs what one on an empty disk does not: the last segments of its own snapshots.
         if len(standing) >= KEPT:
             await self._log.drop_below(min(said.segments_from, *(one.last.first_index for one in standing)))
 
-    async def _dropped_keys(self, said: Retention) -> list[str]:
-        """The oldest first, so that who reads the log backwards comes as far as possible."""
-        keys = []
+    async def _remove(self, keys: Sequence[str]) -> bool:
+        """Whether the store keeps some of these: those that it has had for less than its retention policy wants."""
+        try:
+            await in_turns(self._store.delete, keys, DELETES_AT_ONCE)
+        except StoreLockedError as error:
+            if self._on_locked is not None:
+                self._on_locked(error)
+            return True
+        return False
+
+    async def _dropped_keys(self, said: Retention) -> list[list[str]]:
+        """By what they are; the oldest first, so that who reads the log backwards comes as far as possible, and that
+        nothing is tried behind one that the store keeps.
+        """
+        segments, bundles, snapshots = list[str](), list[str](), list[str]()
         if said.segments_from:
-            segments = ((parse_segment_key(key), key) for key in await self._list("seg/"))
-            keys += sorted(key for place, key in segments if place is not None and place[0] < said.segments_from)
+            found = ((parse_segment_key(key), key) for key in await self._list("seg/"))
+            segments = sorted(key for place, key in found if place is not None and place[0] < said.segments_from)
         if said.entries_from:
-            bundles = [(_bundle_number(key), key) for key in await self._list("tile/entries/")]
-            keys += [key for number, key in sorted(bundles) if 0 <= number < said.entries_from // TILE_WIDTH]
+            numbered = [(_bundle_number(key), key) for key in await self._list("tile/entries/")]
+            bundles = [key for number, key in sorted(numbered) if 0 <= number < said.entries_from // TILE_WIDTH]
         if said.snapshots:
             names = ((parse_snapshot_key(key), key) for key in await self._list("snap/"))
-            keys += [key for name, key in names if name is not None and name[0] < said.snapshots[0].size]
-        return keys
+            snapshots = [key for name, key in names if name is not None and name[0] < said.snapshots[0].size]
+        return [segments, bundles, snapshots]
 
     async def _list(self, prefix: str) -> list[str]:
         return await with_patience(lambda: self._store.list(prefix), Backoff(self._rng))

@@ -28,8 +28,12 @@ from ledger.errors import StoreRefusedError
 from ledger.store.folder import FolderStore
 from ledger.store.gcs import GcsStore
 from ledger.store.object_store import CREATE, Lost, Object, ObjectStore, Won
+from ledger.store.prefixed import PrefixedStore
+from ledger.store.split import SplitStore
 
 FOLDER = "folder"
+SPLIT = "split"
+SPLIT_TILES = "split, below tiles"
 SIM = "sim"
 FAKE = "fake-gcs-server"
 NAMED = "STORAGE_EMULATOR_HOST"
@@ -48,7 +52,14 @@ Open = Callable[[], ObjectStore]
 """Opens one and the same store, each time as another process would."""
 
 
-@pytest.fixture(scope="module", params=[FOLDER, *SERVERS])
+class Below(PrefixedStore):
+    """Everything below a prefix of a store that is its own."""
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+@pytest.fixture(scope="module", params=[FOLDER, SPLIT, SPLIT_TILES, *SERVERS])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Open]]:
     """Makes an empty store of a kind whose preconditions have been seen to bite."""
     if request.param == FOLDER:
@@ -59,6 +70,20 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
         asyncio.run(check_preconditions(make()))
         yield make
+        return
+    if request.param in {SPLIT, SPLIT_TILES}:
+
+        def make_split() -> Open:
+            folder = tmp_path_factory.mktemp("split")
+
+            def open_split() -> ObjectStore:
+                both = SplitStore(FolderStore(folder / "once"), FolderStore(folder / "control"))
+                return both if request.param == SPLIT else Below(both, "0/tile")
+
+            return open_split
+
+        asyncio.run(check_preconditions(make_split()))
+        yield make_split
         return
     with _serve(request.param) as url:
         run = os.urandom(4).hex()  # a server that outlives the run has its objects still

@@ -12,7 +12,7 @@ from support import sim_gcs
 from support.sim_gcs import Broken, SimGcs, parts_of
 from support.stores import BUCKET, gcs_store
 
-from ledger.errors import StoreRefusedError, StoreUnavailableError
+from ledger.errors import StoreLockedError, StoreRefusedError, StoreUnavailableError
 from ledger.store.gcs import GcsStore
 from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown, Won
 
@@ -317,3 +317,51 @@ async def _call(store: GcsStore, verb: str) -> None:
             await store.list("")
         case _:
             await store.delete("a")
+
+
+# A bucket with a retention policy
+
+
+@pytest.fixture
+async def kept(sim: SimGcs, store: GcsStore) -> AsyncIterator[GcsStore]:
+    """In which nothing goes for an hour."""
+    sim.keeps_s[BUCKET] = 3_600.0
+    yield store
+    del sim.keeps_s[BUCKET]
+
+
+async def test_a_bucket_that_keeps_its_objects_takes_new_ones(kept: GcsStore, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"file")
+    assert isinstance(await kept.put("a", b"x", if_generation=CREATE), Won)
+    assert isinstance(await kept.put_file("b", path), Won)
+    assert await kept.list("") == ["a", "b"]
+
+
+async def test_a_create_of_what_a_bucket_keeps_has_lost_whichever_of_the_two_the_bucket_says(kept: GcsStore) -> None:
+    await kept.put("a", b"x", if_generation=CREATE)
+    assert isinstance(await kept.put("a", b"y", if_generation=CREATE), Lost)
+    found = await kept.get("a")
+    assert found is not None
+    assert found.data == b"x"
+
+
+async def test_what_a_bucket_keeps_is_neither_replaced_nor_removed_until_its_time_is_over(
+    sim: SimGcs, kept: GcsStore
+) -> None:
+    won = await kept.put("a", b"x", if_generation=CREATE)
+    assert isinstance(won, Won)
+    with pytest.raises(StoreLockedError, match="retention policy"):
+        await kept.put("a", b"y", if_generation=won.generation)
+    with pytest.raises(StoreLockedError, match="retention policy"):
+        await kept.delete("a")
+    sim.keeps_s[BUCKET] = 0.0
+    await kept.delete("a")
+    assert await kept.get("a") is None
+
+
+async def test_a_403_for_another_reason_is_no_lock(sim: SimGcs, store: GcsStore) -> None:
+    sim.break_next("stat", "p/a", 403)
+    with pytest.raises(StoreRefusedError) as refused:
+        await store.delete("a")
+    assert not isinstance(refused.value, StoreLockedError)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.buckets import GCS, serve_bucket
+from support.buckets import LOCKED, Bucket, serve_bucket
 from support.service import ServiceProcess
 
 from ledger.fsck import verify_log
@@ -40,13 +40,21 @@ def send(url: str, number: int, wait: str = "committed") -> dict[str, Any]:
     return result
 
 
-def configure(folder: Path, signing_key: Path | None = None, url: str | None = None) -> dict[str, str]:
+def configure(
+    folder: Path, signing_key: Path | None = None, url: str | None = None, control_url: str | None = None
+) -> dict[str, str]:
     config = folder / "config.json"
     ledger = {"origin": "ledger.test/two"} | ({"signing_key": str(signing_key)} if signing_key else {})
     document = {
         "tenants": {"auto_create": True},
         "ledger": ledger,
-        "store": {"url": url or (folder / "bucket").as_uri(), "lease_s": 2.0, "commit_interval_s": 0.2},
+        "store": {
+            "url": url or (folder / "bucket").as_uri(),
+            "control_url": control_url,
+            "lease_s": 2.0,
+            "commit_interval_s": 0.2,
+            "publish_interval_s": 1.1,
+        },
     }
     config.write_text(json.dumps(document))
     return {"config": str(config)}
@@ -58,16 +66,20 @@ def governors(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", [GCS])  # a folder keeps the same contract, and a second run costs half a minute
+@pytest.mark.parametrize("kind", [LOCKED])  # others keep the same contract, and a second run costs half a minute
 def test_a_stopped_writer_that_wakes_up_after_a_takeover_writes_no_more_and_nothing_committed_is_lost(
     tmp_path: Path, kind: str
 ) -> None:
     with serve_bucket(kind, tmp_path / "bucket") as bucket:
-        wake_up_after_a_takeover(tmp_path, bucket.url)
+        wake_up_after_a_takeover(tmp_path, bucket)
+        assert bucket.has("0/tile/entries/000") is False
+        assert not bucket.has("0/ctl/head")
+        assert not bucket.has("0/checkpoint")
 
 
-def wake_up_after_a_takeover(tmp_path: Path, url: str) -> None:
-    args = ("--config", configure(tmp_path, url=url)["config"])
+def wake_up_after_a_takeover(tmp_path: Path, bucket: Bucket) -> None:
+    url, control_url = bucket.url, bucket.control_url
+    args = ("--config", configure(tmp_path, url=url, control_url=control_url)["config"])
     first = ServiceProcess(tmp_path / "a", *args)
     with first:
         committed = [send(first.url, number) for number in range(9)]
@@ -89,8 +101,12 @@ def wake_up_after_a_takeover(tmp_path: Path, url: str) -> None:
             assert first.stop() == 0
             assert second.stop() == 0
 
-    restored = governors("restore", url, str(tmp_path / "c"), "--json")
+    control = ["--control", control_url] if control_url else []
+    restored = governors("restore", url, str(tmp_path / "c"), "--json", *control)
     assert restored.returncode == 0, restored.stderr
+    if control:
+        alone = governors("restore", url, str(tmp_path / "d"))
+        assert (alone.returncode, f"are in {control_url}" in alone.stderr) == (1, True)
     (partition,) = json.loads(restored.stdout)["partitions"]
     report = verify_log(tmp_path / "b")
     assert report.ok

@@ -16,6 +16,8 @@ from support.stores import check_preconditions, gcs_store, make_bucket
 
 FOLDER = "folder"
 GCS = "gcs"
+LOCKED = "locked"
+"""Of two buckets the one that has what is written once lets nothing of it go."""
 PAGE: Final = 1_000
 """Keys on one page of a list, as the service has it."""
 START_S: Final = 60.0
@@ -27,6 +29,7 @@ class Bucket:
 
     url: str
     has: Callable[[str], bool]
+    control_url: str | None = None
 
 
 @contextmanager
@@ -35,9 +38,11 @@ def serve_bucket(kind: str, folder: Path) -> Iterator[Bucket]:
     if kind == FOLDER:
         yield Bucket(folder.as_uri(), lambda key: (folder / key).exists())
         return
-    with SimGcs("logs") as sim, pytest.MonkeyPatch.context() as patch:
+    keeps_s = {"logs": float("inf")} if kind == LOCKED else {}
+    with SimGcs("logs", "control", keeps_s=keeps_s) as sim, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", sim.url)
-        yield Bucket("gs://logs/ours", lambda key: f"ours/{key}" in sim.buckets["logs"])
+        control_url = "gs://control/ours" if kind == LOCKED else None
+        yield Bucket("gs://logs/ours", lambda key: f"ours/{key}" in sim.buckets["logs"], control_url)
 
 
 @dataclass(frozen=True, slots=True)

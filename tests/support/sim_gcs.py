@@ -16,6 +16,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,20 +73,27 @@ class Stored:
     data: bytes
     generation: int
     metadata: dict[str, Any]
+    written_s: float
 
 
 class RefusedError(Exception):
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.reason = reason
 
 
 class SimGcs:
     """`with SimGcs() as gcs:` serves at `gcs.url`."""
 
-    def __init__(self, *buckets: str, ignores: Collection[str] = (), page: int = PAGE) -> None:
-        """`ignores`: verbs whose preconditions it does not look at, to show what a poor fake would let pass."""
+    def __init__(
+        self, *buckets: str, ignores: Collection[str] = (), page: int = PAGE, keeps_s: Mapping[str, float] | None = None
+    ) -> None:
+        """`ignores`: verbs whose preconditions it does not look at, to show what a poor fake would let pass. `keeps_s`:
+        for so long after it was written no object of a bucket is replaced or removed, as a retention policy has it.
+        """
+        self.keeps_s = dict(keeps_s or {})
         self._ignores = ignores
         self._page = page
         self.buckets: dict[str, dict[str, Stored]] = {name: {} for name in buckets}
@@ -175,19 +183,21 @@ class SimGcs:
             try:
                 return apply()
             except RefusedError as error:
-                body = {"error": {"code": error.status, "message": error.message}}
+                errors = [{"domain": "global", "reason": error.reason, "message": error.message}]
+                body = {"error": {"code": error.status, "message": error.message, "errors": errors}}
                 return Reply(error.status, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     # The verbs, under the lock
 
     def put(self, bucket: str, name: str, data: bytes, metadata: dict[str, Any], query: dict[str, str]) -> Reply:
         objects = self._objects(bucket)
+        self._check_kept(bucket, name)
         self._check("put", objects.get(name), query)
         checksum = metadata.get("crc32c")
         if checksum is not None and checksum != crc32c(data):
             raise RefusedError(400, "the bytes are not those that the checksum names")
         self._generation += 1
-        objects[name] = Stored(data, self._generation, metadata)
+        objects[name] = Stored(data, self._generation, metadata, time.monotonic())
         return self._describe(bucket, name, objects[name])
 
     def start_upload(
@@ -224,6 +234,7 @@ class SimGcs:
 
     def delete(self, bucket: str, name: str, query: dict[str, str]) -> Reply:
         self._find("delete", bucket, name, query)
+        self._check_kept(bucket, name)
         del self._objects(bucket)[name]
         return Reply(204)
 
@@ -240,6 +251,17 @@ class SimGcs:
         if bucket not in self.buckets:
             raise RefusedError(404, "The specified bucket does not exist.")
         return self.buckets[bucket]
+
+    def _check_kept(self, bucket: str, name: str) -> None:
+        """Before the precondition of a write: that is the answer which is harder to take rightly."""
+        stored, keeps_s = self._objects(bucket).get(name), self.keeps_s.get(bucket, 0.0)
+        if stored is not None and time.monotonic() < stored.written_s + keeps_s:
+            raise RefusedError(
+                403,
+                f"Object '{bucket}/{name}' is subject to bucket's retention policy or object retention and cannot be "
+                "deleted or overwritten until it is over",
+                "retentionPolicyNotMet",
+            )
 
     def _find(self, verb: str, bucket: str, name: str, query: dict[str, str]) -> Stored:
         stored = self._objects(bucket).get(name)

@@ -153,6 +153,14 @@ def test_every_key_can_be_set_by_a_variable() -> None:
             "tenants.mailbox_max = 5 (file): expected at least http.batch_max, 10000, else a full batch never fits",
         ),
         (
+            "store: {control_url: 'gs://b/c'}",
+            "store.control_url = 'gs://b/c' (file): expected store.url, for what is not replaced",
+        ),
+        (
+            "store: {url: 'gs://b/c', control_url: 'gs://b/c/'}",
+            "store.control_url = 'gs://b/c/' (file): expected another place than store.url",
+        ),
+        (
             "retention: {payloads_days: 30, receipts_days: 7}",
             "retention.receipts_days = 7.0 (file): expected at least payloads_days, 30",
         ),

@@ -52,8 +52,10 @@ def permissions(place: Place) -> Verdict:
         if place.ask_google("POST", url, {"permissions": wanted}).get("permissions") != wanted:
             return failed(f"it may not pull from {subscription}")
         said.append("may pull")
-    if settings.store.url and settings.store.url.startswith("gs://"):
-        bucket = settings.store.url.removeprefix("gs://").partition("/")[0]
+    for store in (settings.store.url, settings.store.control_url):
+        if store is None or not store.startswith("gs://"):
+            continue
+        bucket = store.removeprefix("gs://").partition("/")[0]
         wanted = [f"storage.objects.{verb}" for verb in ("create", "delete", "get", "list")]
         query = "&".join(f"permissions={one}" for one in wanted)
         url = f"https://storage.googleapis.com/storage/v1/b/{bucket}/iam/testPermissions?{query}"

@@ -22,6 +22,10 @@ from ledger.store.opening import open_store
 def restore(
     store: Annotated[str, typer.Argument(metavar="STORE", help="gs://bucket/prefix, file:///folder, or a folder.")],
     data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder to make; it may not hold another log.")],
+    control: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="Where heads and checkpoints are, if elsewhere (store.control_url)."),
+    ] = None,
     vkey: Annotated[
         str | None, typer.Option(help="Verifier key that must have signed the log. Default: the store's own word.")
     ] = None,
@@ -34,10 +38,10 @@ def restore(
 
     Exit 0: restored, all of it holds. 1: the store does not hold the log that was signed. 2: it could not be tried.
 
-    Example: governors restore gs://my-bucket/governors ./data
+    Example: governors restore gs://my-bucket/governors ./data --control gs://my-bucket-control/governors
     """
     try:
-        restored = asyncio.run(_restore(store if "://" in store else Path(store).absolute().as_uri(), data_dir, vkey))
+        restored = asyncio.run(_restore(_url_of(store), control and _url_of(control), data_dir, vkey))
     except (StoreUnavailableError, StoreRefusedError, OSError) as error:
         fail(f"could not restore: {error}")
     except LedgerError as error:
@@ -60,8 +64,12 @@ def restore(
         raise typer.Exit(EXIT_BAD)
 
 
-async def _restore(url: str, data_dir: Path, vkey: str | None) -> list[RestoredPartition]:
-    store = open_store(url)
+def _url_of(store: str) -> str:
+    return store if "://" in store else Path(store).absolute().as_uri()
+
+
+async def _restore(url: str, control_url: str | None, data_dir: Path, vkey: str | None) -> list[RestoredPartition]:
+    store = open_store(url, control_url)
     copy = open_store((data_dir / STORE_FOLDER).absolute().as_uri())
     rng = random.Random(os.urandom(16))  # noqa: TID251 - the command line names the entropy, as the service's root does
     try:

@@ -48,6 +48,10 @@ def log(
         Path | None,
         typer.Option(metavar="DIR", help="Where the log is published. Default: the folder store in the data folder."),
     ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where its checkpoints are, if elsewhere (store.control_url)."),
+    ] = None,
     vkey: Vkey = None,
     trust: Trust = None,
     no_remember: NoRemember = False,
@@ -69,7 +73,7 @@ def log(
     count = processes or len(os.sched_getaffinity(0))
     progress = _Progress(as_json=as_json)
     try:
-        report = fsck.verify_log(folder, progress, processes=count, store=store, recall=auditor.recall)
+        report = fsck.verify_log(folder, progress, processes=count, store=store, control=control, recall=auditor.recall)
     except (LedgerError, OSError) as error:
         fail(f"could not check: {error}")
     for memory in report.learned:

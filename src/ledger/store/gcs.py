@@ -21,7 +21,7 @@ from google.auth import exceptions as auth
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
-from ledger.errors import StoreRefusedError, StoreUnavailableError
+from ledger.errors import StoreLockedError, StoreRefusedError, StoreUnavailableError
 from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown, Won, check_key, check_prefix
 
 _THREADS: Final = 8  # below the ten connections that the client keeps
@@ -32,6 +32,7 @@ _RETRY_S: Final = 1.0
 _RETRY_BUSY_S: Final = 2.0
 """One object takes about one write a second; too many are answered with 429."""
 _PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.GONE})
+_LOCKED: Final = frozenset({"retentionPolicyNotMet", "objectUnderActiveHold"})
 _NO_ANSWER: Final = (
     requests.exceptions.RequestException,
     urllib3.exceptions.HTTPError,
@@ -126,7 +127,7 @@ class GcsStore:
             return StoreUnavailableError(answer, _retry_after_s(error, _RETRY_BUSY_S))
         if isinstance(error, api.ServerError) or error.code in _PASSING:
             return StoreUnavailableError(answer, _retry_after_s(error, _RETRY_S))
-        return StoreRefusedError(answer)
+        return StoreLockedError(answer) if _is_locked(error) else StoreRefusedError(answer)
 
     # What runs in threads
 
@@ -160,6 +161,10 @@ class GcsStore:
             )
         except api.PreconditionFailed:
             return Lost()
+        except api.Forbidden as error:
+            if if_generation == CREATE and _is_locked(error):
+                return Lost()  # what a retention policy keeps is there
+            raise
         return Won(int(blob.generation))
 
     def _list(self, prefix: str, after: str) -> Keys:
@@ -196,6 +201,18 @@ class GcsStore:
 def _is_about_bucket(error: api.NotFound) -> bool:
     """The service says "No such object: …" of one, "The specified bucket does not exist." of the other."""
     return "specified bucket" in error.response.text
+
+
+def _is_locked(error: api.GoogleAPICallError) -> bool:
+    """Whether it is a retention policy (or a hold) of the bucket that refuses to replace or remove an object.
+
+    https://cloud.google.com/storage/docs/json_api/v1/status-codes, 403 Forbidden.
+    """
+    try:
+        reasons = {one["reason"] for one in error.response.json()["error"]["errors"]}
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+    return bool(reasons & _LOCKED)
 
 
 def _words(error: api.GoogleAPICallError) -> str:

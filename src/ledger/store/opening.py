@@ -1,4 +1,6 @@
-"""Which object store a URL means. The cloud's client is slow to import, so each kind is imported when it is named."""
+"""Which object store a URL means, or two. The cloud's client is slow to import, so each kind is imported when it is
+named.
+"""
 
 from concurrent.futures import Executor
 from pathlib import Path
@@ -6,14 +8,23 @@ from urllib.parse import unquote, urlsplit
 
 from ledger.errors import StoreRefusedError
 from ledger.store.object_store import ObjectStore
+from ledger.store.split import SplitStore
 
 
-def open_store(url: str, *, executor: Executor | None = None) -> ObjectStore:
-    """`file:///folder` or `gs://bucket/prefix` (the prefix may be missing).
+def open_store(url: str, control_url: str | None = None, *, executor: Executor | None = None) -> ObjectStore:
+    """`file:///folder` or `gs://bucket/prefix` (the prefix may be missing). With `control_url`, of the same form, `url`
+    has only what is written once.
 
     `executor` runs what blocks; None: threads of the store's own. Blocks itself, for as long as it takes to import a
     client or to find credentials. Raises StoreRefusedError.
     """
+    if control_url is None:
+        return _open(url, executor)
+    # Nothing of a store that was opened needs closing before it is used.
+    return SplitStore(_open(url, executor), _open(control_url, executor))
+
+
+def _open(url: str, executor: Executor | None) -> ObjectStore:
     parts = urlsplit(url)
     match parts.scheme:
         case "file" if parts.netloc in {"", "localhost"} and parts.path.startswith("/"):

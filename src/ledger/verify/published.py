@@ -14,16 +14,21 @@ from ledger.format.merkle import HASH_BYTES
 from ledger.format.retention import RETENTION_KEY, NamedSnapshot, Retention
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, decode_entries, tile_path
 from ledger.protocol.head import decode_head
+from ledger.protocol.places import is_written_once
 
 CHECKPOINT: Final = "checkpoint"
 HEAD: Final = "ctl/head"
+ANY_PARTITION: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`folder` is where the partition's `checkpoint` and `tile/` are."""
+    """`folder` is where the partition's `checkpoint` and `tile/` are. `control` is where those of them are that are
+    replaced or removed, if that is elsewhere (docs/formats/store.md).
+    """
 
     folder: Path
+    control: Path | None = None
 
     def checkpoint(self) -> bytes | None:
         """The signed note. Raises OSError."""
@@ -69,7 +74,7 @@ class Published:
         return self.path(bundle).exists() or (width < TILE_WIDTH and self._find(bundle)[1] is not None)
 
     def path(self, tile: TileId) -> Path:
-        return self.folder / tile_path(tile)
+        return self._place(tile_path(tile))
 
     def _find(self, tile: TileId) -> tuple[int, bytes | None]:
         """A tile or bundle that holds this one, and how wide it is. Partial ones give way to fuller ones."""
@@ -85,9 +90,14 @@ class Published:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return (self.folder / name).read_bytes()
+            return self._place(name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def _place(self, name: str) -> Path:
+        if self.control is None or is_written_once(f"{ANY_PARTITION}/{name}"):
+            return self.folder / name
+        return self.control / name
 
 
 def bundle_widths(size: int) -> Iterator[tuple[int, int]]:

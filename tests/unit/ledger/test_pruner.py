@@ -1,6 +1,7 @@
 """What is dropped, in which order, and what an interruption anywhere leaves."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.served import Served
 from ledger.errors import (
     ReceiptDroppedError,
     RetentionInvalidError,
+    StoreLockedError,
     StoreRefusedError,
     StoreUnavailableError,
     TileInvalidError,
@@ -157,6 +159,42 @@ def test_a_bundle_that_holds_something_else_lets_its_segment_stay(tmp_path: Path
         with pytest.raises(TileInvalidError, match="entries/000"):
             await a_few_days()
         assert stored_from(store) == one.ledger.kept_from == 0
+        await one.stop()
+
+    run_simulated(run())
+
+
+def test_what_the_store_keeps_goes_once_it_lets_it_and_is_no_failure(tmp_path: Path) -> None:
+    """A bucket with a retention policy: the log says what it has dropped, and the objects follow."""
+
+    class Locked(MemoryStore):
+        is_locked = True
+        refused = 0
+
+        async def delete(self, key: str) -> None:
+            if self.is_locked and key.startswith(DROPPED) and ".p/" not in key:
+                self.refused += 1
+                raise StoreLockedError("on demand")
+            await super().delete(key)
+
+    async def run() -> None:
+        store, told, dropped = Locked(), list[str](), list[Retention]()
+        one = await served(tmp_path, store, RetentionPolicy(1.0, 3.0), entries=False)
+        one.pruner._on_locked = lambda error: told.append(str(error))
+        one.pruner._on_dropped = dropped.append
+        for _ in range(6):
+            await one.age()
+            await one.prune()
+        said = said_in(store)
+        assert said.segments_from > 400
+        assert stored_from(store) == 0
+        assert told
+        assert all(before != after for before, after in pairwise(dropped)), "each is told of once"
+        assert store.refused < 17 * len(told), "it is not asked for each object anew"
+        store.is_locked = False
+        await one.pruner.prune()
+        assert stored_from(store) == said.segments_from
+        await assert_kept_is_whole(one, store)
         await one.stop()
 
     run_simulated(run())

@@ -9,7 +9,13 @@ from support.memory_store import LANDED, LATE, NOT_LANDED, MemoryStore
 
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence
-from ledger.errors import LedgerClosedError, LedgerFailedError, LogForkedError, WriterFencedError
+from ledger.errors import (
+    LedgerClosedError,
+    LedgerFailedError,
+    LogForkedError,
+    StoreLockedError,
+    WriterFencedError,
+)
 from ledger.format import canonical
 from ledger.format.checkpoint import open_checkpoint
 from ledger.format.heads import HeadList, read_statement
@@ -419,6 +425,39 @@ def test_only_what_no_head_names_is_collected_and_not_before_a_day(tmp_path: Pat
         await asyncio.sleep(GRACE_S / 2)
         assert await collector.sweep() == [orphan.removeprefix("0/")]
         assert set(store.objects) == before - {orphan}
+        await again.stop()
+
+    run_simulated(run())
+
+
+def test_an_orphan_that_the_store_keeps_stays_until_it_lets_it_go(tmp_path: Path) -> None:
+    class Locked(MemoryStore):
+        is_locked = True
+
+        async def delete(self, key: str) -> None:
+            if self.is_locked:
+                raise StoreLockedError("on demand")
+            await super().delete(key)
+
+    async def run() -> None:
+        store, told = Locked(), list[str]()
+        one = await started(tmp_path, store, terms=HeadTerms())
+        await one.commit(3)
+        await one.stop()
+        again = await started(tmp_path, store, terms=HeadTerms())
+        await again.commit(3)
+        orphan = f"seg/{2:020d}-{1:010d}-00000000.seg"
+        store.land(f"0/{orphan}", b"x", 0)
+        collector = OrphanCollector(
+            again.store, again.taken.authority.replace, lambda: [one.key for one in again.ledger.sealed_behind(None)],
+            on_locked=lambda error: told.append(str(error)),
+        )  # fmt: skip
+        await collector.sweep()
+        await asyncio.sleep(GRACE_S)
+        assert await collector.sweep() == []
+        assert told == ["on demand"]
+        store.is_locked = False
+        assert await collector.sweep() == [orphan]
         await again.stop()
 
     run_simulated(run())
