@@ -40,7 +40,8 @@ class Beat(Struct, frozen=True, forbid_unknown_fields=False):
 
 class Member(NamedTuple):
     """A worker as others see it; it was heard of `age_s` ago, and for the first time `present_s` ago. Of one that
-    answers nobody here it is not known whether it lives, for as long as its last beat is not missed.
+    answers nobody here it is not known whether it lives, for as long as its last beat is not missed. `goes_on`: more
+    than one beat of its was heard, so it was there while somebody listened.
     """
 
     beat: Beat
@@ -48,20 +49,21 @@ class Member(NamedTuple):
     is_live: bool
     present_s: float
     answers: bool = True
+    goes_on: bool = False
 
     @property
     def clock_s(self) -> float | None:
         """What its own clock says now, less the time that its beat took to be heard of. None where all that was ever
         heard of it is one beat, and no other for a while: that one may be of any time.
         """
-        is_its_own = self.is_live or self.present_s > self.age_s
-        return self.beat.clock_ms / 1_000 + self.age_s if is_its_own else None
+        return self.beat.clock_ms / 1_000 + self.age_s if self.is_live or self.goes_on else None
 
 
 class _Heard(NamedTuple):
     beat: Beat
     at_s: float
     since_s: float
+    goes_on: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -107,6 +109,7 @@ class Workers:
                 now_s - one.at_s <= LIVE_S,
                 now_s - one.since_s,
                 one.beat.url not in unreached,
+                one.goes_on,
             )
             for _, one in sorted(self._heard.items())
         ]
@@ -117,6 +120,9 @@ class Workers:
 
 
 def _heard(beat: Beat, before: _Heard | None, now_s: float) -> _Heard:
-    if before is None or now_s - before.at_s > LIVE_S:
-        return _Heard(beat, now_s, now_s) if before is None or before.beat != beat else before
-    return before if before.beat == beat else _Heard(beat, now_s, before.since_s)
+    if before is None:
+        return _Heard(beat, now_s, now_s)
+    if before.beat == beat:
+        return before
+    is_back = now_s - before.at_s > LIVE_S
+    return _Heard(beat, now_s, now_s if is_back else before.since_s, goes_on=True)

@@ -43,9 +43,9 @@ class Cluster:
         self.beats[name] = (said, self.now_s + heard_after_s)
 
     def members(self) -> list[Member]:
-        """All of them were heard of for the first time a minute before the test began."""
+        """All of them were heard of before the test began."""
         return [
-            Member(said, self.now_s - at_s, self.now_s - at_s <= LIVE_S, self.now_s + 60.0)
+            Member(said, self.now_s - at_s, self.now_s - at_s <= LIVE_S, self.now_s + 60.0, goes_on=True)
             for said, at_s in self.beats.values()
         ]
 
@@ -145,6 +145,8 @@ async def test_what_a_worker_left_that_ended_before_anybody_listened_is_worth_no
     assert await known.principal_of(captured.encode()) is None
     listener.hear({"a": replace(said, number=2, clock_ms=int(cluster.clock_s("a") * 1_000))}, cluster.now_s)
     assert await known.principal_of(captured.encode()) is None, "it was alive after all, and the token is old"
+    assert await known.principal_of(cluster.workers["a"].token().encode()) is not None
+    cluster.now_s += 3 * LIVE_S  # its beats do not get through, and it goes on
     assert await known.principal_of(cluster.workers["a"].token().encode()) is not None
 
 
