@@ -16,7 +16,7 @@ class PullSettings:
 
     messages_max: int = 20_000
     """The most messages held at once, pulled and not yet acknowledged. Acknowledgements follow commits, which may be
-    2 s apart: a tenth of this a second still flows when a commit takes 10 s."""
+    4 s apart: a tenth of this a second still flows when a commit takes 10 s."""
 
     backlog_max: int = 2_000
     """No pull starts while as many messages wait to be decided; a tenth of a second's work."""

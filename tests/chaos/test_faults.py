@@ -23,7 +23,7 @@ from support.fleet import Fleet, Worker
 from support.heads import Committed
 
 TAKEOVER_S_MAX: Final = 15.0
-LEASES_S: Final = 10.0
+LEASES_S: Final = 12.0
 """Twice the lease: who has not heard of the bucket for so long answers nobody."""
 HOUR_S: Final = 3_600
 SLOW_S: Final = 0.5

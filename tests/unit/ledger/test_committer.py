@@ -133,9 +133,13 @@ class Writes:
     heads: list[float]
 
 
-async def writes_of(folder: Path, terms: HeadTerms, seconds: float, *, upload_s: float = 0.0) -> Writes:
-    """Of a log that gets ten receipts a second for which nobody is in a hurry."""
-    store, loop = MemoryStore(), asyncio.get_running_loop()
+async def writes_of(
+    folder: Path, terms: HeadTerms, seconds: float, *, upload_s: float = 0.0, call_s: float = 0.01
+) -> Writes:
+    """Of a log that gets ten receipts a second for which nobody is in a hurry, and that may be answered all the time.
+    Each call of the store takes `call_s`, an upload as much more as `upload_s`.
+    """
+    store, loop = MemoryStore(takes_s=call_s), asyncio.get_running_loop()
     found = Writes([], [])
     one = await Machine("a", folder, store, terms=terms, cadence=Cadence(interval_s=2.0)).start()
 
@@ -166,6 +170,15 @@ def test_a_log_with_something_to_commit_renews_its_lease_by_its_commits_alone(tm
         assert min(gaps) > 3.0
         assert max(gaps) < 3.9
         assert len(found.heads) < 120.0 / 3.3
+
+    run_simulated(run())
+
+
+def test_a_store_that_takes_a_second_for_a_call_costs_neither_the_lease_nor_a_write(tmp_path: Path) -> None:
+    async def run() -> None:
+        found = await writes_of(tmp_path, HeadTerms(6.0, 0.9, 1.1), 120.0, call_s=1.0)
+        assert len(found.heads) - len(found.segments) <= 3
+        assert len(found.heads) < 120.0 / 3.0
 
     run_simulated(run())
 
