@@ -32,7 +32,7 @@ WRITES: Final = frozenset({"put", "start", "list"})
 """Google's class A. Deleting is free, the rest is class B."""
 FREE: Final = frozenset({"delete"})
 TARGET_USD: Final = 5.0
-REQUEST: Final = 20
+REQUEST: Final = 100
 ATTEMPTS: Final = 60
 RETRY_S: Final = 0.5
 BUCKET: Final = "logs"

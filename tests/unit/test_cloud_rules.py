@@ -44,7 +44,7 @@ def test_heads_are_never_nearer_to_each_other_than_a_bucket_takes_them() -> None
 
 def test_what_is_computed_is_near_what_was_counted() -> None:
     """docs/scale.md: three workers, eight partitions."""
-    assert sum(usd_of(Terms(partitions=8, rate_per_s=374.0)).values()) == pytest.approx(3.68, rel=0.05)
+    assert sum(usd_of(Terms(partitions=8, rate_per_s=987.0)).values()) == pytest.approx(4.70, rel=0.05)
 
 
 def test_a_full_tile_is_a_write_for_256_receipts_and_a_bundle_another_where_there_are_any() -> None:
