@@ -9,6 +9,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -276,7 +277,8 @@ def test_a_hundred_thousand_tenants_that_nobody_knows_are_refused_and_not_rememb
         with place.grows_by_at_most(150), place.stays_well():
             for start in range(0, TENANTS, BATCH):
                 batch = [signal_of(f"nobody-{number:06}", f"u-{number}") for number in range(start, start + BATCH)]
-                answer = client.post("/v1/signals", json=batch)
+                while (answer := client.post("/v1/signals", json=batch)).status_code == 503:
+                    time.sleep(float(answer.headers["retry-after"]))  # a machine with others may fall behind
                 assert answer.status_code == 200
                 assert {one["outcome"] for one in answer.json()["results"]} == {"refused"}
         assert [one["tenant"] for one in client.get("/v1/tenants").json()["tenants"]] == [
