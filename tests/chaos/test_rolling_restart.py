@@ -90,6 +90,7 @@ async def test_a_rolling_restart_is_noticed_by_nobody(tmp_path: Path, capsys: py
     stops_s: dict[str, float] = {}
     async with staged(tmp_path) as stage:
         fleet, gateway = stage.fleet, Gateway(stage.fleet)
+        await fleet.settles()
         async with gateway.asking():
             for name in reversed(list(fleet.workers)):
                 gateway.leave_out(name)

@@ -23,6 +23,7 @@ from support.proxy import CuttableProxy
 from support.pubsub import PROJECT
 from support.service import ServiceProcess
 
+from governors.cluster.ownership import ranked
 from ledger.format.note import SEED_BYTES, Signer
 
 ORIGIN: Final = "ledger.test/fleet"
@@ -202,6 +203,18 @@ class Fleet:
                 most = max(held, key=lambda name: held[name], default=None)
                 if most is not None and held[most]:
                     return self.workers[most]
+                await asyncio.sleep(_POLL_S)
+
+    async def settles(self) -> None:
+        """Wait until every partition is where it should be, as it is some time after nobody came or went."""
+        urls = [worker.url for worker in self.living.values()]
+        async with asyncio.timeout(120.0):
+            while True:
+                view = await self.cluster(next(iter(self.living.values())))
+                url_of = {one["worker"]: one["url"] for one in view["workers"]}
+                owners = {one["partition"]: url_of.get(one["owner"]) for one in view["partitions"]}
+                if all(url == ranked(partition, urls)[0] for partition, url in owners.items()):
+                    return
                 await asyncio.sleep(_POLL_S)
 
     async def recovers(self) -> None:
