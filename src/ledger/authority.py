@@ -119,10 +119,10 @@ class Authority:
                 await asyncio.sleep(max(0.0, self._lease.last_call_s - loop.time()))
             await self._begin(lambda: self.head, only_if_due=True)
 
-    async def hand_over(self) -> None:
-        """Answer no more, and say so in the head: whoever comes next need not wait. Raises as `replace` does."""
+    async def hand_over(self, **changes: Any) -> Head:
+        """Answer no more, and say so in the head: whoever comes next need not wait. Otherwise as `replace`."""
         self._over = True
-        await self.replace(lease_us=0)
+        return await self.replace(lease_us=0, **changes)
 
     async def settle(self) -> None:
         """Return when no write is under way."""

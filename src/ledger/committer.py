@@ -130,9 +130,10 @@ class Committer:
         """Whether a receipt has waited so long that somebody should be told: losing this machine loses it."""
         return self.waited_s() > self._cadence.alarm_s
 
-    async def commit(self) -> bool:
-        """Commit what is on the disk, or the first 64 MiB of it; false if there was nothing. Each step's comment says
-        what a crash after it leaves.
+    async def commit(self, *, is_last: bool = False) -> bool:
+        """Commit what is on the disk, or the first 64 MiB of it; false if there was nothing. With `is_last` nothing is
+        appended any more, and the head that names the end hands the log over too. Each step's comment says what a crash
+        after it leaves.
 
         Raises WriterFencedError (another writer has the log), StoreRefusedError, LedgerFailedError.
         """
@@ -153,9 +154,8 @@ class Committer:
             raise SegmentCorruptError(tail[-1].path, tail[-1].bytes, size, "its root is not the one that was sealed")
         note = sign_checkpoint(Checkpoint(self._log.origin, size, root), self._signer)
         # Signed bytes that nobody has seen. The next start signs the same, or another writer has taken over.
-        await self._authority.replace(
-            checkpoint=note.decode(), root=root.hex(), segment=last, size=size, vkey=self._signer.verifier.vkey
-        )
+        write = self._authority.hand_over if is_last and not self._is_behind else self._authority.replace
+        await write(checkpoint=note.decode(), root=root.hex(), segment=last, size=size, vkey=self._signer.verifier.vkey)
         # The head names the new tail, or will in a moment, or never: whoever reads it next finds out. This commits.
         self._log.mark_committed(size)
         # Nobody here was told. Whoever waited for it sends its signal again, and hears that it was decided before.
@@ -261,10 +261,11 @@ class Committer:
             async with asyncio.timeout(self._cadence.hand_over_s):
                 await self._authority.settle()
                 with suppress(LedgerError):  # the ledger may have failed, which is said elsewhere
-                    while await self.commit():
+                    while await self.commit(is_last=True):
                         pass
                 with suppress(LedgerError):
-                    await self._authority.hand_over()
+                    if self.head.lease_us:  # there was nothing to commit
+                        await self._authority.hand_over()
         self._end(LedgerClosedError("the committer was stopped"))
 
     def _end(self, error: BaseException) -> None:

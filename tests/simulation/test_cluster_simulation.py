@@ -60,7 +60,7 @@ def test_a_cluster_that_grows_and_shrinks_moves_only_what_must_move(
 
 def test_what_is_handed_over_before_all_have_heard_of_a_newcomer_moves_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "SETTLE_S", 10.0)
-    outcome = run_growth(8, 4, 13, at_once=False)
+    outcome = run_growth(12, 4, 13, at_once=False)
     assert outcome.violation is not None
     assert "instead of once" in outcome.violation
 

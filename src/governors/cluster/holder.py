@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.ownership import Aim, aim_of
-from governors.cluster.workers import holder_of
+from governors.cluster.workers import Member, holder_of
 from governors.supervision.child import Started
 from governors.supervision.tasks import see_out
 from ledger.backoff import Backoff
@@ -15,6 +16,8 @@ from ledger.errors import StoreUnavailableError, WriterFencedError
 
 HAND_OVERS_MAX: Final = 2
 """Partitions that are handed over at once: each stands still meanwhile, for as long as it takes both sides."""
+TAKEN_S: Final = 10.0
+"""Whoever takes one over should have it by then. If not, the next is not held up by that."""
 
 
 class Tenure(Protocol):
@@ -51,6 +54,7 @@ class Holder(Generic[Held]):
         self.number = number
         self.failed: Exception | None = None
         self.has_it = False
+        self._is_ending = False
         self._take = take
         self._here = here
         self._heartbeat = heartbeat
@@ -65,7 +69,7 @@ class Holder(Generic[Held]):
     @property
     def is_going(self) -> bool:
         """Whether it is being handed over."""
-        return self._aim is Aim.RELEASE and not self._is_free.is_set()
+        return (self._aim is Aim.RELEASE or self._is_ending) and not self._is_free.is_set()
 
     async def let_go(self) -> None:
         """Hand it over, if it is here or about to be; returns once that is done."""
@@ -112,6 +116,7 @@ class Holder(Generic[Held]):
                 held = taking.result()  # it came as this was told to end
             if held is not None:
                 await held.close()
+            self._is_ending = False
             self._is_free.set()
 
     async def _serve(self, held: Held) -> None:
@@ -131,6 +136,7 @@ class Holder(Generic[Held]):
         finally:
             # Whoever asks from now on is sent elsewhere, while what was taken in is brought to its end.
             self.has_it = False
+            self._is_ending = True
             self._here(None)
             released.cancel()
             serving.cancel()
@@ -177,6 +183,7 @@ class Assignment:
         self._on_heard = on_heard
         self._is_over = False
         self._vacant_since_s: dict[int, float] = {}
+        self._released_s: dict[int, float] = {}
         self.is_leaving = False
 
     def leave(self, *, leaving: bool) -> None:
@@ -208,7 +215,7 @@ class Assignment:
 
     def _look(self, now_s: float) -> None:
         members = self._heartbeat.members()
-        going = sum(holder.is_going for holder in self._holders)
+        going = sum(self._is_under_way(holder, members, now_s) for holder in self._holders)
         for holder in self._holders:
             number = holder.number
             if holder_of(number, members) is not None:
@@ -221,7 +228,15 @@ class Assignment:
                 has_it=holder.has_it, is_leaving=self.is_leaving, vacant_s=vacant_s,
             )  # fmt: skip
             if aim is Aim.RELEASE:
-                if going >= HAND_OVERS_MAX:
+                if holder.is_going or going >= HAND_OVERS_MAX:
                     continue
                 going += 1
+                self._released_s[number] = now_s
             holder.aim(aim)
+
+    def _is_under_way(self, holder: Holder[Any], members: Sequence[Member], now_s: float) -> bool:
+        """Whether this worker is handing it over, or has done so and nobody is known to have it yet."""
+        if holder.is_going:
+            return True
+        since_s = self._released_s.get(holder.number, -inf)
+        return now_s - since_s < TAKEN_S and holder_of(holder.number, members) is None
