@@ -187,6 +187,7 @@ class App:
                 *([] if heartbeat is None else [Child("heartbeat", ready_at_once(heartbeat.run))]),
                 *([] if self._assignment is None else [Child("assignment", ready_at_once(self._assignment.run))]),
                 *([] if membership is None else [Child("admission", ready_at_once(membership.follower.run))]),
+                *([] if membership is None else [Child("inquiry", ready_at_once(membership.inquiry.run))]),
                 *gate.children(),
                 Child("http", self.http.run, shutdown_s=SHUTDOWN_S + 2.0),
                 *(
@@ -313,6 +314,7 @@ class App:
             custodian.store,
             self._count,
             self._partitions,
+            self._moves,
             self.metrics,
             clock_us=self._clock_us,
             entropy=os.urandom,

@@ -15,7 +15,9 @@ from governors.cluster.admission_view import AdmissionView
 from governors.cluster.credentials import Credentials, make_key, public_part
 from governors.cluster.forward import Forwarder
 from governors.cluster.heartbeat import Heartbeat
+from governors.cluster.inquiry import Inquiry
 from governors.cluster.lines import Lines
+from governors.cluster.moves import Moves
 from governors.cluster.whereabouts import Neighbours, Whereabouts
 from governors.listener import listen, url_of
 from governors.settings import Settings
@@ -41,6 +43,7 @@ class Membership:
         store: ObjectStore,
         partitions: int,
         here: Collection[int],
+        moves: Moves,
         metrics: Metrics,
         *,
         clock_us: Callable[[], int],
@@ -87,6 +90,7 @@ class Membership:
             self._on_unreached,
             unreached,
         )
+        self.inquiry = Inquiry(self.where, moves, self.lines.get, rng)
         self.follower.tell_ages(metrics.admission_view_age_seconds, self.where.has)
 
     def _on_unreached(self, url: str, why: str) -> None:

@@ -241,7 +241,7 @@ class Switchboard:
             return partition in self.here or elsewhere.knows(partition)
 
         try:
-            return await self._moves.carry_out(done, is_somewhere, undone, Backoff(self._rng), limit_s)
+            return await self._moves.carry_out(partition, done, is_somewhere, undone, Backoff(self._rng), limit_s)
         except NobodyHasItError:
             raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S) from None
 

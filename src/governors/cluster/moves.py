@@ -1,8 +1,9 @@
 """Waiting until a partition is somewhere: for the moments in which one is handed over, and nobody has it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from ledger.backoff import Backoff
@@ -27,6 +28,14 @@ class Moves:
     def __init__(self, look: Callable[[], None] = lambda: None) -> None:
         self._look = look
         self._next = asyncio.Event()
+        self._waiting = Counter[int]()
+        self.missed = asyncio.Event()
+        """Set while somebody waits."""
+
+    @property
+    def waited_for(self) -> list[int]:
+        """The partitions that somebody waits for."""
+        return list(self._waiting)
 
     def tell(self) -> None:
         """A partition may be somewhere else now."""
@@ -46,6 +55,7 @@ class Moves:
 
     async def carry_out(
         self,
+        partition: int,
         do: Callable[[], Awaitable[T]],
         is_somewhere: Callable[[], bool],
         undone: type[Exception] | tuple[type[Exception], ...],
@@ -58,8 +68,9 @@ class Moves:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limit_s
         while True:
-            if not await self.wait_until(is_somewhere, give_up_s - loop.time()):
-                raise NobodyHasItError
+            with self._missing(partition):
+                if not await self.wait_until(is_somewhere, give_up_s - loop.time()):
+                    raise NobodyHasItError
             try:
                 return await do()
             except undone:
@@ -69,3 +80,16 @@ class Moves:
             with suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next_s()):
                     await self._next.wait()
+
+    @contextmanager
+    def _missing(self, partition: int) -> Iterator[None]:
+        self._waiting[partition] += 1
+        self.missed.set()
+        try:
+            yield
+        finally:
+            self._waiting[partition] -= 1
+            if not self._waiting[partition]:
+                del self._waiting[partition]
+            if not self._waiting:
+                self.missed.clear()

@@ -188,7 +188,7 @@ class Router:
         backoff = Backoff(self._rng)
         try:
             await self._moves.carry_out(
-                answer, lambda: self._is_somewhere(partition), UnreachedError, backoff, OWNER_WAIT_S
+                partition, answer, lambda: self._is_somewhere(partition), UnreachedError, backoff, OWNER_WAIT_S
             )
         except NobodyHasItError:
             detail = f"no worker has partition {partition} now"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from governors.admission import Refused, Viewed
 from governors.api.service import NotAcceptingError, SignalResult, Wait
@@ -9,18 +10,29 @@ from governors.cluster.admission_view import AdmissionView
 from governors.cluster.heartbeat import Heartbeat
 from governors.cluster.lines import Lines
 from governors.cluster.moves import RETRY_S
-from governors.cluster.ownership import ranked
-from governors.cluster.workers import holder_of
+from governors.cluster.workers import Member, holder_of
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
 
 
+class _Seen(NamedTuple):
+    """What was found out about a partition, while heartbeats said that `holder` has it: it is at `url`, or not where it
+    was.
+    """
+
+    holder: tuple[str, int] | None
+    url: str | None
+
+
 class Whereabouts:
-    """`here` are the partitions of this worker at any moment."""
+    """`here` are the partitions of this worker at any moment. Where others have been asked about one, that holds until
+    heartbeats say something new of it, which takes them seconds.
+    """
 
     def __init__(self, here: Collection[int], heartbeat: Heartbeat) -> None:
         self._here = here
         self._heartbeat = heartbeat
+        self._seen: dict[int, _Seen] = {}
 
     def has(self, partition: int) -> bool:
         """Whether it is here."""
@@ -29,15 +41,23 @@ class Whereabouts:
     def url_of(self, partition: int) -> str | None:
         """The other worker that has it, None where nobody is known to."""
         holder = self._heartbeat.holder(partition)
+        seen = self._seen.get(partition)
+        if seen is not None and seen.holder == _tenure(holder, partition):
+            return seen.url
         return None if holder is None else holder.beat.url
 
-    def heir_of(self, partition: int) -> str | None:
-        """The other worker that will have a partition which nobody has, by what is known; None where that is this one,
-        or cannot be told.
-        """
-        heirs = [one.beat for one in self._heartbeat.members() if one.is_live and partition in one.beat.stands_by]
-        first = next(iter(ranked(partition, (beat.url for beat in heirs))), None)
-        return None if first == self._heartbeat.url else first
+    def see(self, partition: int, url: str | None) -> None:
+        """It is there, or not where it was."""
+        self._seen[partition] = _Seen(_tenure(self._heartbeat.holder(partition), partition), url)
+
+    def candidates(self, partition: int) -> list[str]:
+        """The other workers that may have it: who said so last, and who stands by for it."""
+        members = [one for one in self._heartbeat.members() if one.is_live and one.beat.url != self._heartbeat.url]
+        return list(
+            dict.fromkeys(
+                one.beat.url for one in members if partition in one.beat.owns or partition in one.beat.stands_by
+            )
+        )
 
     def workers(self) -> int:
         """How many there are, this one included."""
@@ -60,6 +80,10 @@ class Whereabouts:
         return found
 
 
+def _tenure(holder: Member | None, partition: int) -> tuple[str, int] | None:
+    return None if holder is None else (holder.beat.worker, holder.beat.owns[partition])
+
+
 class Neighbours:
     """The partitions that other workers have, for the switchboard. `views` has for each what was told of its admission,
     and `on_admission(answer, governor)` is called with each answer from them.
@@ -80,20 +104,20 @@ class Neighbours:
         self._on_admission = on_admission
 
     def knows(self, partition: int) -> bool:
-        """Whether a worker is known to have it, or will have it in a moment."""
-        return self._where.url_of(partition) is not None or self._where.heir_of(partition) is not None
+        """Whether a worker is known to have it."""
+        return self._where.url_of(partition) is not None
 
     async def submit(self, partition: int, signals: Sequence[Signal], wait: Wait) -> list[SignalResult]:
         """Have signals decided there. Raises NotAcceptingError, OutcomeUnknownError."""
-        refused = NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
-        # Its heir knows first that it has it; that everybody has heard of that takes a second more.
-        for url in (self._where.url_of(partition), self._where.heir_of(partition)):
-            if url is not None:
-                try:
-                    return await self._lines.submit(url, signals, wait)
-                except NotAcceptingError as error:
-                    refused = error
-        raise refused
+        url = self._where.url_of(partition)
+        if url is None:
+            raise NotAcceptingError(f"no worker has partition {partition} now", RETRY_S)
+        try:
+            return await self._lines.submit(url, signals, wait)
+        except NotAcceptingError:
+            # Many wait for the same one. They send nothing before somebody was found who has it.
+            self._where.see(partition, None)
+            raise
 
     async def record_operation(self, operation: Operation) -> None:
         """Have a receipt left by a worker that has a partition. Raises NotAcceptingError, OutcomeUnknownError."""
