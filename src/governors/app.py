@@ -34,7 +34,7 @@ from governors.custody import Custodian
 from governors.gate import Gate
 from governors.intake import PULLED_WAIT_S, Intake
 from governors.listener import SHUTDOWN_S, http_server
-from governors.memory import share_one_heap
+from governors.memory import settle_memory, share_one_heap
 from governors.outbox.configured import Watching, close, executors_of
 from governors.outbox.executors import Executor
 from governors.partition import Partition, Surroundings
@@ -235,6 +235,8 @@ class App:
             self._running = True
             on_standby()
         await self._all_here.wait()
+        # Once, for what is settled is never collected, and partitions that come later may go again.
+        settle_memory()
         self._running = True
         on_ready()
 

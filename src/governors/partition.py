@@ -13,7 +13,6 @@ import structlog
 
 from governors.cluster.admission_view import Source
 from governors.custody import Custodian, Custody
-from governors.memory import settle_memory
 from governors.outbox.executors import Executor
 from governors.partition_gauges import PartitionGauges
 from governors.policies import Policies
@@ -93,7 +92,6 @@ class Partition:
         try:
             await asyncio.wait({tree, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if ready.is_set():
-                settle_memory()
                 on_ready()
             await asyncio.shield(tree)
             raise self._why_it_ended()
