@@ -290,11 +290,11 @@ class App:
 
     def cluster(self) -> ClusterView:
         """Who is there, and who has what."""
+        epochs = {number: one.epoch for number, one in self._partitions.items()}
         if self._membership is None:
-            epochs = {number: one.epoch for number, one in self._partitions.items()}
             return alone(self._count, socket.gethostname(), self.http.url, epochs)
         heartbeat = self._membership.heartbeat
-        return cluster_view(self._count, heartbeat.worker, heartbeat.members())
+        return cluster_view(self._count, heartbeat.worker, heartbeat.members(), epochs)
 
     def drain(self, *, leaving: bool) -> ClusterView:
         """Hand over everything and take nothing more, or take part again."""

@@ -7,14 +7,18 @@ from governors.api.service import ClusterView, PartitionView, WorkerView
 from governors.cluster.workers import Member, holder_of
 
 
-def cluster_view(partitions: int, worker: str, members: Sequence[Member]) -> ClusterView:
-    """As `worker` sees it."""
-    held = [
-        PartitionView(number, None, None)
-        if (holder := holder_of(number, members)) is None
-        else PartitionView(number, holder.beat.worker, holder.beat.owns[number])
-        for number in range(partitions)
-    ]
+def cluster_view(partitions: int, worker: str, members: Sequence[Member], here: Mapping[int, int]) -> ClusterView:
+    """As `worker` sees it, that has those that are `here`, with their epochs: others hear of that later."""
+
+    def view_of(number: int) -> PartitionView:
+        if number in here:
+            return PartitionView(number, worker, here[number])
+        holder = holder_of(number, members)
+        if holder is None or holder.beat.worker == worker:
+            return PartitionView(number, None, None)
+        return PartitionView(number, holder.beat.worker, holder.beat.owns[number])
+
+    held = [view_of(number) for number in range(partitions)]
     owners = {one.owner for one in held}
     return ClusterView(worker, [_worker_view(one, is_owner=one.beat.worker in owners) for one in members], held)
 
