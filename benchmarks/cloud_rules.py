@@ -15,7 +15,6 @@ from governors.cluster.workers import BEAT_S
 from governors.custody import HEAD_SPACING_S, MARGIN
 from ledger.format.tiles import TILE_WIDTH
 from ledger.protocol.commit import RENEW_SHARE
-from ledger.takeover import FOLLOW_S
 from ledger.takeover import LOOK_S as HEAD_LOOK_S
 
 # USD for 1,000 operations, standard storage in one region: https://cloud.google.com/storage/pricing (2025).
@@ -67,7 +66,7 @@ def operations(terms: Terms) -> dict[str, tuple[float, float]]:
         "heads in between, for the lease": (between * commits * partitions, 0),
         "publications": (PUBLICATION * DAY_S / terms.publish_s * partitions, 0),
         # One worker for each partition: a look at the head each second, and what is committed.
-        "stand-bys": (DAY_S / FOLLOW_S * partitions, (DAY_S / HEAD_LOOK_S + commits) * partitions),
+        "stand-bys": (0, (DAY_S / HEAD_LOOK_S + commits) * partitions),
         "heartbeats": (DAY_S / BEAT_S * workers + looks / LIST_EVERY * workers, looks * workers * (workers - 1)),
     }
 

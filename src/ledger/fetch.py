@@ -31,7 +31,7 @@ from ledger.format.segment import Intact, SegmentHeader
 from ledger.index import SegmentKey
 from ledger.layout import SegmentName
 from ledger.local_log import FETCHED_SUFFIX
-from ledger.protocol.head import Head, parse_segment_key, segment_key_prefix
+from ledger.protocol.head import Head, SegmentRef, parse_segment_key, segment_key_prefix
 from ledger.snapshots import SnapshotName, open_snapshot
 from ledger.store.object_store import Object, ObjectStore
 
@@ -103,6 +103,23 @@ class Fetcher:
             self._loading.clear()
         return fetched
 
+    async def fetch_next(self, head: Head, last: SegmentRef) -> Fetched | None:
+        """Fetch the head's own segment if it follows the segment `last`, which takes no list. None where there is more
+        between them. Raises as `fetch` does.
+        """
+        if head.segment is None:
+            return None
+        found = await self._get(head.segment.key)
+        if found is None or hashlib.sha256(found.data).hexdigest() != head.segment.sha256:
+            return None
+        header = _header_of(head.segment.key, found.data, self._log)
+        if header.previous_sha256.hex() != last.sha256:
+            return None
+        _check_end(head, found.data)
+        fetched = Fetched(common=header.previous_sha256)
+        await self._keep(header, found.data, fetched)
+        return fetched
+
     def put_in_place(self, fetched: Fetched) -> None:
         """Give what was fetched its names. Blocking."""
         for name in (*fetched.snapshots, *reversed(fetched.names)):
@@ -132,10 +149,7 @@ class Fetcher:
             header, data = found
             if not fetched.names:
                 _check_end(head, data)
-            name = SegmentName(header.first_index, header.epoch, sealed=True)
-            await self._blocking(self._disk.replace, self._folder / f"{name}{FETCHED_SUFFIX}", data)
-            fetched.names.append(name)
-            fetched.bytes += len(data)
+            await self._keep(header, data, fetched)
             if self._on_progress is not None:
                 self._on_progress(header.first_index, fetched.bytes)
             wanted, end_index = header.previous_sha256, header.first_index
@@ -146,6 +160,12 @@ class Fetcher:
                 return
             while keys and keys[-1][0] >= (header.first_index, header.epoch):
                 self._forget(keys.pop()[1])
+
+    async def _keep(self, header: SegmentHeader, data: bytes, fetched: Fetched) -> None:
+        name = SegmentName(header.first_index, header.epoch, sealed=True)
+        await self._blocking(self._disk.replace, self._folder / f"{name}{FETCHED_SUFFIX}", data)
+        fetched.names.append(name)
+        fetched.bytes += len(data)
 
     async def _list(self, begin: int) -> list[tuple[SegmentKey, str]]:
         """The segments from this receipt on, in order."""

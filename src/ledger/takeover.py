@@ -28,7 +28,7 @@ from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Signer, Verifier, open_note
 from ledger.index import SegmentKey
 from ledger.local_log import FoundSegment
-from ledger.protocol.head import Head, decode_head
+from ledger.protocol.head import Head, SegmentRef, decode_head
 from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
 from ledger.public_tree import published_root
 from ledger.store.object_store import CREATE, ObjectStore
@@ -37,8 +37,6 @@ T = TypeVar("T")
 
 LOOK_S: Final = 1.0
 """While a lease is waited out: an owner that hands over is followed within this."""
-FOLLOW_S: Final = 30.0
-"""While another has the log, what it commits is fetched this often, so that little is left to fetch when it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +124,13 @@ class _Takeover:
         self._put_aside: list[Path] = []
         self._fetched = 0
         self._waited_s = 0.0
+        self._followed: SegmentRef | None = None
+        """The last segment in the folder, where that is the one that a head has named."""
         self._met: tuple[Head | None, int] | None = None
         """The head that ended the wait for another one, with its generation."""
 
     async def run(self) -> TakenOver:
         loop = asyncio.get_running_loop()
-        follow_s = float("-inf")
         while True:
             head, generation = self._met or await self._read_head()
             self._met, seen_s = None, loop.time()
@@ -143,12 +142,11 @@ class _Takeover:
             else:
                 self._check_signature(head)
                 # The disk agrees with the head after this, whoever gets it: a crash leaves a part of it done.
-                in_line = None
-                if loop.time() >= follow_s:
-                    in_line = await self._try_to_follow(head, generation)
-                    follow_s = loop.time() + FOLLOW_S
-                    if in_line is not None and self._on_followed is not None:
-                        self._on_followed(head.size)
+                # While another has the log, each commit is fetched as it comes, so that nothing is left to fetch when
+                # it goes.
+                in_line = await self._try_to_follow(head, generation)
+                if in_line is not None and self._on_followed is not None:
+                    self._on_followed(head.size)
                 if not await self._wait(head, generation, seen_s):
                     continue  # the owner has renewed its lease, or committed, or it hands over
                 in_line = in_line or await self._try_to_follow(head, generation)
@@ -227,26 +225,32 @@ class _Takeover:
     async def _try_to_follow(self, head: Head, generation: int) -> tuple[list[FoundSegment], int] | None:
         """What `_bring_in_line` does; None where there is another head by now, and it could not be done for that."""
         try:
-            return await self._bring_in_line(head)
+            in_line = await self._bring_in_line(head)
         except RestoreError:
             if (await self._read_head())[1] == generation:
                 raise
             return None  # it is the log of a while ago, and retention has dropped some of it since
+        self._followed = head.segment if in_line[1] == 0 else None
+        return in_line
 
     async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
         """Make the folder hold all that is committed; also, how many receipts it has beyond that."""
         place = self._place
+        last_key = None if head.segment is None else SegmentKey(*head.segment.place())
         if head.segment is not None:
             # Nearly always the head's own segment is here, and with it, by the chain of hashes, all before it.
-            last_key = SegmentKey(*head.segment.place())
             tail = await self._blocking(lambda: local_log.find_segments(place.disk, place.folder, last_key))
             if tail and tail[0].sha256.hex() == head.segment.sha256:
                 return tail, _end_of(tail) - head.size
-        local = await self._blocking(self._find)
         fetcher = Fetcher(
             place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
             executor=self._executor, on_progress=self._on_progress,
         )  # fmt: skip
+        if self._followed is not None and (following := await fetcher.fetch_next(head, self._followed)) is not None:
+            await self._blocking(lambda: fetcher.put_in_place(following))
+            self._fetched += following.bytes
+            return await self._blocking(lambda: local_log.find_segments(place.disk, place.folder, last_key)), 0
+        local = await self._blocking(self._find)
         begin = local[-1].name.first_index if local else 0
         fetched = await fetcher.fetch(head, {one.sha256 for one in local}, begin)
         digests = [one.sha256 for one in local]

@@ -59,10 +59,10 @@ def test_a_cluster_that_grows_and_shrinks_moves_only_what_must_move(
 
 
 def test_what_is_handed_over_before_all_have_heard_of_a_newcomer_moves_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "SETTLE_S", 10.0)
-    outcome = run_growth(12, 4, 13, at_once=False)
-    assert outcome.violation is not None
-    assert "instead of once" in outcome.violation
+    monkeypatch.setattr(ownership, "SETTLE_S", 0.0)
+    violations = (run_growth(seed, 4, 13, at_once=False).violation for seed in range(SEEDS_MAX))
+    found = next((one for one in violations if one is not None), "")
+    assert "instead of once" in found
 
 
 # Bugs, each planted into the code under test. Who adds one here names what it breaks.

@@ -138,7 +138,7 @@ def local_answers_go_on_after_the_lease(planting: pytest.MonkeyPatch) -> None:
     planting.setattr(Authority, "may_answer", lambda _: True)
 
 
-@breaks(Mode.SHARED, "not the committed one|does not continue")
+@breaks(Mode.SHARED, "not the committed one|does not continue|is damaged")
 def a_tail_is_adopted_without_a_look_at_what_is_committed(planting: pytest.MonkeyPatch) -> None:
     planting.setattr(takeover, "judge_log", lambda local, *_, **__: Adopt(0))
 
