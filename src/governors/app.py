@@ -139,7 +139,9 @@ class App:
             )
             for number in range(count)
         ]
-        self._assignment = None if heartbeat is None else Assignment(heartbeat, self._holders, self._on_moved)
+        self._assignment = (
+            None if heartbeat is None else Assignment(heartbeat, self._holders, self._on_moved, self._until_taken)
+        )
         self._policies_asked = policies_asked or asyncio.Event()
         gate = self._gate = Gate(settings, self.metrics.connections, clock_us, self.rng)
         self._pull = None if settings.pubsub is None else self._pull_source(settings.pubsub)
@@ -361,6 +363,12 @@ class App:
             for one in self._partitions.values():
                 one.runtime.admission.share_among(workers)
         self._moves.tell()
+
+    async def _until_taken(self, partition: int, limit_s: float) -> None:
+        """Another worker has what was handed over, or nobody is there who could."""
+        where = None if self._membership is None else self._membership.where
+        if where is not None and where.candidates(partition):
+            await self._moves.wait_for(partition, lambda: where.url_of(partition) is not None, limit_s)
 
     def _look_soon(self) -> None:
         """Somebody waits for a partition."""

@@ -43,6 +43,7 @@ SOURCE: Final = "sim"
 HAND_OVER_S: Final = 12.0
 GOODBYE_S: Final = 2.0
 FOLLOW_EVERY_S: Final = 1.0
+LOOK_AGAIN_S: Final = 0.2
 
 
 class NotHereError(Exception):
@@ -84,7 +85,7 @@ class ClusterWorker:
             )
             for number in range(count)
         ]  # fmt: skip
-        self.assignment = Assignment(self.heartbeat, self.holders, lambda: None)
+        self.assignment = Assignment(self.heartbeat, self.holders, lambda: None, self._until_taken)
         self.where = Whereabouts(self.here, self.heartbeat)
 
     async def live(self) -> None:
@@ -110,6 +111,15 @@ class ClusterWorker:
         for holder in self.holders:
             if holder.failed is not None:
                 raise holder.failed
+
+    async def _until_taken(self, partition: int, limit_s: float) -> None:
+        """As far as heartbeats tell."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.where.candidates(partition) and self.where.url_of(partition) is None:
+                    self.heartbeat.look_soon()
+                    await self.heartbeat.changed.wait()
+                    await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _follow(self) -> None:
         """Ask those that have partitions for their admission, which shows who does not answer."""

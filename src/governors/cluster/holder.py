@@ -176,11 +176,20 @@ class Holder(Generic[Held]):
 class Assignment:
     """Tells each holder what to aim at, as soon as something new is heard of the workers."""
 
-    def __init__(self, heartbeat: Heartbeat, holders: Sequence[Holder[Any]], on_heard: Callable[[], None]) -> None:
-        """`on_heard` is called after each look at the others."""
+    def __init__(
+        self,
+        heartbeat: Heartbeat,
+        holders: Sequence[Holder[Any]],
+        on_heard: Callable[[], None],
+        until_taken: Callable[[int, float], Awaitable[object]],
+    ) -> None:
+        """`on_heard` is called after each look at the others. `until_taken(partition, seconds)` returns when another
+        worker has what was handed over, or nobody will, or after so long.
+        """
         self._heartbeat = heartbeat
         self._holders = holders
         self._on_heard = on_heard
+        self._until_taken = until_taken
         self._is_over = False
         self._vacant_since_s: dict[int, float] = {}
         self._released_s: dict[int, float] = {}
@@ -199,7 +208,10 @@ class Assignment:
 
         async def let_go(holder: Holder[Any]) -> None:
             async with at_once:
+                has_it = holder.has_it
                 await holder.let_go()
+                if has_it:
+                    await self._until_taken(holder.number, TAKEN_S)
 
         await asyncio.gather(*map(let_go, self._holders))
 

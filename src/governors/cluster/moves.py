@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from ledger.backoff import Backoff
@@ -53,6 +53,19 @@ class Moves:
             return holds()
         return True
 
+    async def wait_for(self, partition: int, is_somewhere: Callable[[], bool], limit_s: float) -> bool:
+        """The same for a partition, which others are asked for meanwhile."""
+        self._waiting[partition] += 1
+        self.missed.set()
+        try:
+            return await self.wait_until(is_somewhere, limit_s)
+        finally:
+            self._waiting[partition] -= 1
+            if not self._waiting[partition]:
+                del self._waiting[partition]
+            if not self._waiting:
+                self.missed.clear()
+
     async def carry_out(
         self,
         partition: int,
@@ -68,9 +81,8 @@ class Moves:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limit_s
         while True:
-            with self._missing(partition):
-                if not await self.wait_until(is_somewhere, give_up_s - loop.time()):
-                    raise NobodyHasItError
+            if not await self.wait_for(partition, is_somewhere, give_up_s - loop.time()):
+                raise NobodyHasItError
             try:
                 return await do()
             except undone:
@@ -80,16 +92,3 @@ class Moves:
             with suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next_s()):
                     await self._next.wait()
-
-    @contextmanager
-    def _missing(self, partition: int) -> Iterator[None]:
-        self._waiting[partition] += 1
-        self.missed.set()
-        try:
-            yield
-        finally:
-            self._waiting[partition] -= 1
-            if not self._waiting[partition]:
-                del self._waiting[partition]
-            if not self._waiting:
-                self.missed.clear()
