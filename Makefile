@@ -6,7 +6,7 @@ DATA_DIR ?= ./data
 # What looks at manifests is heavier than all that tests: an environment of its own, made by `make manifests` alone.
 TOOLS ?= .venv-manifests
 # One worker more than CI's two cores: tests of real processes wait for much of their time.
-PYTEST_FLAGS ?= -n 3 --dist worksteal --durations 15
+PYTEST_FLAGS ?= -n 4 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs format bench crash crash-actions chaos soak gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
