@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA_DIR ?= ./data
 # What looks at manifests is heavier than all that tests: an environment of its own, made by `make manifests` alone.
 TOOLS ?= .venv-manifests
-# One worker more than CI's two cores: tests of real processes wait for much of their time.
+# Two workers for each of CI's two cores: tests of real processes wait for much of their time.
 PYTEST_FLAGS ?= -n 4 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help

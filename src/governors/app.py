@@ -114,6 +114,7 @@ class App:
             moves=self._moves,
             elsewhere=None if membership is None else membership.neighbours,
             policies=self._read_policies,
+            on_missed=self._on_missed,
         )
         around = Surroundings(
             settings,
@@ -369,6 +370,10 @@ class App:
         where = None if self._membership is None else self._membership.where
         if where is not None and where.candidates(partition):
             await self._moves.wait_for(partition, lambda: where.url_of(partition) is not None, limit_s)
+
+    def _on_missed(self, partition: int) -> None:
+        """Another worker waits for it: it may be free by now."""
+        self._holders[partition].hurry.set()
 
     def _look_soon(self) -> None:
         """Somebody waits for a partition."""

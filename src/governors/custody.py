@@ -98,9 +98,12 @@ class Custodian:
             raise
         return cls(settings, store, url, identity, seed, clock_us=clock_us, entropy=entropy, rng=rng, owner=owner)
 
-    async def take(self, partition: int, on_standing_by: Callable[[], None] = lambda: None) -> "Custody":
+    async def take(
+        self, partition: int, on_standing_by: Callable[[], None] = lambda: None, hurry: asyncio.Event | None = None
+    ) -> "Custody":
         """Wait until a partition is free and take it over. `on_standing_by` is called once what is committed of it is
-        here too, and only its owner is waited for. Raises LedgerError and what it stands for, OSError.
+        here too, and only its owner is waited for. `hurry` is set when it may be free by now. Raises LedgerError and
+        what it stands for, OSError.
         """
         log = structlog.get_logger("governors.custody")
         settings = self._settings
@@ -143,6 +146,7 @@ class Custodian:
                 on_waiting=on_waiting,
                 on_progress=_Progress(log).tell,
                 on_followed=followed.tell,
+                hurry=hurry,
             )
         except BaseException:
             lock.release()

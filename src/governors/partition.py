@@ -63,10 +63,15 @@ class Partition:
 
     @classmethod
     async def take(
-        cls, number: int, around: Surroundings, custodian: Custodian | None, on_standing_by: Callable[[], None]
+        cls,
+        number: int,
+        around: Surroundings,
+        custodian: Custodian | None,
+        on_standing_by: Callable[[], None],
+        hurry: asyncio.Event,
     ) -> "Partition":
         """Wait until it is free and take it. Raises LedgerError, OSError."""
-        custody = None if custodian is None else await custodian.take(number, on_standing_by)
+        custody = None if custodian is None else await custodian.take(number, on_standing_by, hurry)
         return cls(number, around, custody)
 
     async def open(self) -> None:

@@ -98,7 +98,8 @@ class Switchboard:
     """Implements the edge's `Service` and `Proofs`. `here` are the partitions of this worker at any moment; `moves`
     tells when that, or what others have, has changed. Without `elsewhere` there is no other worker.
 
-    `policies` reads the policy files, which blocks.
+    `policies` reads the policy files, which blocks. `on_missed` is told of partitions that other workers ask for and
+    that are not here.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Switchboard:
         moves: Moves,
         elsewhere: Elsewhere | None = None,
         policies: Callable[[], Policies] = lambda: NO_POLICIES,
+        on_missed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.here = here
         self._partitions = partitions
@@ -122,6 +124,7 @@ class Switchboard:
         self._rng = rng
         self._elsewhere = elsewhere
         self._policies = policies
+        self._on_missed = on_missed
         self._moves = moves
 
     # Signals
@@ -257,6 +260,9 @@ class Switchboard:
 
     def admission(self, haves: Sequence[tuple[int, str, int]]) -> bytes:
         """What changed in the admission of the partitions that are here, for workers that answer from a view of it."""
+        for number, _, _ in haves:
+            if number not in self.here and number < self._partitions:
+                self._on_missed(number)
         sources = {number: there.admission for number, there in self.here.items() if not there.service.is_away()}
         return tell(haves, sources)
 

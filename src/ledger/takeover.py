@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ T = TypeVar("T")
 
 LOOK_S: Final = 1.0
 """While a lease is waited out: an owner that hands over is followed within this."""
+HURRIED_LOOK_S: Final = 0.2
+"""The same, where somebody says that it may be handed over by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +93,16 @@ async def take_over(
     on_waiting: Callable[[str, float], None] | None = None,
     on_progress: OnProgress | None = None,
     on_followed: Callable[[int], None] | None = None,
+    hurry: asyncio.Event | None = None,
 ) -> TakenOver:
-    """Wait until the log is free, and take it. `on_followed` is told how many receipts of it are here by now.
+    """Wait until the log is free, and take it. `on_followed` is told how many receipts of it are here by now. `hurry`
+    is set by whoever has reason to believe that it is free, and cleared here.
 
     Raises StoreRefusedError, StoreUnavailableError, HeadInvalidError, NoteInvalidError (who
     signed the log?), LogForkedError, RestoreError, SegmentCorruptError, OSError; the log still belongs to whom it
     belonged then.
     """
-    return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress, on_followed).run()
+    return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress, on_followed, hurry).run()
 
 
 class _Takeover:
@@ -111,8 +116,10 @@ class _Takeover:
         on_waiting: Callable[[str, float], None] | None,
         on_progress: OnProgress | None,
         on_followed: Callable[[int], None] | None,
+        hurry: asyncio.Event | None,
     ) -> None:
         self._on_followed = on_followed
+        self._hurry = hurry or asyncio.Event()
         self._place = place
         self._claimant = claimant
         self._entropy = entropy
@@ -213,14 +220,23 @@ class _Takeover:
             if not is_told and self._on_waiting is not None:
                 self._on_waiting(head.owner, left_s)
             is_told = True
-            pause_s = min(left_s, LOOK_S)
-            await asyncio.sleep(pause_s)
-            self._waited_s += pause_s
+            await self._pause(left_s)
             found = await self._read_head()
             if found[1] != generation:
                 self._met = found
                 return False
         return True
+
+    async def _pause(self, left_s: float) -> None:
+        """Until the next look at the head."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        await asyncio.sleep(min(left_s, HURRIED_LOOK_S))
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(begun_s + min(left_s, LOOK_S)):
+                await self._hurry.wait()
+        self._hurry.clear()
+        self._waited_s += loop.time() - begun_s
 
     async def _try_to_follow(self, head: Head, generation: int) -> tuple[list[FoundSegment], int] | None:
         """What `_bring_in_line` does; None where there is another head by now, and it could not be done for that."""

@@ -183,7 +183,7 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
         worker = App(settings, clock_us=clock, executors=(), custodian=custodian)
         children = [slot.child for slot in worker._supervisor._slots]
         (holder,) = worker._holders
-        partition = await holder._take(lambda: None)
+        partition = await holder._take(lambda: None, holder.hurry)
         await partition.open()
         children += [slot.child for slot in partition._tree._slots]
         await partition.close()

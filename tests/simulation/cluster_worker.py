@@ -166,7 +166,9 @@ class Partition:
         self._ledger: Ledger | None = None
 
     @classmethod
-    async def take(cls, worker: ClusterWorker, number: int, on_standing_by: Callable[[], None]) -> "Partition":
+    async def take(
+        cls, worker: ClusterWorker, number: int, on_standing_by: Callable[[], None], hurry: asyncio.Event
+    ) -> "Partition":
         if number in worker.locks:
             raise LedgerLockedError(partition_folder(DATA, number))
         worker.locks.add(number)
@@ -177,6 +179,7 @@ class Partition:
                       IDENTITY.origin(number)),
                 Claimant(process.name, f"lock-{worker.machine}", worker.signers[number], LEASE),
                 entropy=rng.randbytes, rng=rng, executor=Thread(), on_waiting=lambda _whose, _s: on_standing_by(),
+                hurry=hurry,
             )  # fmt: skip
         except BaseException:
             worker.locks.discard(number)

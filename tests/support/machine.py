@@ -93,6 +93,7 @@ class Link:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self.lists = 0
 
     async def get(self, key: str) -> Object | None:
         await self._pass()
@@ -109,6 +110,7 @@ class Link:
         return await self._store.put_file(key, path)
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
+        self.lists += 1
         await self._pass()
         return await self._store.list(prefix, after)
 
@@ -147,6 +149,8 @@ class Machine:
         self.now_us = 1_700_000_000_000_000
         self.lock = lock or f"lock-of-{name}"
         self.waited: list[str] = []
+        self.followed: list[int] = []
+        self.hurry = asyncio.Event()
         self.appended = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.taken: TakenOver
@@ -169,6 +173,8 @@ class Machine:
             rng=self.rng,
             executor=inline,
             on_waiting=lambda owner, seconds: self.waited.append(owner),
+            on_followed=self.followed.append,
+            hurry=self.hurry,
         )
         self.ledger = Ledger.open(
             self.data_dir, entropy=self.rng.randbytes, writer=self.name, encode_state=encode_text, name=NAME,

@@ -34,8 +34,9 @@ Held = TypeVar("Held", bound=Tenure)
 
 
 class Holder(Generic[Held]):
-    """Of one partition, as a supervised child. `take(on_standing_by)` waits until it is free and takes it; `here` is
-    told of it once it serves, and of None as soon as it does so no more.
+    """Of one partition, as a supervised child. `take(on_standing_by, hurry)` waits until it is free, of which it looks
+    sooner when `hurry` is set, and takes it; `here` is told of it once it serves, and of None as soon as it does so no
+    more.
 
     Without a heartbeat there is nobody else, and whatever ends the partition ends this. With one, a partition that
     another worker has taken, or a store that is away, only means trying again: anything else is this machine's fault,
@@ -45,7 +46,7 @@ class Holder(Generic[Held]):
     def __init__(
         self,
         number: int,
-        take: Callable[[Callable[[], None]], Awaitable[Held]],
+        take: Callable[[Callable[[], None], asyncio.Event], Awaitable[Held]],
         here: Callable[[Held | None], None],
         heartbeat: Heartbeat | None,
         rng: random.Random,
@@ -63,6 +64,8 @@ class Holder(Generic[Held]):
         self._on_lost = on_lost
         self._aim = Aim.SEEK if heartbeat is None else Aim.LEAVE
         self._aimed = asyncio.Event()
+        self.hurry = asyncio.Event()
+        """Set by whoever has reason to believe that it is free."""
         self._is_free = asyncio.Event()
         self._is_free.set()
 
@@ -102,7 +105,7 @@ class Holder(Generic[Held]):
     async def _seek(self) -> None:
         """Take it and serve it, unless others shall have it before it is free."""
         self._is_free.clear()
-        taking = asyncio.ensure_future(self._take(self._stand_by))
+        taking = asyncio.ensure_future(self._take(self._stand_by, self.hurry))
         held = None
         try:
             if await self._while_aim_is_to_seek(taking):

@@ -35,7 +35,7 @@ class Log:
         self.told.append(what)
         self.changed.tell()
 
-    async def take(self, on_standing_by: Callable[[], None]) -> "Log":
+    async def take(self, on_standing_by: Callable[[], None], _hurry: asyncio.Event) -> "Log":
         self.tell("sought")
         on_standing_by()
         try:

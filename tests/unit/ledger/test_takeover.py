@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from simulation.loop import run_simulated
+from support.broker import until
 from support.machine import SEED, Machine, stored_head
 from support.memory_store import LANDED, NOT_LANDED, MemoryStore
 
@@ -23,6 +24,7 @@ from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.note import Signer, Verifier
 from ledger.fsck import verify_log
 from ledger.protocol.head import encode_head
+from ledger.takeover import HURRIED_LOOK_S
 
 HEAD = "0/ctl/head"
 
@@ -432,6 +434,59 @@ def test_a_store_that_stays_silent_ends_the_attempt(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailableError):
             await Machine("a", tmp_path, store).start()
         assert asyncio.get_running_loop().time() - begun_s < 70.0
+
+    run_simulated(run())
+
+
+def test_who_stands_by_has_each_commit_at_once_and_lists_nothing_for_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await Machine("a", tmp_path / "a", store).start()
+        await one.commit(3)
+        two = Machine("b", tmp_path / "b", store)
+        coming = asyncio.create_task(two.start())
+        await until(lambda: two.followed[-1:] == [3])
+        lists = two.link.lists
+        for size in range(4, 10):
+            await one.commit()
+            await until(lambda size=size: two.followed[-1] == size)  # type: ignore[misc]
+        assert two.link.lists == lists
+        two.link.cut = True
+        await one.commit(2)
+        await one.commit(2)
+        two.link.cut = False
+        await until(lambda: two.followed[-1] == 13)
+        assert two.link.lists == lists + 1  # for what it missed
+        await one.commit()
+        await until(lambda: two.followed[-1] == 14)
+        assert two.link.lists == lists + 1
+        await one.stop()
+        await coming
+        assert two.ledger.size == 14
+        await two.stop()
+
+    run_simulated(run())
+    assert_sound(tmp_path / "b", 14)
+
+
+def test_who_hears_that_a_log_may_be_free_looks_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        loop = asyncio.get_running_loop()
+        for number in range(5):
+            one = await Machine("a", tmp_path / "a", store).start()
+            await one.commit()
+            two = Machine("b", tmp_path / "b", store, seed=number)
+            coming = asyncio.create_task(two.start())
+            await until(lambda: two.followed[-1:] == [number + 1])  # noqa: B023 - awaited here
+            await asyncio.sleep(number / 5)  # wherever it is between two looks
+            await one.stop()
+            freed_s = loop.time()
+            two.hurry.set()
+            await coming
+            assert loop.time() - freed_s < HURRIED_LOOK_S + 0.2
+            await two.stop()
+            shutil.rmtree(tmp_path / "b")
 
     run_simulated(run())
 
