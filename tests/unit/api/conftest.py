@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from governors.admission import Admitted, Refused, Viewed
 from governors.api.app import Peering, build_api
 from governors.api.peer_signals import HandedOn
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
+from governors.api.push import Pushes
 from governors.api.service import (
     ActionAsked,
     ActionsPage,
@@ -38,7 +39,7 @@ from governors.api.service import (
     Wait,
     WorkerView,
 )
-from governors.auth.principal import Scope
+from governors.auth.principal import Principal, Scope
 from governors.settings import HttpSettings, Settings
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
@@ -291,12 +292,28 @@ def http_settings() -> HttpSettings:
     return HttpSettings()
 
 
+@dataclass
+class Doors:
+    """Who is let in: everybody, where a test does not say otherwise."""
+
+    authenticate: Callable[[bytes], Awaitable[Principal | None]] | None = None
+    peer_of: Callable[[bytes], Awaitable[Principal | None]] | None = None
+    pushes: Pushes | None = None
+
+
+@pytest.fixture
+def doors() -> Doors:
+    return Doors()
+
+
 @pytest_asyncio.fixture
-async def api(http_settings: HttpSettings) -> AsyncIterator[Api]:
+async def api(http_settings: HttpSettings, doors: Any) -> AsyncIterator[Api]:
     service, metrics, peers = FakeService(), Metrics("0.1.0"), FakePeers()
     settings, proofs = Settings(http=http_settings), FakeProofs(service)
-    peering = Peering(None, peers, lambda app, _: app)
-    app = build_api(service, settings, metrics, lambda: NOW_US, random.Random(1), proofs=proofs, peering=peering)
+    peering = Peering(doors.peer_of, peers, lambda app, _: app)
+    app = build_api(
+        service, settings, metrics, lambda: NOW_US, random.Random(1), doors.authenticate, proofs, doors.pushes, peering
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://governors") as client:
         yield Api(service, metrics, client, app, proofs, peers)
