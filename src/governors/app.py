@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from governors.pubsub import PullSource
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
-HAND_OVER_S: Final = 12.0
+HAND_OVER_S: Final = 20.0
 """How long it may take to give everything to the other workers, before this one ends."""
 
 

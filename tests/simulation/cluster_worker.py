@@ -40,7 +40,7 @@ from ledger.takeover import Claimant, Place, TakenOver, take_over
 IDENTITY: Final = Identity("sim.test/log", bytes(range(32)))
 DATA: Final = Path("/data")
 SOURCE: Final = "sim"
-HAND_OVER_S: Final = 12.0
+HAND_OVER_S: Final = 20.0
 GOODBYE_S: Final = 2.0
 FOLLOW_EVERY_S: Final = 1.0
 LOOK_AGAIN_S: Final = 0.2
