@@ -327,8 +327,9 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`native`: our own, signed as the Standard Webhooks text has it; the others as those services want them: `slack`
     its incoming webhooks, `slack_api` its `chat.postMessage`, `pagerduty` its Events API v2."""
     secrets_file: Path | None = None
-    """Signing secrets (`whsec_…`), one a line, the newest first; while there are two, each message carries both
-    signatures. For PagerDuty its routing key, for `slack_api` the bot's token. Read for each attempt."""
+    """Signing secrets (`whsec_…`; private keys, `whsk_…`), one a line, the newest first; while there are two, each
+    message carries both signatures. For PagerDuty its routing key, for `slack_api` the bot's token. Read for each
+    attempt."""
     channel: Annotated[str, Meta(pattern=r"\A[A-Z0-9]{1,32}\Z")] | None = None
     """The id of the channel that `slack_api` posts to."""
     private: bool = False

@@ -16,7 +16,7 @@ from governors.outbox.bodies import BODIES, Format, fits, pagerduty, slack_api
 from governors.outbox.executors import Answer, Done, Order, Refused, TryAgain
 from governors.outbox.read_back import DONE, Reading, Verify, not_told, read_back
 from governors.outbox.selection import Selection
-from governors.outbox.standard_webhooks import sign
+from governors.outbox.standard_webhooks import Key, sign
 from governors.tenants.tenant import OpenWork
 
 ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -32,7 +32,7 @@ class Receiver:
     name: str
     url: httpx.URL
     format: Format
-    keys: tuple[bytes, ...]
+    keys: tuple[Key, ...]
     routing_key: str
     private: bool
     read_back: bool = False

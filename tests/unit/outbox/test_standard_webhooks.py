@@ -3,6 +3,8 @@
 import base64
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +30,20 @@ def test_two_secrets_give_two_signatures() -> None:
     assert both.split(" ") == alone
 
 
+def test_a_private_key_signs_what_its_public_part_verifies() -> None:
+    seed = bytes(range(32))
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    for written in (seed, seed + public.public_bytes_raw()):
+        key = parse_secret("whsk_" + base64.b64encode(written).decode())
+        shared, signature = sign([bytes(32), key], "msg_1", 7, b"body")["webhook-signature"].split(" ")
+        assert shared.startswith("v1,")
+        version, _, said = signature.partition(",")
+        assert version == "v1a"
+        public.verify(base64.b64decode(said), b"msg_1.7.body")
+        with pytest.raises(InvalidSignature):
+            public.verify(base64.b64decode(said), b"msg_1.8.body")
+
+
 @given(st.binary(min_size=24, max_size=64))
 def test_a_secret_is_read_as_it_is_written(key: bytes) -> None:
     assert parse_secret("whsec_" + base64.b64encode(key).decode()) == key
@@ -35,9 +51,21 @@ def test_a_secret_is_read_as_it_is_written(key: bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_!!!", "whsec_" + "QUFB" * 5, "whsec_" + "QUFB" * 30],
+    [
+        "",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_",
+        "whsec_!!!",
+        "whsec_" + "QUFB" * 5,
+        "whsec_" + "QUFB" * 30,
+        "whsk_",
+        "whsk_!!!",
+        "whsk_" + "QUFB" * 10,
+        "whsk_" + "QUFB" * 12,
+    ],
 )
 def test_what_is_no_secret_is_refused_without_being_told(text: str) -> None:
     with pytest.raises(SecretInvalidError) as refused:
         parse_secret(text)
-    assert len(text) < 8 or text.removeprefix("whsec_") not in str(refused.value)
+    secret = text.removeprefix("whsec_").removeprefix("whsk_")
+    assert len(secret) < 2 or secret not in str(refused.value)
