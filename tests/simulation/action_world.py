@@ -64,7 +64,8 @@ POWERED: Final = (DiskFate.POWER_BEFORE, DiskFate.POWER_WITHIN, DiskFate.POWER_A
 # What an action does to what it is for, and in which statuses its machine wants it: by hand, so that neither the
 # machines' own tables nor the outbox are asked about themselves.
 TAKES: Final = frozenset({"throttle", "stop", "shed", "close", "probe", "hold_rollout"})
-GIVES: Final = frozenset({"restore", "reopen", "resume_rollout"})
+GIVES: Final = frozenset({"restore", "reopen", "resume_rollout", "rollback"})
+"""A rollback ends a hold: what is rolled back goes on, or the rollback would have no effect."""
 NOTICES: Final = frozenset({"notify", "page", "ask"})
 WANTED: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
     "cost_guard": {
