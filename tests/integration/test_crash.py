@@ -22,7 +22,7 @@ from ledger.identity import partition_folder
 from ledger.recovery import recover
 
 # Fifty take three minutes: `make crash`.
-KILLS = int(os.environ.get("CRASH_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("CRASH_TEST_KILLS", "5"))
 TENANTS = 20
 SENDERS = 4
 BATCH = 40

@@ -58,7 +58,7 @@ def other_evidence(row: Row, state: Any, event: Event, policy: Any, now_us: int)
 
 
 @given(seed=st.integers(0, 2**32 - 1), restarts=st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_receipt_comes_out_the_same(seed: int, restarts: int) -> None:
     with TemporaryDirectory() as folder:
         report = lived(Path(folder), seed, restarts=restarts, steps=25)
@@ -69,7 +69,7 @@ def test_every_receipt_comes_out_the_same(seed: int, restarts: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_replay_that_begins_with_a_snapshot_finds_what_one_from_the_first_receipt_finds(seed: int) -> None:
     with TemporaryDirectory() as path, defects():
         folder = Path(path)
