@@ -141,23 +141,18 @@ class Switchboard:
         """
         parts = self._parted(signals)
         decided = await _all([self._submit_here(number, [signals[at] for at in places]) for number, places in parts])
-        results: list[SignalResult | None] = [None] * len(signals)
-        waiting: list[tuple[GovernorService, int]] = []
-        for (_, places), done in zip(parts, decided, strict=True):
-            if done is None:
-                continue
-            service, found = done
-            for at, result in zip(places, found, strict=True):
-                results[at] = result
-            if (last := _last_receipt(found)) is not None:
-                waiting.append((service, last))
         if signals and all(done is None for done in decided):
             raise self._nowhere(parts[0][0])
 
         async def committed() -> None:
-            await _all([service.wait_committed(index) for service, index in waiting])
+            waiting = [(service, _last_receipt(found)) for service, found in filter(None, decided)]
+            await _all([service.wait_committed(index) for service, index in waiting if index is not None])
 
-        return HandedOn(results, committed)
+        results: list[list[SignalResult | None]] = [
+            [None] * len(places) if done is None else [*done[1]]
+            for (_, places), done in zip(parts, decided, strict=True)
+        ]
+        return HandedOn(_in_order(parts, results), committed)
 
     async def _submit_here(
         self, partition: int, signals: Sequence[Signal]
@@ -443,7 +438,7 @@ class Switchboard:
         return NotAcceptingError(f"partition {partition} is not here", RETRY_S)
 
 
-def _in_order(parts: Sequence[Part], decided: Sequence[list[SignalResult]]) -> list[SignalResult]:
+def _in_order(parts: Sequence[Part], decided: Sequence[list[T]]) -> list[T]:
     """The results of parts as the signals came."""
     if len(parts) == 1:
         return decided[0]
