@@ -80,6 +80,10 @@ class HttpServer:
     async def run(self, started: Started) -> None:
         """Serve until cancelled; requests under way may finish. Raises OSError where the address cannot be had."""
         listener = listen(self._host, self._port) if self._listener is None else self._listener.dup()
+        with contextlib.closing(listener):
+            await self._run_on(listener, started)
+
+    async def _run_on(self, listener: socket.socket, started: Started) -> None:
         # A restart must come back where it was, also on a port that the system chose.
         self._port = listener.getsockname()[1]
         self.url = url_of(self._host, self._port, encrypted=self._context is not None)
@@ -118,7 +122,6 @@ class HttpServer:
             server.should_exit = True
             self._on_stop()
             await asyncio.wait(tasks)
-            listener.close()
 
 
 class _Server(uvicorn.Server):

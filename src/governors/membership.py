@@ -5,7 +5,7 @@ import random
 import re
 import socket
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final
 
 import structlog
@@ -101,12 +101,12 @@ class Membership:
 
     async def close(self) -> None:
         """Say goodbye, and let go of everything."""
-        with suppress(StoreUnavailableError, StoreRefusedError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self.heartbeat.stop()
-        await self.lines.close()
-        await self.forward.close()
-        self.listener.close()
+        with closing(self.listener):
+            with suppress(StoreUnavailableError, StoreRefusedError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self.heartbeat.stop()
+            await self.lines.close()
+            await self.forward.close()
 
 
 def _name(rng: random.Random) -> str:

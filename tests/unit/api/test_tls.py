@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -130,6 +131,18 @@ async def test_handshakes_that_nobody_finishes_make_room(place: Place) -> None:
     assert await hanging[0][0].read() == b""
     for _, writer in (*hanging, streams):
         writer.close()
+
+
+async def test_who_is_dropped_is_hung_up_on_also_before_the_handshake_began(place: Place) -> None:
+    with contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", place.port))) for _ in range(5 * CONNECTIONS_MAX)
+        ]
+        await until(lambda: place.dropped[Reason.EVICTED] == 4 * CONNECTIONS_MAX)
+        assert len(place.connections) == CONNECTIONS_MAX
+        for one in crowd[: 4 * CONNECTIONS_MAX]:
+            one.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(one, 1) == b""
 
 
 @pytest.mark.parametrize("head_s", [0.2])
