@@ -94,32 +94,41 @@ FUZZ_S ?= 60
 setup: $(VENV)/run.stamp ## the virtual environment that serves
 setup-dev: $(VENV)/dev.stamp ## the virtual environment that tests
 
+# What is locked, and nothing else. Compiled afterwards, on every core.
+INSTALL := python -m pip install --quiet --no-compile --no-deps
+COMPILE := python -m compileall -q -j 0
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/$(INSTALL) --require-hashes -r requirements/pip.txt
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/run.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/$(INSTALL) --require-hashes -r requirements/run.txt
+	$(BIN)/$(INSTALL) --editable .
+	$(BIN)/$(COMPILE) $(VENV)/lib src
 	touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(BIN)/$(INSTALL) --editable .
+	$(BIN)/$(COMPILE) $(VENV)/lib src
 	touch $@ $(VENV)/run.stamp
 
 $(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/fuzz.txt
+	$(BIN)/$(INSTALL) --require-hashes -r requirements/fuzz.txt
 	touch $@
 
 $(TOOLS)/stamp: requirements/manifests.txt
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/manifests.txt
+	$(TOOLS)/bin/$(INSTALL) --require-hashes -r requirements/pip.txt
+	$(TOOLS)/bin/$(INSTALL) --require-hashes -r requirements/manifests.txt
 	touch $@
 
 pin: ## resolve the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --python-version 3.11 $(PIN_FLAGS) -o requirements/run.txt
 	uv pip compile pyproject.toml --group dev --python-version 3.11 $(PIN_FLAGS) -o requirements/dev.txt
 	uv pip compile --group pyproject.toml:build --python-version 3.11 $(PIN_FLAGS) -o requirements/build.txt
+	uv pip compile --group pyproject.toml:pip --python-version 3.11 $(PIN_FLAGS) -o requirements/pip.txt
 	uv pip compile --group pyproject.toml:manifests --python-version 3.11 $(PIN_FLAGS) -o requirements/manifests.txt
 	uv pip compile --group pyproject.toml:fuzz --python-version 3.11 $(PIN_FLAGS) -o requirements/fuzz.txt
 PIN_FLAGS := --upgrade --universal --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
