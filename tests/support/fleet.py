@@ -36,7 +36,9 @@ LOOPBACK: Final = "127.0.0.1"
 _POLL_S: Final = 0.1
 
 
-def write_config(folder: Path, subscription: str, store: str, partitions: int = PARTITIONS) -> Path:
+def write_config(
+    folder: Path, subscription: str, store: str, partitions: int = PARTITIONS, **others: Mapping[str, object]
+) -> Path:
     """The file that all workers of a fleet are configured by, the key that they sign with, and who may ask them."""
     key, tokens = folder / "signing.key", folder / "tokens.yaml"
     key.write_text(Signer(ORIGIN, os.urandom(SEED_BYTES)).skey)
@@ -54,6 +56,7 @@ def write_config(folder: Path, subscription: str, store: str, partitions: int = 
         "store": {"url": store},
         "cluster": {"partitions": partitions},
         "pubsub": {"project": PROJECT, "subscription": subscription},
+        **others,
     }
     path = folder / "governors.json"
     path.write_text(json.dumps(config))
