@@ -21,7 +21,14 @@ from ledger import local_log
 from ledger.authority import HEAD_KEY, Authority, HeadTerms
 from ledger.backoff import PATIENCE_S, Backoff, with_patience
 from ledger.disk import Disk
-from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, RestoreError, WriterFencedError
+from ledger.errors import (
+    HeadInvalidError,
+    LogForkedError,
+    NoteInvalidError,
+    RestoreError,
+    StoreRefusedError,
+    WriterFencedError,
+)
 from ledger.fetch import Fetcher, OnProgress
 from ledger.format import checkpoint as checkpoints
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
@@ -40,6 +47,8 @@ LOOK_S: Final = 1.0
 """While a lease is waited out: an owner that hands over is followed within this."""
 HURRIED_LOOK_S: Final = 0.2
 """The same, where somebody says that it may be handed over by now."""
+GIVE_BACK_S: Final = 3.0
+"""Longer than two writes of a head take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,16 @@ async def take_over(
     belonged then.
     """
     return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress, on_followed, hurry).run()
+
+
+async def _give_back(authority: Authority) -> None:
+    """What was claimed by somebody who was told meanwhile to leave it: whoever shall have it need not wait for a lease
+    that nobody uses.
+    """
+    with suppress(WriterFencedError, StoreRefusedError, TimeoutError):
+        async with asyncio.timeout(GIVE_BACK_S):
+            await authority.hand_over()
+    await authority.close()
 
 
 class _Takeover:
@@ -169,6 +188,9 @@ class _Takeover:
                 await authority.claim(mine)
             except WriterFencedError:
                 continue  # the owner has renewed its lease or committed, or another claimant was faster
+            except asyncio.CancelledError:
+                await _give_back(authority)
+                raise
             # The log is ours from here on. A crash leaves a head whose owner is gone, which the next start sees.
             await self._send_quarantined()
             return TakenOver(authority, epoch, adopted, self._lost, self._put_aside, self._fetched, self._waited_s)

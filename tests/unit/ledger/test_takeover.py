@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from simulation.loop import run_simulated
 from support.broker import until
-from support.machine import SEED, Machine, stored_head
+from support.machine import SEED, TERMS, Machine, stored_head
 from support.memory_store import LANDED, NOT_LANDED, MemoryStore
 
 from ledger.authority import HeadTerms
@@ -24,6 +24,7 @@ from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.note import Signer, Verifier
 from ledger.fsck import verify_log
 from ledger.protocol.head import encode_head
+from ledger.store.object_store import PutOutcome
 from ledger.takeover import HURRIED_LOOK_S
 
 HEAD = "0/ctl/head"
@@ -212,6 +213,34 @@ def test_a_takeover_whose_outcome_was_unknown_happens_once(tmp_path: Path, fate:
         assert one.taken.epoch == (await stored_head(store)).epoch == 1
         await one.commit()
         await one.stop()
+
+    run_simulated(run())
+
+
+def test_who_is_told_to_leave_it_while_claiming_it_gives_it_back(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        put, is_claiming = store.put, asyncio.Event()
+
+        async def slow_put(key: str, data: bytes, *, if_generation: int) -> PutOutcome:
+            if key == HEAD:
+                is_claiming.set()
+                await asyncio.sleep(0.5)
+            return await put(key, data, if_generation=if_generation)
+
+        store.put = slow_put  # type: ignore[method-assign]
+        coming = asyncio.create_task(Machine("a", tmp_path / "a", store).start())
+        await is_claiming.wait()
+        coming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await coming
+        head = await stored_head(store)
+        assert (head.epoch, head.lease_us) == (1, 0)
+        begun_s = asyncio.get_running_loop().time()
+        other = await Machine("b", tmp_path / "b", store).start()
+        assert asyncio.get_running_loop().time() - begun_s < TERMS.lease_s
+        assert other.taken.epoch == 2
+        await other.stop()
 
     run_simulated(run())
 
