@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from governors.pubsub import PullSource
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
-HAND_OVER_S: Final = 20.0
-"""How long it may take to give everything to the other workers, before this one ends."""
+HAND_OVER_S: Final = 30.0
+"""How long it may take to give everything to the other workers, one partition after the other, before this one ends."""
 
 
 def wall_clock_us() -> int:

@@ -34,7 +34,7 @@ from ledger.store.opening import open_store
 PARTITIONS: Final = 8
 """Of a log that is begun by several workers: enough for as many processes as a machine will ever run of them."""
 START_S: Final = 120.0
-STOP_S: Final = 40.0
+STOP_S: Final = 60.0
 LINE_BYTES_MAX: Final = 1024 * 1024
 _HEARD: Final = frozenset({"ready", "standby"})
 

@@ -14,8 +14,6 @@ from governors.supervision.tasks import see_out
 from ledger.backoff import Backoff
 from ledger.errors import StoreUnavailableError, WriterFencedError
 
-HAND_OVERS_MAX: Final = 2
-"""Partitions that are handed over at once: each stands still meanwhile, for as long as it takes both sides."""
 TAKEN_S: Final = 10.0
 """Whoever takes one over should have it by then. If not, the next is not held up by that."""
 
@@ -177,7 +175,11 @@ class Holder(Generic[Held]):
 
 
 class Assignment:
-    """Tells each holder what to aim at, as soon as something new is heard of the workers."""
+    """Tells each holder what to aim at, as soon as something new is heard of the workers.
+
+    Partitions are handed over one at a time: each stands still meanwhile, and two that are recovered at once take each
+    other's time.
+    """
 
     def __init__(
         self,
@@ -207,16 +209,11 @@ class Assignment:
         """Hand over everything, whether somebody stands by or not; returns once that is done."""
         self._is_over = True
         self.leave(leaving=True)
-        at_once = asyncio.Semaphore(HAND_OVERS_MAX)
-
-        async def let_go(holder: Holder[Any]) -> None:
-            async with at_once:
-                has_it = holder.has_it
-                await holder.let_go()
-                if has_it:
-                    await self._until_taken(holder.number, TAKEN_S)
-
-        await asyncio.gather(*map(let_go, self._holders))
+        held = [holder for holder in self._holders if holder.has_it]
+        await asyncio.gather(*(holder.let_go() for holder in self._holders if not holder.has_it))
+        for holder in held:
+            await holder.let_go()
+            await self._until_taken(holder.number, TAKEN_S)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -230,7 +227,7 @@ class Assignment:
 
     def _look(self, now_s: float) -> None:
         members = self._heartbeat.members()
-        going = sum(self._is_under_way(holder, members, now_s) for holder in self._holders)
+        one_goes = any(self._is_under_way(holder, members, now_s) for holder in self._holders)
         for holder in self._holders:
             number = holder.number
             if holder_of(number, members) is not None:
@@ -243,9 +240,9 @@ class Assignment:
                 has_it=holder.has_it, is_leaving=self.is_leaving, vacant_s=vacant_s,
             )  # fmt: skip
             if aim is Aim.RELEASE:
-                if holder.is_going or going >= HAND_OVERS_MAX:
+                if one_goes:
                     continue
-                going += 1
+                one_goes = True
                 self._released_s[number] = now_s
             holder.aim(aim)
 
