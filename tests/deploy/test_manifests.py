@@ -191,8 +191,8 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
         await custodian.close()
     names = {child.name for child in children}
     assert {"http", "pubsub", "committer", "pruner", "issuer", "push-issuer", "certificates"} <= names
-    # Partitions are handed over one after the other before anything else ends; those that are left when its time is over
-    # end together, whatever their number, and one tree's deadlines stand for all.
+    # Partitions are handed over one after the other before anything else ends; those that are left when the time for it
+    # is over end together, whatever their number, and one tree's deadlines stand for all.
     partitions_s = HAND_OVER_S + QUIET_S
     # A supervisor waits for its children, which it stops together: tenants have a worker's deadline.
     trees_s = sum(child.shutdown_s if child.shutdown_s is not None else 5.0 for child in children)

@@ -210,10 +210,13 @@ class Assignment:
         self._is_over = True
         self.leave(leaving=True)
         held = [holder for holder in self._holders if holder.has_it]
-        await asyncio.gather(*(holder.let_go() for holder in self._holders if not holder.has_it))
-        for holder in held:
-            await holder.let_go()
-            await self._until_taken(holder.number, TAKEN_S)
+
+        async def hand_over() -> None:
+            for holder in held:
+                await holder.let_go()
+                await self._until_taken(holder.number, TAKEN_S)
+
+        await asyncio.gather(hand_over(), *(holder.let_go() for holder in self._holders if holder not in held))
 
     async def run(self) -> None:
         """Until cancelled."""
