@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from governors.admission import Admitted, Refused, Viewed
 from governors.api.app import Peering, build_api
+from governors.api.guard import Authenticate
 from governors.api.peer_signals import HandedOn
 from governors.api.proof_views import ReceiptProof, VerifyAnswer
 from governors.api.push import Pushes
@@ -39,7 +40,7 @@ from governors.api.service import (
     Wait,
     WorkerView,
 )
-from governors.auth.principal import Principal, Scope
+from governors.auth.principal import Scope
 from governors.settings import HttpSettings, Settings
 from governors.supervision.report import State, TreeNode
 from governors.telemetry.metrics import Metrics
@@ -296,8 +297,8 @@ def http_settings() -> HttpSettings:
 class Doors:
     """Who is let in: everybody, where a test does not say otherwise."""
 
-    authenticate: Callable[[bytes], Awaitable[Principal | None]] | None = None
-    peer_of: Callable[[bytes], Awaitable[Principal | None]] | None = None
+    authenticate: Authenticate | None = None
+    peer_of: Authenticate | None = None
     pushes: Pushes | None = None
 
 
@@ -307,7 +308,7 @@ def doors() -> Doors:
 
 
 @pytest_asyncio.fixture
-async def api(http_settings: HttpSettings, doors: Any) -> AsyncIterator[Api]:
+async def api(http_settings: HttpSettings, doors: Doors) -> AsyncIterator[Api]:
     service, metrics, peers = FakeService(), Metrics("0.1.0"), FakePeers()
     settings, proofs = Settings(http=http_settings), FakeProofs(service)
     peering = Peering(doors.peer_of, peers, lambda app, _: app)
