@@ -6,7 +6,7 @@ Taking it comes before the ledger is opened, since what lies on the disk may be 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from ledger.appender import Ledger
 from ledger.authority import HeadTerms
 from ledger.committer import Cadence, Committer
 from ledger.durable import POSIX
-from ledger.errors import LedgerError, StoreLockedError
+from ledger.errors import StoreLockedError
 from ledger.format.note import Signer
 from ledger.format.retention import Retention
 from ledger.identity import (
@@ -288,11 +288,10 @@ class Custody:
     async def close(self) -> None:
         """Let go of the partition, if nobody was entrusted with it."""
         if self.committer is None:
-            with suppress(LedgerError, TimeoutError):
-                async with asyncio.timeout(SHUTDOWN_S):
-                    await self.taken.authority.hand_over()
+            await self.taken.authority.give_back(SHUTDOWN_S)
             self.tenure.lock.release()
-        await self.taken.authority.close()
+        else:
+            await self.taken.authority.close()
 
 
 class _Followed:

@@ -3,14 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from ledger.backoff import Backoff, with_patience
-from ledger.errors import HeadInvalidError, WriterFencedError
+from ledger.errors import HeadInvalidError, LedgerError, WriterFencedError
 from ledger.protocol.commit import Committed, Fenced, HeadWrite, Lease, LookAgain, PutAgain
 from ledger.protocol.head import Head, decode_head, encode_head
 from ledger.store.object_store import Object, ObjectStore
@@ -123,6 +123,15 @@ class Authority:
         """Answer no more, and say so in the head: whoever comes next need not wait. Otherwise as `replace`."""
         self._over = True
         return await self.replace(lease_us=0, **changes)
+
+    async def give_back(self, within_s: float) -> None:
+        """Hand over what nobody here has use for, if that can be done in time, and write nothing more: whoever comes
+        next need not wait for a lease that nobody uses.
+        """
+        with suppress(LedgerError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.hand_over()
+        await self.close()
 
     async def settle(self) -> None:
         """Return when no write is under way."""

@@ -21,14 +21,7 @@ from ledger import local_log
 from ledger.authority import HEAD_KEY, Authority, HeadTerms
 from ledger.backoff import PATIENCE_S, Backoff, with_patience
 from ledger.disk import Disk
-from ledger.errors import (
-    HeadInvalidError,
-    LogForkedError,
-    NoteInvalidError,
-    RestoreError,
-    StoreRefusedError,
-    WriterFencedError,
-)
+from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, RestoreError, WriterFencedError
 from ledger.fetch import Fetcher, OnProgress
 from ledger.format import checkpoint as checkpoints
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
@@ -114,16 +107,6 @@ async def take_over(
     return await _Takeover(place, claimant, entropy, rng, executor, on_waiting, on_progress, on_followed, hurry).run()
 
 
-async def _give_back(authority: Authority) -> None:
-    """What was claimed by somebody who was told meanwhile to leave it: whoever shall have it need not wait for a lease
-    that nobody uses.
-    """
-    with suppress(WriterFencedError, StoreRefusedError, TimeoutError):
-        async with asyncio.timeout(GIVE_BACK_S):
-            await authority.hand_over()
-    await authority.close()
-
-
 class _Takeover:
     def __init__(
         self,
@@ -188,8 +171,8 @@ class _Takeover:
                 await authority.claim(mine)
             except WriterFencedError:
                 continue  # the owner has renewed its lease or committed, or another claimant was faster
-            except asyncio.CancelledError:
-                await _give_back(authority)
+            except asyncio.CancelledError:  # others shall have it
+                await authority.give_back(GIVE_BACK_S)
                 raise
             # The log is ours from here on. A crash leaves a head whose owner is gone, which the next start sees.
             await self._send_quarantined()
