@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from governors.pubsub import PullSource
 
 DEAD_LETTER_FOLDER: Final = "dead-letter"
-HAND_OVER_S: Final = 30.0
-"""How long it may take to give everything to the other workers, one partition after the other, before this one ends."""
 
 
 def wall_clock_us() -> int:
@@ -224,7 +222,8 @@ class App:
         finally:
             self._stopping = True
             starting.cancel()
-            await self._hand_over()
+            if self._assignment is not None:
+                await self._assignment.end()  # while this one still answers
             tree.cancel()
             await asyncio.wait({tree})
             if self._membership is not None:
@@ -242,13 +241,6 @@ class App:
         settle_memory()
         self._running = True
         on_ready()
-
-    async def _hand_over(self) -> None:
-        """Give everything to the other workers, while this one still answers."""
-        if self._assignment is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HAND_OVER_S):
-                    await self._assignment.end()
 
     @property
     def runtimes(self) -> dict[int, Runtime]:

@@ -16,8 +16,9 @@ from support.certificates import Authority
 from support.manifests import OVERLAYS, ROOT, Manifests, overlay, render
 
 from governors.api.health import health_router
-from governors.app import HAND_OVER_S, App
+from governors.app import App
 from governors.cli.main import command_line
+from governors.cluster.holder import HAND_OVER_S
 from governors.cluster.ownership import SETTLE_S
 from governors.custody import Custodian
 from governors.machines.catalog import BY_NAME

@@ -40,7 +40,6 @@ from ledger.takeover import Claimant, Place, TakenOver, take_over
 IDENTITY: Final = Identity("sim.test/log", bytes(range(32)))
 DATA: Final = Path("/data")
 SOURCE: Final = "sim"
-HAND_OVER_S: Final = 20.0
 GOODBYE_S: Final = 2.0
 FOLLOW_EVERY_S: Final = 1.0
 LOOK_AGAIN_S: Final = 0.2
@@ -96,9 +95,7 @@ class ClusterWorker:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HAND_OVER_S):
-                    await self.assignment.end()
+            await self.assignment.end()
             for task in reversed(tasks):
                 task.cancel()
                 await asyncio.wait({task})

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -14,6 +15,8 @@ from governors.supervision.tasks import see_out
 from ledger.backoff import Backoff
 from ledger.errors import StoreUnavailableError, WriterFencedError
 
+HAND_OVER_S: Final = 30.0
+"""How long it may take to give everything to the other workers, one partition after the other, before this one ends."""
 TAKEN_S: Final = 10.0
 """Whoever takes one over should have it by then. If not, the next is not held up by that."""
 
@@ -206,7 +209,7 @@ class Assignment:
         self._heartbeat.leave(leaving=leaving)
 
     async def end(self) -> None:
-        """Hand over everything, whether somebody stands by or not; returns once that is done."""
+        """Hand over everything, whether somebody stands by or not; returns once that is done, or its time is over."""
         self._is_over = True
         self.leave(leaving=True)
         held = [holder for holder in self._holders if holder.has_it]
@@ -216,7 +219,9 @@ class Assignment:
                 await holder.let_go()
                 await self._until_taken(holder.number, TAKEN_S)
 
-        await asyncio.gather(hand_over(), *(holder.let_go() for holder in self._holders if holder not in held))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S):
+                await asyncio.gather(hand_over(), *(holder.let_go() for holder in self._holders if holder not in held))
 
     async def run(self) -> None:
         """Until cancelled."""
