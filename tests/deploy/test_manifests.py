@@ -3,6 +3,7 @@
 `make manifests` lets other people's tools look at them too.
 """
 
+import contextlib
 import os
 import random
 from pathlib import Path
@@ -182,12 +183,14 @@ async def test_the_grace_is_what_stopping_may_take_in_the_worst_case(tmp_path: P
     custodian = await Custodian.open(settings, clock_us=clock, entropy=os.urandom, rng=random.Random(1), owner="test")
     try:
         worker = App(settings, clock_us=clock, executors=(), custodian=custodian)
-        children = [slot.child for slot in worker._supervisor._slots]
-        (holder,) = worker._holders
-        partition = await holder._take(lambda: None, holder.hurry)
-        await partition.open()
-        children += [slot.child for slot in partition._tree._slots]
-        await partition.close()
+        assert worker._membership is not None
+        with contextlib.closing(worker._membership.listener):
+            children = [slot.child for slot in worker._supervisor._slots]
+            (holder,) = worker._holders
+            partition = await holder._take(lambda: None, holder.hurry)
+            await partition.open()
+            children += [slot.child for slot in partition._tree._slots]
+            await partition.close()
     finally:
         await custodian.close()
     names = {child.name for child in children}
