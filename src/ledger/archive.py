@@ -12,11 +12,11 @@ import hashlib
 import sqlite3
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import google_crc32c
 from msgspec import DecodeError, Struct, json
@@ -66,34 +66,27 @@ class Archive:
     def __init__(self, path: Path | None, folder: Path, disk: Disk) -> None:
         self._path = path
         self._folder = folder
-        self._sealed: list[SealedSegment] = []
+        self._sealed: Sequence[SealedSegment] = ()
         self._disk = disk
         self._lock = Lock()
         self._building = Lock()
         self._closed = False
-        self._known: dict[int, bytes] = {}
-        """The SHA-256 of the segment that the rows of each first index were made of, which says all there is to say."""
         self._connection = self._open()
-        columns = "SELECT first_index, sha256 FROM segments"
-        rows: list[tuple[int, bytes]] = self._ask(lambda db: db.execute(columns).fetchall(), [])
-        self._known.update(rows)
 
-    def settle(self, sealed: list[SealedSegment]) -> list[SealedSegment]:
-        """Say which segments there are; the caller goes on appending to the list. Forgets rows of others, and returns
-        the segments that have to be added.
+    def settle(self, sealed: Sequence[SealedSegment]) -> list[SealedSegment]:
+        """Say which segments there are; the caller goes on appending to them. Forgets rows of others, and returns the
+        segments that have to be added.
         """
         self.keep(sealed)
-        segments = {one.first_index: one for one in self._sealed if one.count}
-        for first_index in list(self._known):
-            one = segments.get(first_index)
-            if one is None or not self._has(one):
-                self._forget(first_index)
-            else:
-                self._known[first_index] = one.sha256  # one copy is enough for a month of segments
-        return [one for one in segments.values() if not self._has(one)]
+        columns = "SELECT first_index, sha256 FROM segments"
+        known: dict[int, bytes] = self._ask(lambda db: dict(db.execute(columns)), {})
+        missing = [one for one in sealed if one.count and known.pop(one.first_index, None) != one.sha256]
+        for first_index in known:
+            self._forget(first_index)
+        return missing
 
-    def keep(self, sealed: list[SealedSegment]) -> None:
-        """The segments are these from now on; the caller goes on appending to the list."""
+    def keep(self, sealed: Sequence[SealedSegment]) -> None:
+        """The segments are these from now on; the caller goes on appending to them."""
         self._sealed = sealed
 
     def forget(self, dropped: Iterable[SealedSegment]) -> None:
@@ -111,19 +104,21 @@ class Archive:
         """Where a receipt stands. Raises ReceiptNotFoundError for one that is in no sealed segment."""
         sealed = self._sealed
         at = bisect_right(sealed, index, key=_end)
-        if at == len(sealed) or sealed[at].first_index > index:
+        one = sealed[at] if at < len(sealed) else None
+        if one is None or one.first_index > index:
             raise ReceiptNotFoundError(f"receipt {index} is in no sealed segment that is still here")
-        return self._batches(sealed[at]).place_of(index)
+        return self._batches(one).place_of(index)
 
     def places_of(self, pseudonym: str, after: int, limit: int, end: int) -> list[ReceiptPlace]:
         """Where a tenant's receipts with `after < index < end` stand: the first `limit` of them, in order."""
         found: list[ReceiptPlace] = []
         sealed = self._sealed
-        at = bisect_right(sealed, after + 1, key=_end)
-        while at < len(sealed) and len(found) < limit and sealed[at].first_index < end:
-            if sealed[at].count:
-                found += self._places_in(sealed[at], pseudonym, after, limit - len(found))
-            at += 1
+        for at in range(bisect_right(sealed, after + 1, key=_end), len(sealed)):
+            one = sealed[at]
+            if len(found) == limit or one.first_index >= end:
+                break
+            if one.count:
+                found += self._places_in(one, pseudonym, after, limit - len(found))
         return found
 
     def distrust(self, places: Iterable[ReceiptPlace]) -> None:
@@ -140,24 +135,31 @@ class Archive:
     # Rows
 
     def _has(self, one: SealedSegment) -> bool:
-        return self._known.get(one.first_index) == one.sha256
+        return self._row("SELECT count FROM segments", one) is not None
+
+    def _row(self, select: str, one: SealedSegment) -> tuple[Any, ...] | None:
+        """Of what this selects, that which was made of this very segment."""
+        query = f"{select} WHERE first_index = ? AND sha256 = ?"
+        row: tuple[Any, ...] | None
+        row = self._ask(lambda db: db.execute(query, (one.first_index, one.sha256)).fetchone(), None)
+        return row
 
     def _batches(self, one: SealedSegment) -> Batches:
-        if self._has(one):
-            query = "SELECT crc, batches, offsets FROM places WHERE first_index = ?"
-            row = self._ask(lambda db: db.execute(query, (one.first_index,)).fetchone(), None)
-            if row is not None and row[0] == google_crc32c.extend(google_crc32c.value(row[1]), row[2]):
-                return _decode_batches(one, row[1], row[2])
+        row = self._row("SELECT crc, batches, offsets FROM places NATURAL JOIN segments", one)
+        if row is not None:
+            crc, batches, offsets = row
+            if crc == google_crc32c.extend(google_crc32c.value(batches), offsets):
+                return _decode_batches(one, batches, offsets)
             self._forget(one.first_index)
         return self._rebuild(one).batches
 
     def _places_in(self, one: SealedSegment, pseudonym: str, after: int, limit: int) -> list[ReceiptPlace]:
         first = one.first_index
-        if self._has(one):
-            query = "SELECT crc, tags FROM owners WHERE first_index = ?"
-            row = self._ask(lambda db: db.execute(query, (first,)).fetchone(), None)
-            if row is not None and row[0] == google_crc32c.value(row[1]):
-                positions = _find(row[1], tag_of(pseudonym), max(0, after + 1 - first), limit)
+        row = self._row("SELECT crc, tags FROM owners NATURAL JOIN segments", one)
+        if row is not None:
+            crc, tags = row
+            if crc == google_crc32c.value(tags):
+                positions = _find(tags, tag_of(pseudonym), max(0, after + 1 - first), limit)
                 batches = self._batches(one) if positions else None
                 return [batches.place_of(first + each) for each in positions] if batches is not None else []
             self._forget(first)
@@ -175,7 +177,7 @@ class Archive:
         tags = b"".join([chain.tag for chain in index.tenants])
         row = (one.key.epoch, one.count, one.bytes, one.sha256)
 
-        def write(db: sqlite3.Connection) -> bool:
+        def write(db: sqlite3.Connection) -> None:
             with db:  # one transaction
                 db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", (one.first_index, *row))
                 db.execute(
@@ -185,10 +187,8 @@ class Archive:
                     "INSERT OR REPLACE INTO owners VALUES (?, ?, ?)",
                     (one.first_index, google_crc32c.value(tags), tags),
                 )
-            return True
 
-        if self._ask(write, default=False):
-            self._known[one.first_index] = one.sha256
+        self._ask(write, None)
 
     def _forget(self, first_index: int) -> None:
         def write(db: sqlite3.Connection) -> None:
@@ -196,7 +196,6 @@ class Archive:
                 for table in ("segments", "places", "owners"):
                     db.execute(f"DELETE FROM {table} WHERE first_index = ?", (first_index,))  # noqa: S608 - ours
 
-        self._known.pop(first_index, None)
         self._ask(write, None)
 
     # The file
@@ -209,7 +208,6 @@ class Archive:
             try:
                 return ask(self._connection)
             except sqlite3.Error:
-                self._known.clear()
                 with suppress(sqlite3.Error):
                     self._connection.close()
                 self._remove()

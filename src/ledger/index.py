@@ -5,13 +5,14 @@ Only segments that are not in the archive yet (`ledger.archive`) have theirs in 
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from ledger.layout import SegmentName
 
+SHA256_BYTES: Final = 32
 TAG_BYTES: Final = 8
 
 
@@ -61,10 +62,7 @@ class ReceiptPlace:
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment that no byte changes in any more. `count` is how many receipts it has, `bytes` how long it is.
-
-    There is one for each segment of a log in memory, so it holds no more than it must.
-    """
+    """A segment that no byte changes in any more. `count` is how many receipts it has, `bytes` how long it is."""
 
     folder: Path
     key: SegmentKey
@@ -86,6 +84,52 @@ class SealedSegment:
     def end(self) -> int:
         """The index after its last receipt."""
         return self.key.first_index + self.count
+
+
+class SealedSegments(Sequence[SealedSegment]):
+    """The sealed segments of a log, in order. In columns, 60 bytes each: a log gets one with each commit, and has them
+    for as long as it is kept. It grows at its end, also while other threads read it; a slice is a list.
+    """
+
+    def __init__(self, folder: Path, segments: Iterable[SealedSegment] = ()) -> None:
+        """`folder` is where all of them are."""
+        self._folder = folder
+        self._first_index = array("Q")
+        self._epoch = array("Q")
+        self._count = array("I")
+        self._sha256 = bytearray()
+        self._bytes = array("Q")
+        for one in segments:
+            self.append(one)
+
+    def append(self, one: SealedSegment) -> None:
+        """The next one of the log."""
+        self._first_index.append(one.key.first_index)
+        self._epoch.append(one.key.epoch)
+        self._count.append(one.count)
+        self._sha256 += one.sha256
+        self._bytes.append(one.bytes)  # last, for it is what tells readers how many there are
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    @overload
+    def __getitem__(self, at: int) -> SealedSegment: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[SealedSegment]: ...
+
+    def __getitem__(self, at: int | slice) -> SealedSegment | list[SealedSegment]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        position = range(len(self))[at]
+        return SealedSegment(
+            self._folder,
+            SegmentKey(self._first_index[position], self._epoch[position]),
+            bytes(self._sha256[SHA256_BYTES * position : SHA256_BYTES * (position + 1)]),
+            self._count[position],
+            self._bytes[position],
+        )
 
 
 class Batches:

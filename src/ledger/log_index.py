@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from ledger import local_log
 from ledger.archive import Archive, is_chain
 from ledger.disk import Disk
 from ledger.errors import SegmentCorruptError
-from ledger.index import BatchPlace, Chain, ReceiptPlace, SealedSegment, SegmentIndex
+from ledger.index import BatchPlace, Chain, ReceiptPlace, SealedSegment, SealedSegments, SegmentIndex
 from ledger.reader import Stored, read_receipts
 
 _WAITING_MAX: Final = 4
@@ -24,18 +25,20 @@ _WAITING_MAX: Final = 4
 
 
 class LogIndex:
-    """The segments of a log and the places of their receipts. `sealed` is in order; it only grows at its end, and a
-    list that is shorter at its beginning takes its place, so that a thread can go on with the one that it has.
+    """The segments of a log and the places of their receipts. `sealed` is in order; it only grows at its end, and one
+    that is shorter at its beginning takes its place, so that a thread can go on with the one that it has.
     """
 
-    def __init__(self, archive: Archive, sealed: list[SealedSegment], folder: Path, disk: Disk) -> None:
-        self.sealed = sealed
+    def __init__(self, archive: Archive, sealed: Iterable[SealedSegment], folder: Path, disk: Disk) -> None:
+        self.sealed = SealedSegments(folder, sealed)
         self._archive = archive
         self._folder = folder
         self._disk = disk
         self._live: list[SegmentIndex] = []
         """Of segments that are not in the archive yet, in order."""
-        self._waiting = deque[tuple[SealedSegment, SegmentIndex | None]]((one, None) for one in archive.settle(sealed))
+        self._waiting = deque[tuple[SealedSegment, SegmentIndex | None]](
+            (one, None) for one in archive.settle(self.sealed)
+        )
         self._indexing: Executor | None = None
         self._busy = False
 
@@ -63,8 +66,8 @@ class LogIndex:
 
     def drop_below(self, first_index: int) -> None:
         """Forget the segments that begin below this receipt. Their files are the caller's."""
-        dropped = [one for one in self.sealed if one.first_index < first_index]
-        self.sealed = self.sealed[len(dropped) :]
+        dropped = list(takewhile(lambda one: one.first_index < first_index, self.sealed))
+        self.sealed = SealedSegments(self._folder, self.sealed[len(dropped) :])
         self._waiting = deque(each for each in self._waiting if each[0].first_index >= first_index)
         self._live = [one for one in self._live if one.key.first_index >= first_index]
         self._archive.keep(self.sealed)

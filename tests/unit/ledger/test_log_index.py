@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.ledger_scenes import NAME, draft, running, segments, write_log
 
 from ledger.appender import Ledger
@@ -21,9 +23,11 @@ from ledger.durable import POSIX, PosixDisk
 from ledger.errors import ReceiptNotFoundError, SegmentCorruptError
 from ledger.format.canonical import decode
 from ledger.identity import partition_folder
+from ledger.index import SealedSegment, SealedSegments, SegmentKey
 
 SMALL = Limits(segment_bytes=4_000)
 TENANTS = 3
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 
 
 async def expect_all(ledger: Ledger, receipts: int) -> None:
@@ -96,6 +100,46 @@ async def test_memory_keeps_no_places_of_archived_segments(tmp_path: Path) -> No
         finally:
             tracemalloc.stop()
         assert after - before < 3_000 * 8, "less than a number for each receipt"
+
+
+async def test_memory_grows_by_no_more_than_columns_with_the_segments(tmp_path: Path) -> None:
+    async with running(tmp_path, archive=archive_of_new(tmp_path)) as ledger:
+
+        async def seal(segments: int) -> int:
+            for number in range(segments):
+                ledger.append(draft(number, tenant=f"t{number % TENANTS}"))
+                await ledger.seal()
+            await archived(ledger)
+            ledger.take_hashes()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            before = await seal(300)
+            after = await seal(200)
+        finally:
+            tracemalloc.stop()
+        assert after - before < 200 * 120
+
+
+@given(st.lists(st.tuples(U64, U64, U32, st.binary(min_size=32, max_size=32), U64), max_size=8), st.data())
+def test_columns_are_the_segments_that_were_put_in(
+    rows: list[tuple[int, int, int, bytes, int]], data: st.DataObject
+) -> None:
+    folder = Path("ledger")
+    put_in = [
+        SealedSegment(folder, SegmentKey(first_index, epoch), sha256, count, size)
+        for first_index, epoch, count, sha256, size in rows
+    ]
+    columns = SealedSegments(folder, put_in)
+    assert list(columns) == put_in
+    part = data.draw(st.slices(len(put_in)))
+    assert columns[part] == put_in[part]
+    for at in range(-len(put_in), len(put_in)):
+        assert columns[at] == put_in[at]
+    with pytest.raises(IndexError):
+        columns[len(put_in)]
 
 
 @pytest.mark.parametrize("spoil", ["remove", "rubbish", "cut", "flip", "version", "folder"])
