@@ -9,7 +9,7 @@ TOOLS ?= .venv-manifests
 PYTEST_FLAGS ?= -n 4 --dist worksteal --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs format bench crash crash-actions chaos soak gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
+.PHONY: help run test collected lint docs format bench crash crash-actions chaos soak gateways fuzz simulate image-test manifests observability setup setup-dev pin clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,8 +17,14 @@ help: ## list the targets
 run: $(VENV)/run.stamp ## serve on 127.0.0.1:8080 with ./data as the store
 	$(BIN)/governors serve --data-dir $(DATA_DIR)
 
-test: lint ## lint, then every test that runs on this machine
+# What pytest makes of the tests' asserts is made once, beside mypy, and not by each of its workers.
+test: export PYTHONDONTWRITEBYTECODE =
+test: $(VENV)/dev.stamp ## lint, then every test that runs on this machine
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint collected
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+collected: $(VENV)/dev.stamp
+	@$(BIN)/python -m pytest -n 0 --collect-only -qq >$(VENV)/collected.txt || { cat $(VENV)/collected.txt; exit 1; }
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
