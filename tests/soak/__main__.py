@@ -1,7 +1,9 @@
 """An hour at 1,000 signals a second, and nothing grows: `make soak`, SOAK_S=600 for less.
 
 Two real workers over the strict stand-in for Cloud Storage and Google's Pub/Sub emulator, each its own process, are
-looked at meanwhile. At its end the log is restored from the bucket and verified, and each signal must have one receipt.
+looked at meanwhile: at work, and twice at rest, a third of the way and at the end, for what a worker has open at work
+comes and goes by dozens. At its end the log is restored from the bucket and verified, and each signal must have one
+receipt.
 """
 
 import argparse
@@ -21,8 +23,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from soak.judgement import GrowthLimit, Point, Verdict, is_good, judge_growth, judge_least, judge_most, judge_none
-from soak.sampling import Course, Sample, disk_mb, sample
+from soak.judgement import (
+    SETTLED_FROM,
+    GrowthLimit,
+    Point,
+    Verdict,
+    is_good,
+    judge_growth,
+    judge_least,
+    judge_most,
+    judge_none,
+    judge_rest,
+)
+from soak.sampling import Course, Held, Sample, disk_mb, least, sample
 from support.buckets import serve_gcs
 from support.fleet import BEARER, BUCKET, write_config
 from support.kept import read_receipts
@@ -40,9 +53,9 @@ STORE: Final = f"gs://{BUCKET}/soak"
 RSS_MB_MAX: Final = 600.0
 RSS_GROWTH: Final = GrowthLimit(0.03)
 COUNT_GROWTH: Final = GrowthLimit(0.02, 2.0)
-"""Of threads and files: whole numbers, so two more are nothing yet."""
-TASKS_GROWTH: Final = GrowthLimit(0.10, 5.0)
-"""Each batch under way is one, and how many those are swings by half with what the machine has to do."""
+"""Of tasks, threads and files at rest: whole numbers, so two more are nothing yet."""
+REST_SAMPLES: Final = 20
+"""Of a rest, a second apart: what is held is the least of them, for heartbeats go on."""
 LATENCY_GROWTH: Final = GrowthLimit(0.25, 5.0)
 """Of a window's percentiles in ms. On a machine with others it is theirs too that is measured."""
 QUEUED_MAX: Final = 20_000
@@ -69,6 +82,7 @@ class Soak:
         self._workers = workers
         self._others = others
         self.courses = {name: Course(name) for name in workers}
+        self.rests: dict[str, list[Held]] = {name: [] for name in workers}
         self.others_mb: dict[str, float] = {}
 
     async def watch(self, every_s: float, publisher: Publisher) -> None:
@@ -102,6 +116,20 @@ class Soak:
                     await asyncio.sleep(0.5)
         return False
 
+    async def rest(self, signals: int) -> bool:
+        """Wait until that is settled, and see what is held then; whether it was in time."""
+        in_time = await self.settled(signals)
+        seen: dict[str, list[Sample]] = {name: [] for name in self._workers}
+        async with httpx.AsyncClient(timeout=30.0, headers=BEARER) as client:
+            for _ in range(REST_SAMPLES):
+                await asyncio.sleep(1.0)
+                for name in self._workers:
+                    seen[name].append(await self._look(client, name, 0.0))
+        for name, samples in seen.items():
+            self.rests[name].append(held := least(samples))
+            self._say(f"{name} at rest: {held}")
+        return in_time
+
     async def waiting_first(self) -> list[str]:
         """The names of all, those last that have a log: else whoever waits takes over what is about to stop too."""
         held: dict[str, int] = {}
@@ -112,11 +140,14 @@ class Soak:
         return sorted(held, key=lambda name: held[name])
 
     async def _sample(self, client: httpx.AsyncClient, at_s: float) -> None:
-        for name, worker in self._workers.items():
-            metrics = series_of((await client.get(f"{worker.url}/metrics")).text)
-            taken = sample(worker.pid, metrics, at_s, await asyncio.to_thread(disk_mb, self._folder / name))
-            self.courses[name].samples.append(taken)
+        for name, course in self.courses.items():
+            course.samples.append(await self._look(client, name, at_s))
         self.others_mb = {name: round(rss_mb(pid), 1) for name, pid in self._others.items()}
+
+    async def _look(self, client: httpx.AsyncClient, name: str, at_s: float) -> Sample:
+        worker = self._workers[name]
+        metrics = series_of((await client.get(f"{worker.url}/metrics")).text)
+        return sample(worker.pid, metrics, at_s, await asyncio.to_thread(disk_mb, self._folder / name))
 
     def _tell(self, publisher: Publisher) -> None:
         parts = [f"{self.courses[next(iter(self.courses))].samples[-1].at_s:6.0f} s, {publisher.signals:,} signals"]
@@ -144,21 +175,22 @@ def stop(worker: ServiceProcess) -> int:
         return -signal.SIGKILL
 
 
-def judge(courses: Mapping[str, Course], books: Books, publisher: Publisher, took_s: float) -> list[Verdict]:
-    """Everything that must hold of a run that took `took_s` seconds, but for the log as a whole."""
+def judge(soak: Soak, books: Books, publisher: Publisher, took_s: float) -> list[Verdict]:
+    """Everything that must hold of a run that published for `took_s` seconds, but for the log as a whole."""
     verdicts = [
         judge_none("signals that are lost", books.lost),
         judge_none("signals that are decided twice", books.decided_twice),
         judge_none("receipts about what nobody sent", books.foreign),
         judge_least("signals a second", publisher.signals / took_s, publisher.rate_per_s * RATE_SHARE),
     ]
-    for name, course in courses.items():
+    for name, course in soak.courses.items():
+        before, after = soak.rests[name]
         verdicts += [
             judge_most(f"{name}: RSS in MB", [one.rss_mb for one in course.samples], RSS_MB_MAX),
             judge_growth(f"{name}: RSS in MB", course.points("rss_mb"), RSS_GROWTH),
-            judge_growth(f"{name}: tasks", course.points("tasks"), TASKS_GROWTH),
-            judge_growth(f"{name}: threads", course.points("threads"), COUNT_GROWTH),
-            judge_growth(f"{name}: open files", course.points("files"), COUNT_GROWTH),
+            judge_rest(f"{name}: tasks", before.tasks, after.tasks, COUNT_GROWTH, took_s),
+            judge_rest(f"{name}: threads", before.threads, after.threads, COUNT_GROWTH, took_s),
+            judge_rest(f"{name}: open files", before.files, after.files, COUNT_GROWTH, took_s),
             judge_most(f"{name}: signals that wait", [one.queued for one in course.samples], QUEUED_MAX),
         ]
     windows = list(books.windows())
@@ -204,17 +236,19 @@ async def run(folder: Path, given: argparse.Namespace, emulator: PubSubEmulator)
         soak = Soak(folder, workers, {"store": gcs.pid, "emulator": emulator.pid, "publisher": os.getpid()})
         publisher = Publisher(bench, given.rate, given.tenants)
         watching = asyncio.create_task(soak.watch(given.sample_s, publisher), name="samples")
-        begun_s = time.monotonic()
-        await publisher.run(given.seconds)
-        took_s = time.monotonic() - begun_s
+        took_s, in_time = 0.0, True
+        for until_s in (given.seconds * SETTLED_FROM, given.seconds):
+            begun_s = time.monotonic()
+            await publisher.run(until_s)
+            took_s += time.monotonic() - begun_s
+            in_time = await soak.rest(publisher.signals) and in_time
         watching.cancel()
         await asyncio.wait([watching])
-        in_time = await soak.settled(publisher.signals)
         exits = {name: await asyncio.to_thread(stop, workers[name]) for name in await soak.waiting_first()}
         await channel.close()
         books = Books(publisher.seconds, given.rate, window_s)
         log = await asyncio.to_thread(check_log, gcs.url, folder, books)
-    verdicts = judge(soak.courses, books, publisher, took_s)
+    verdicts = judge(soak, books, publisher, took_s)
     verdicts.append(judge_none("logs that do not verify", int(not log["ok"])))
     taken = min(len(course.samples) for course in soak.courses.values())
     verdicts.append(judge_least("samples of each", taken, SAMPLES_SHARE * (took_s / given.sample_s - 1)))
@@ -237,6 +271,7 @@ async def run(folder: Path, given: argparse.Namespace, emulator: PubSubEmulator)
             name: [{key: getattr(one, key) for key in Sample.__slots__} for one in course.samples]
             for name, course in soak.courses.items()
         },
+        "rests": {name: [one._asdict() for one in rests] for name, rests in soak.rests.items()},
         "others_mb": soak.others_mb,
         "verdicts": [one._asdict() for one in verdicts],
         "ok": is_good(verdicts),

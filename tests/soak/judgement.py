@@ -14,7 +14,7 @@ HOUR_S: Final = 3_600.0
 SETTLED_FROM: Final = 1 / 3
 """Share of the run that is left out where growth is looked for."""
 JUDGED_FROM_S: Final = 900.0
-"""A shorter run says nothing about growth: the window of remembered ids alone fills for two minutes."""
+"""A shorter run says nothing about growth: the window of remembered ids alone fills for minutes."""
 PAIRS_OF_MAX: Final = 400
 """Samples that are compared with each other; of more, so many spread evenly."""
 
@@ -28,10 +28,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GrowthLimit:
-    """At most so much more an hour: a share of the median, or so many units where that is more."""
+    """At most so much more: a share of what is usual, or so many units where that is more."""
 
     share: float
     units: float = 0.0
+
+    def of(self, usual: float) -> float:
+        """In units."""
+        return max(self.share * usual, self.units)
 
 
 class Verdict(NamedTuple):
@@ -68,12 +72,19 @@ def judge_growth(what: str, points: Sequence[Point], limit: GrowthLimit) -> Verd
         return Verdict(f"{what}: growth in an hour", float("nan"), 0.0, ok=False)
     rest = settled(points)
     usual = statistics.median(one.value for one in rest)
-    allowed = max(limit.share * usual, limit.units)
+    allowed = limit.of(usual)
     grown = slope_per_h(rest)
     is_long = points[-1].at_s - points[0].at_s >= JUDGED_FROM_S
     return Verdict(
         f"{what}: growth in an hour", round(grown, 2), round(allowed, 2), grown <= allowed if is_long else None
     )
+
+
+def judge_rest(what: str, before: float, after: float, limit: GrowthLimit, worked_s: float) -> Verdict:
+    """What is held while nothing is to do, before and after work: so much more, and it was not let go of."""
+    allowed, more = limit.of(before), after - before
+    ok = more <= allowed if worked_s >= JUDGED_FROM_S else None
+    return Verdict(f"{what} at rest: more after work", more, round(allowed, 2), ok)
 
 
 def judge_most(what: str, values: Sequence[float], limit: float) -> Verdict:

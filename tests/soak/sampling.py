@@ -1,9 +1,9 @@
 """What a process is seen to hold: by the kernel, and by its own metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from soak.judgement import Point
 
@@ -25,6 +25,14 @@ class Sample:
     queued: int
     held: int
     disk_mb: float
+
+
+class Held(NamedTuple):
+    """What a process has while nothing is to do."""
+
+    files: int
+    threads: int
+    tasks: int
 
 
 @dataclass(slots=True)
@@ -51,6 +59,13 @@ def sample(pid: int, metrics: Iterable[Series], at_s: float, disk_mb: float) -> 
         queued=int(total(of, "governors_queued_signals")),
         held=int(total(of, "governors_pull_held_messages")),
         disk_mb=round(disk_mb, 1),
+    )
+
+
+def least(samples: Sequence[Sample]) -> Held:
+    """Of each, the least that was seen."""
+    return Held(
+        min(one.files for one in samples), min(one.threads for one in samples), min(one.tasks for one in samples)
     )
 
 

@@ -13,6 +13,7 @@ from soak.judgement import (
     judge_least,
     judge_most,
     judge_none,
+    judge_rest,
     slope_per_h,
 )
 
@@ -59,9 +60,12 @@ def test_what_shrinks_does_not_grow() -> None:
     assert is_flat(course(lambda at_s: 200 - at_s * 0.02)) is True
 
 
-def test_a_task_more_every_five_minutes_is_a_leak_and_one_an_hour_is_none() -> None:
-    assert is_flat(course(lambda at_s: 10 + at_s // 300), TWO_MORE) is False
-    assert is_flat(course(lambda at_s: 10 + at_s // 3_000), TWO_MORE) is True
+@pytest.mark.parametrize(
+    ("before", "after", "ok"), [(10, 12, True), (10, 13, False), (200, 204, True), (200, 205, False)]
+)
+def test_what_is_still_held_at_rest_was_not_let_go_of(before: int, after: int, *, ok: bool) -> None:
+    assert judge_rest("files", before, after, TWO_MORE, JUDGED_FROM_S).ok is ok
+    assert judge_rest("files", before, after, TWO_MORE, JUDGED_FROM_S / 2).ok is None
 
 
 def test_a_short_run_tells_nothing_about_growth() -> None:

@@ -45,8 +45,10 @@ class Publisher:
     _stopping: bool = False
 
     async def run(self, seconds: float = math.inf) -> None:
-        """For so many seconds, whole ones, or until the second in which it is told to stop."""
-        begun_us = now_us()
+        """Until so many seconds are published, whole ones, or the second in which it is told to stop. Called again, it
+        goes on with the second after the last.
+        """
+        begun_us = now_us() - self.seconds * 1_000_000
         while self.seconds < seconds and not self._stopping:
             await self._one_second(begun_us + self.seconds * 1_000_000)
 
