@@ -28,6 +28,7 @@ from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Signer, Verifier, open_note
 from ledger.index import SegmentKey
+from ledger.layout import SegmentName
 from ledger.local_log import FoundSegment
 from ledger.protocol.head import Head, SegmentRef, decode_head
 from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
@@ -251,26 +252,40 @@ class _Takeover:
             if (await self._read_head())[1] == generation:
                 raise
             return None  # it is the log of a while ago, and retention has dropped some of it since
-        self._followed = head.segment if in_line[1] == 0 else None
+        local, adopted = in_line
+        is_last = not adopted and head.segment is not None and local[-1].key == head.segment.place()
+        self._followed = head.segment if is_last else None
         return in_line
+
+    async def _follow(self, head: Head, last: SegmentRef) -> list[FoundSegment] | None:
+        """The head's own segment, fetched if need be; None if that is neither the segment `last`, behind which there is
+        nothing in the folder, nor the one after it. Looks at no others, so that it costs the same however many there
+        are.
+        """
+        if head.segment is None:
+            return None
+        if head.segment != last:
+            fetcher = self._fetcher()
+            following = await fetcher.fetch_next(head, last)
+            if following is None:
+                return None
+            await self._blocking(lambda: fetcher.put_in_place(following))
+            self._fetched += following.bytes
+        name = SegmentName(*head.segment.place(), sealed=True)
+        return [FoundSegment(name, head.size, bytes.fromhex(head.segment.sha256))]
 
     async def _bring_in_line(self, head: Head) -> tuple[list[FoundSegment], int]:
         """Make the folder hold all that is committed; also, how many receipts it has beyond that."""
         place = self._place
-        last_key = None if head.segment is None else SegmentKey(*head.segment.place())
+        if self._followed is not None and (followed := await self._follow(head, self._followed)) is not None:
+            return followed, 0
         if head.segment is not None:
             # Nearly always the head's own segment is here, and with it, by the chain of hashes, all before it.
+            last_key = SegmentKey(*head.segment.place())
             tail = await self._blocking(lambda: local_log.find_segments(place.disk, place.folder, last_key))
             if tail and tail[0].sha256.hex() == head.segment.sha256:
                 return tail, _end_of(tail) - head.size
-        fetcher = Fetcher(
-            place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
-            executor=self._executor, on_progress=self._on_progress,
-        )  # fmt: skip
-        if self._followed is not None and (following := await fetcher.fetch_next(head, self._followed)) is not None:
-            await self._blocking(lambda: fetcher.put_in_place(following))
-            self._fetched += following.bytes
-            return await self._blocking(lambda: local_log.find_segments(place.disk, place.folder, last_key)), 0
+        fetcher = self._fetcher()
         local = await self._blocking(self._find)
         begin = local[-1].name.first_index if local else 0
         fetched = await fetcher.fetch(head, {one.sha256 for one in local}, begin)
@@ -296,6 +311,13 @@ class _Takeover:
         await self._blocking(lambda: fetcher.put_in_place(fetched))
         self._fetched += fetched.bytes
         return await self._blocking(self._find), 0
+
+    def _fetcher(self) -> Fetcher:
+        place = self._place
+        return Fetcher(
+            place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
+            executor=self._executor, on_progress=self._on_progress,
+        )  # fmt: skip
 
     async def _count_dropped(self, local: Sequence[FoundSegment]) -> int:
         """How many of these segments were in the committed log until retention dropped them: those up to the last one

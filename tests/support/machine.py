@@ -48,6 +48,11 @@ class MortalDisk(PosixDisk):
 
     dead = False
     renames_left: int | None = None
+    lists = 0
+
+    def list(self, folder: Path) -> dict[str, int]:
+        self.lists += 1
+        return super().list(folder)
 
     def create(self, path: Path, head: bytes) -> SegmentFile:
         self.check()

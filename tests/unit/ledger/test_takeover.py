@@ -475,11 +475,11 @@ def test_who_stands_by_has_each_commit_at_once_and_lists_nothing_for_it(tmp_path
         two = Machine("b", tmp_path / "b", store)
         coming = asyncio.create_task(two.start())
         await until(lambda: two.followed[-1:] == [3])
-        lists = two.link.lists
+        lists, of_folder = two.link.lists, two.disk.lists
         for size in range(4, 10):
             await one.commit()
             await until(lambda size=size: two.followed[-1] == size)  # type: ignore[misc]
-        assert two.link.lists == lists
+        assert (two.link.lists, two.disk.lists) == (lists, of_folder)
         two.link.cut = True
         await one.commit(2)
         await one.commit(2)
