@@ -4,6 +4,7 @@ where the call took effect and once where it did not.
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,19 @@ async def hasty(sim: SimGcs) -> AsyncIterator[GcsStore]:
     store = gcs_store(sim.url, "p", timeout_s=0.2)
     yield store
     await store.close()
+
+
+async def test_nothing_is_asked_of_the_service_but_what_it_is_asked_for(store: GcsStore, sim: SimGcs) -> None:
+    before = set(threading.enumerate())
+    assert isinstance(await store.put("a", b"x", if_generation=CREATE), Won)
+    assert await store.get("a") is not None
+    assert await store.get("b") is None
+    assert await store.list("") == ["a"]
+    await store.delete("a")
+    ours = ("gcs_", "process_request_thread")  # the store's own, and the stand-in's
+    begun = [one.name for one in set(threading.enumerate()) - before]
+    assert [name for name in begun if not any(our in name for our in ours)] == []
+    assert sim.not_simulated == []
 
 
 # Writes

@@ -99,6 +99,8 @@ class SimGcs:
         self.buckets: dict[str, dict[str, Stored]] = {name: {} for name in buckets}
         self.calls: list[str] = []
         """Verb and key of each call, as `put 0/ctl/head`, in the order in which they took effect."""
+        self.not_simulated: list[str] = []
+        """Method and path of calls that we do not make."""
         self._lock = threading.Lock()
         self._generation = 1_700_000_000_000_000
         self._uploads: dict[str, tuple[str, str, dict[str, Any], dict[str, str]]] = {}
@@ -393,6 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
                     lambda: gcs.finish_upload(upload_id, place, body, self.headers["X-Goog-Hash"]),
                 )
             case _:
+                gcs.not_simulated.append(f"{self.command} {url.path}")
                 self._send(Reply(501, b"this call is not simulated"))
 
     def _serve(self, verb: str, key: str, query: dict[str, str], known: set[str], apply: Callable[[], Reply]) -> None:

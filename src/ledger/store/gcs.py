@@ -8,6 +8,7 @@ Honours STORAGE_EMULATOR_HOST. Importing this module takes about a second.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from http import HTTPStatus
@@ -24,6 +25,9 @@ from google.cloud.storage.exceptions import DataCorruption
 from ledger.errors import StoreLockedError, StoreRefusedError, StoreUnavailableError
 from ledger.store.object_store import CREATE, Lost, Object, PutOutcome, Unknown, Won, check_key, check_prefix
 
+# Else the client asks for the bucket's own metadata wherever it has none yet, unbidden and in a thread for each call,
+# for spans that nobody records (google-cloud-storage 3.17). Where that is answered by an error it asks each time.
+_ASKS_NOTHING_ELSE: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 _THREADS: Final = 8  # below the ten connections that the client keeps
 _CONNECT_S: Final = 5.0
 _LONG: Final = 6
@@ -62,6 +66,7 @@ class GcsStore:
         """Closes `client` in the end. `executor` runs what blocks; None: threads of its own. `timeout_s`: without
         a byte of an answer, and for a small write as a whole; reads, files and lists have six times as long.
         """
+        os.environ.setdefault(_ASKS_NOTHING_ELSE, "true")
         self._client = client
         self._bucket = client.bucket(bucket)
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
