@@ -99,11 +99,15 @@ class Custodian:
         return cls(settings, store, url, identity, seed, clock_us=clock_us, entropy=entropy, rng=rng, owner=owner)
 
     async def take(
-        self, partition: int, on_standing_by: Callable[[], None] = lambda: None, hurry: asyncio.Event | None = None
+        self,
+        partition: int,
+        snapshotting: asyncio.Lock,
+        on_standing_by: Callable[[], None] = lambda: None,
+        hurry: asyncio.Event | None = None,
     ) -> "Custody":
-        """Wait until a partition is free and take it over. `on_standing_by` is called once what is committed of it is
-        here too, and only its owner is waited for. `hurry` is set when it may be free by now. Raises LedgerError and
-        what it stands for, OSError.
+        """Wait until a partition is free and take it over. `snapshotting` is held by the partition that has a snapshot
+        made. `on_standing_by` is called once what is committed of it is here too, and only its owner is waited for.
+        `hurry` is set when it may be free by now. Raises LedgerError and what it stands for, OSError.
         """
         log = structlog.get_logger("governors.custody")
         settings = self._settings
@@ -125,7 +129,7 @@ class Custodian:
 
         followed = _Followed()
         # Whoever takes a long log over would have to read all of it, were there no snapshot of what it followed.
-        snapshotter = Snapshotter(settings.data_dir, partition, followed, 0, self._rng)
+        snapshotter = Snapshotter(settings.data_dir, partition, followed, 0, self._rng, snapshotting)
         keeping_up = asyncio.create_task(snapshotter.run(), name=f"snapshots-{partition}")
         try:
             signer = Signer(self.identity.origin(partition), self._seed)

@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -47,6 +47,8 @@ class Surroundings:
     watchers: Watchers
     policies: Callable[[], Policies]
     on_supervision: Callable[[SupervisionEvent], None]
+    snapshotting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the partition that has a snapshot made."""
 
 
 class Partition:
@@ -71,7 +73,9 @@ class Partition:
         hurry: asyncio.Event,
     ) -> "Partition":
         """Wait until it is free and take it. Raises LedgerError, OSError."""
-        custody = None if custodian is None else await custodian.take(number, on_standing_by, hurry)
+        custody = (
+            None if custodian is None else await custodian.take(number, around.snapshotting, on_standing_by, hurry)
+        )
         return cls(number, around, custody)
 
     async def open(self) -> None:
@@ -209,7 +213,9 @@ class Partition:
         settings, ledger = self._around.settings, runtime.ledger
         every_s = math.inf if settings.retention is None else RETENTION_EVERY_S
         size = ledger.recovered.snapshot_size
-        return Snapshotter(settings.data_dir, self.number, ledger, size, self._around.rng, every_s)
+        return Snapshotter(
+            settings.data_dir, self.number, ledger, size, self._around.rng, self._around.snapshotting, every_s
+        )
 
     async def _become_quiet(self) -> None:
         """Nothing new is taken any more: let what waits be decided, which its senders wait for too."""

@@ -35,7 +35,7 @@ async def snapshots(
 ) -> AsyncIterator[None]:
     """A snapshotter whose process is a shell script, run in the folder."""
     monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: ["/bin/sh", "-c", f"cd {folder}; {script}"])
-    task = asyncio.create_task(Snapshotter(folder, 0, log, 100, random.Random(1), every_s).run())
+    task = asyncio.create_task(Snapshotter(folder, 0, log, 100, random.Random(1), asyncio.Lock(), every_s).run())
     try:
         yield
     finally:
@@ -105,11 +105,37 @@ async def test_a_snapshot_that_cannot_be_begun_harms_nobody(tmp_path: Path, monk
     log.sealed_size = 10 * RECEIPTS_EVERY
     monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: [str(tmp_path / "nothing")])
     with capture_logs() as said:
-        task = asyncio.create_task(Snapshotter(tmp_path, 0, log, 0, random.Random(1)).run())
+        task = asyncio.create_task(Snapshotter(tmp_path, 0, log, 0, random.Random(1), asyncio.Lock()).run())
         await until(lambda: len(said) > 1)
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_partitions_of_a_worker_have_theirs_made_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, runs, turn = Log(), runs_in(tmp_path), asyncio.Lock()
+    log.sealed_size = RECEIPTS_EVERY
+    script = f"cd {tmp_path}; echo begun >> course; sleep 0.05; echo ended >> course; echo run >> runs"
+    monkeypatch.setattr(snapshotter, "snapshot_command", lambda *_: ["/bin/sh", "-c", script])
+    rng = random.Random(1)
+    tasks = [asyncio.create_task(Snapshotter(tmp_path, number, log, 0, rng, turn).run()) for number in range(3)]
+    await until(lambda: runs() == 3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (tmp_path / "course").read_text() == "begun\nended\n" * 3
+
+
+async def test_everything_else_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    log.sealed_size = 10 * RECEIPTS_EVERY
+    pid = tmp_path / "pid"
+    async with snapshots(monkeypatch, log, tmp_path, "echo $$ > pid.new; mv pid.new pid; exec sleep 60"):
+        await until(pid.exists)
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        await until(lambda: os.getpriority(os.PRIO_PROCESS, int(pid.read_text())) == min(19, own + 10))
 
 
 async def test_the_process_ends_with_whoever_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

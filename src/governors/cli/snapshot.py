@@ -1,8 +1,7 @@
 """`governors ledger snapshot`: spare the next start the reading of the log."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -10,13 +9,10 @@ from governors.cli.output import AsJson, fail, print_json
 from governors.snapshotter import make_snapshot
 from ledger.errors import LedgerError
 
-BACKGROUND_NICENESS: Final = 10
-
 
 def snapshot(
     data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The data folder.")] = Path("data"),
     partition: Annotated[int, typer.Option(min=0, help="Which part of the log.")] = 0,
-    background: Annotated[bool, typer.Option("--background", help="Let everything else go first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a snapshot, so that a start need not read the segments before it.
@@ -26,8 +22,6 @@ def snapshot(
 
     Example: governors ledger snapshot --data-dir ./data
     """
-    if background:
-        os.nice(BACKGROUND_NICENESS)
     try:
         made = make_snapshot(data_dir, partition)
     except (LedgerError, OSError) as error:
