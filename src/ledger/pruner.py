@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from ledger.backoff import Backoff, with_patience
 from ledger.disk import Disk
@@ -26,7 +26,6 @@ from ledger.errors import (
     PushbackError,
     ReceiptNotFoundError,
     RetentionInvalidError,
-    SnapshotInvalidError,
     StoreLockedError,
     StoreUnavailableError,
     TileInvalidError,
@@ -42,7 +41,6 @@ from ledger.format.retention import (
     parse_snapshot_key,
     snapshot_key,
 )
-from ledger.format.snapshot import SegmentEntry
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, encode_entries, parse_tile_path, tile_path
 from ledger.in_turns import in_turns
 from ledger.index import SealedSegment, SegmentKey
@@ -50,7 +48,7 @@ from ledger.leaves import read_leaves
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.protocol.pruning import Candidate, Wanted, plan
-from ledger.snapshots import KEPT, SnapshotName, list_snapshots, open_snapshot
+from ledger.snapshots import Standing, find_standing, may_go_below
 from ledger.store.object_store import CREATE, ObjectStore
 from ledger.store.settled import put_settled
 
@@ -89,14 +87,6 @@ class Commits(Protocol):
 
     @property
     def head(self) -> Head: ...
-
-
-class _Standing(NamedTuple):
-    """A snapshot on this disk: its name, the last segment in it, its bytes' SHA-256 (hex)."""
-
-    name: SnapshotName
-    last: SegmentEntry
-    sha256: str
 
 
 class Pruner:
@@ -159,7 +149,7 @@ class Pruner:
         SegmentCorruptError, TileInvalidError, OSError.
         """
         said, generation = await self._read_said()
-        standing = await self._blocking(self._find_standing)
+        standing = await self._blocking(partial(find_standing, self._folder, self._log.origin, self._disk))
         await self._drop(said, standing)
         head = self._commits.head
         await self._wait_public(head.size - 1)
@@ -205,17 +195,7 @@ class Pruner:
         found = await with_patience(lambda: self._store.get(RETENTION_KEY), Backoff(self._rng))
         return (Retention(), CREATE) if found is None else (formats.decode(found.data), found.generation)
 
-    def _find_standing(self) -> list[_Standing]:
-        """The snapshots on this disk that can be read, the newest first. Blocking."""
-        found = []
-        for name in list_snapshots(self._folder, self._disk)[:KEPT]:
-            with suppress(SnapshotInvalidError, FileNotFoundError):
-                data = self._disk.read(self._folder / str(name))
-                made = open_snapshot(data, name, self._log.origin)
-                found.append(_Standing(name, made.segments[-1], hashlib.sha256(data).hexdigest()))
-        return found
-
-    def _is_of_log(self, one: _Standing, head: Head) -> bool:
+    def _is_of_log(self, one: Standing, head: Head) -> bool:
         """Is what it stands for committed? One that was made of a tail that got lost is not."""
         key = SegmentKey(one.last.first_index, one.last.epoch)
         last = next((each for each in self._log.sealed_behind(None) if each.key == key), None)
@@ -273,7 +253,7 @@ class Pruner:
 
     # Saying it
 
-    async def _upload(self, one: _Standing) -> None:
+    async def _upload(self, one: Standing) -> None:
         key = snapshot_key(*one.name, one.sha256)
         data = await self._blocking(lambda: self._disk.read(self._folder / str(one.name)))
         if hashlib.sha256(data).hexdigest() != one.sha256:
@@ -297,16 +277,15 @@ class Pruner:
 
     # Dropping it
 
-    async def _drop(self, said: Retention, standing: Sequence[_Standing]) -> None:
+    async def _drop(self, said: Retention, standing: Sequence[Standing]) -> None:
         """Remove what was said to be dropped. What is gone already is as good."""
         if said != self._dropped:
             kept = [await self._remove(keys) for keys in await self._dropped_keys(said)]
             if said != self._told and self._on_dropped is not None:
                 self._on_dropped(said)
             self._told, self._dropped = said, None if any(kept) else said
-        # A start here needs what one on an empty disk does not: the last segments of its own snapshots.
-        if len(standing) >= KEPT:
-            await self._log.drop_below(min(said.segments_from, *(one.last.first_index for one in standing)))
+        if below := may_go_below(said.segments_from, standing):
+            await self._log.drop_below(below)
 
     async def _remove(self, keys: Sequence[str]) -> bool:
         """Whether the store keeps some of these: those that it has had for less than its retention policy wants."""

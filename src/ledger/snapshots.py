@@ -6,6 +6,8 @@ again, so one that cannot be used is passed over.
 
 import hashlib
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import dropwhile
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -14,7 +16,7 @@ from ledger.disk import Disk
 from ledger.errors import SegmentCorruptError, SegmentFormatError, SnapshotInvalidError
 from ledger.format import segment, snapshot
 from ledger.format.receipt import Receipt
-from ledger.format.snapshot import Snapshot
+from ledger.format.snapshot import SegmentEntry, Snapshot
 from ledger.index import SealedSegment, SegmentKey
 from ledger.layout import QUARANTINE, SegmentName
 
@@ -31,6 +33,14 @@ class SnapshotName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.size:020d}-{self.epoch:010d}{SNAPSHOT_SUFFIX}"
+
+
+class Standing(NamedTuple):
+    """A snapshot on this disk: its name, the last segment in it, its bytes' SHA-256 (hex)."""
+
+    name: SnapshotName
+    last: SegmentEntry
+    sha256: str
 
 
 class AppFold(Protocol):
@@ -65,6 +75,24 @@ def open_snapshot(data: bytes, name: SnapshotName, log: str) -> Snapshot:
     if (found.log, found.size, found.epoch) != (log, *name):
         raise SnapshotInvalidError(f"it is of {found.size} receipts of {found.log}")
     return found
+
+
+def find_standing(folder: Path, log: str, disk: Disk) -> list[Standing]:
+    """The snapshots of this log that can be read, the newest first."""
+    found = []
+    for name in list_snapshots(folder, disk)[:KEPT]:
+        with suppress(SnapshotInvalidError, FileNotFoundError):
+            data = disk.read(folder / str(name))
+            made = open_snapshot(data, name, log)
+            found.append(Standing(name, made.segments[-1], hashlib.sha256(data).hexdigest()))
+    return found
+
+
+def may_go_below(segments_from: int, standing: Sequence[Standing]) -> int:
+    """The receipt below which segments may go from this disk, of those that the log has dropped. A start here needs
+    what one on an empty disk does not: the last segments of its own snapshots, of which more than one must stand.
+    """
+    return min(segments_from, *(one.last.first_index for one in standing)) if len(standing) >= KEPT else 0
 
 
 def write_snapshot(folder: Path, made: Snapshot, disk: Disk) -> Path:

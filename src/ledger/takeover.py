@@ -21,18 +21,28 @@ from ledger import local_log
 from ledger.authority import HEAD_KEY, Authority, HeadTerms
 from ledger.backoff import PATIENCE_S, Backoff, with_patience
 from ledger.disk import Disk
-from ledger.errors import HeadInvalidError, LogForkedError, NoteInvalidError, RestoreError, WriterFencedError
+from ledger.errors import (
+    HeadInvalidError,
+    LogForkedError,
+    NoteInvalidError,
+    RestoreError,
+    RetentionInvalidError,
+    WriterFencedError,
+)
 from ledger.fetch import Fetcher, OnProgress
 from ledger.format import checkpoint as checkpoints
+from ledger.format import retention
 from ledger.format.checkpoint import Checkpoint, sign_checkpoint
 from ledger.format.merkle import EMPTY_ROOT
 from ledger.format.note import Signer, Verifier, open_note
+from ledger.format.retention import RETENTION_KEY
 from ledger.index import SegmentKey
 from ledger.layout import SegmentName
 from ledger.local_log import FoundSegment
 from ledger.protocol.head import Head, SegmentRef, decode_head
 from ledger.protocol.takeover import Adopt, Fork, Quarantine, judge_log, wait_s
 from ledger.public_tree import published_root
+from ledger.snapshots import find_standing, may_go_below
 from ledger.store.object_store import CREATE, ObjectStore
 
 T = TypeVar("T")
@@ -41,6 +51,8 @@ LOOK_S: Final = 1.0
 """While a lease is waited out: an owner that hands over is followed within this."""
 HURRIED_LOOK_S: Final = 0.2
 """The same, where somebody says that it may be handed over by now."""
+DROP_S: Final = 3_600.0
+"""From one look for what the log has dropped to the next."""
 GIVE_BACK_S: Final = 3.0
 """Longer than two writes of a head take."""
 
@@ -136,11 +148,14 @@ class _Takeover:
         self._waited_s = 0.0
         self._followed: SegmentRef | None = None
         """The last segment in the folder, where that is the one that a head has named."""
+        self._drop_s = 0.0
+        """When to look next for what the log has dropped."""
         self._met: tuple[Head | None, int] | None = None
         """The head that ended the wait for another one, with its generation."""
 
     async def run(self) -> TakenOver:
         loop = asyncio.get_running_loop()
+        self._drop_s = loop.time() + DROP_S
         while True:
             head, generation = self._met or await self._read_head()
             self._met, seen_s = None, loop.time()
@@ -157,6 +172,8 @@ class _Takeover:
                 in_line = await self._try_to_follow(head, generation)
                 if in_line is not None and self._on_followed is not None:
                     self._on_followed(head.size)
+                if in_line is not None and loop.time() >= self._drop_s:
+                    await self._drop()
                 if not await self._wait(head, generation, seen_s):
                     continue  # the owner has renewed its lease, or committed, or it hands over
                 in_line = in_line or await self._try_to_follow(head, generation)
@@ -318,6 +335,22 @@ class _Takeover:
             place.store, place.disk, place.folder, place.origin, lambda: Backoff(self._rng),
             executor=self._executor, on_progress=self._on_progress,
         )  # fmt: skip
+
+    async def _drop(self) -> None:
+        """Remove here what the log has dropped, as whoever has it does on its own disk: who only follows it must not
+        keep payloads for longer, nor need more of a disk.
+        """
+        place = self._place
+        self._drop_s = asyncio.get_running_loop().time() + DROP_S
+        found = await with_patience(lambda: place.store.get(RETENTION_KEY), Backoff(self._rng), PATIENCE_S)
+        with suppress(RetentionInvalidError):  # its owner says so
+            segments_from = 0 if found is None else retention.decode(found.data).segments_from
+            await self._blocking(lambda: self._drop_below(segments_from))
+
+    def _drop_below(self, segments_from: int) -> None:
+        place = self._place
+        below = may_go_below(segments_from, find_standing(place.folder, place.origin, place.disk))
+        local_log.remove_below(place.disk, place.folder, below)
 
     async def _count_dropped(self, local: Sequence[FoundSegment]) -> int:
         """How many of these segments were in the committed log until retention dropped them: those up to the last one

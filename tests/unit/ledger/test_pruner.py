@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from simulation.loop import run_simulated
+from support.broker import until
+from support.ledger_scenes import Events
 from support.machine import stored_head
 from support.memory_store import LANDED, NOT_LANDED, REFUSED, MemoryStore
 from support.served import Served
 
+from ledger import takeover
 from ledger.errors import (
     ReceiptDroppedError,
     RetentionInvalidError,
@@ -20,10 +23,13 @@ from ledger.errors import (
 )
 from ledger.format import canonical, retention
 from ledger.format.retention import Retention
+from ledger.format.snapshot import Snapshot
 from ledger.fsck import verify_log
+from ledger.layout import list_segments
 from ledger.protocol.head import parse_segment_key
 from ledger.pruner import PUBLIC_WAIT_S, Pruner, RetentionPolicy
-from ledger.snapshots import list_snapshots
+from ledger.recovery import fold
+from ledger.snapshots import list_snapshots, write_snapshot
 from ledger.store.object_store import CREATE
 
 SAID = "0/retention"
@@ -409,3 +415,44 @@ def test_a_snapshot_of_a_tail_that_got_lost_stands_for_nothing(tmp_path: Path) -
         await three.stop()
 
     run_simulated(run())
+
+
+def test_who_stands_by_drops_what_the_owner_has_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "DROP_S", 60.0)
+    store = MemoryStore()
+
+    async def run() -> None:
+        one = await served(tmp_path / "a", store, RetentionPolicy(1.0))
+        two = Served("b", tmp_path / "b", store)
+        coming = asyncio.create_task(two.start())
+        for _ in range(6):
+            await one.age()
+            size = (await stored_head(store)).size
+            await until(lambda size=size: two.followed[-1:] == [size])  # type: ignore[misc]
+            write_snapshot(two.folder, made_of(two, one.ledger.origin), two.disk)
+            await one.prune()
+        segments_from = said_in(store).segments_from
+        assert 0 < one.ledger.kept_from <= segments_from
+        await asyncio.sleep(takeover.DROP_S)
+        await one.commit()
+        await until(lambda: kept_from(two) > 0)
+        assert kept_from(two) <= segments_from
+        await one.stop()
+        await coming
+        assert two.ledger.recovered.snapshot_size > 0
+        for index in (segments_from, two.ledger.size - 1):
+            assert (await two.ledger.read(index)).index == index
+        await two.stop()
+
+    run_simulated(run())
+    assert verify_log(tmp_path / "b", store=store.write_to(tmp_path / "copy")).errors == []
+
+
+def kept_from(one: Served) -> int:
+    return list_segments(one.folder)[0].first_index
+
+
+def made_of(one: Served, origin: str) -> Snapshot:
+    made = fold(one.folder, origin, Events(), one.disk)
+    assert made is not None
+    return made
