@@ -24,8 +24,11 @@ class SegmentFile(Protocol):
 class Disk(Protocol):
     """One machine's files. Calls block; several threads may make them at a time, on different files."""
 
-    def list(self, folder: Path) -> dict[str, int]:
-        """What is in a folder: names, and sizes in bytes."""
+    def names(self, folder: Path) -> list[str]:
+        """What is in a folder, in any order."""
+
+    def sizes(self, folder: Path) -> dict[str, int]:
+        """The same with sizes in bytes, which takes a call for each."""
 
     def read(self, path: Path, offset: int = 0, length: int = -1) -> bytes:
         """Bytes from `offset` on, all of them by default, fewer where the file ends. Raises FileNotFoundError."""

@@ -67,7 +67,11 @@ class AppendFile:
 class PosixDisk:
     """The files of this machine: a `disk.Disk`."""
 
-    def list(self, folder: Path) -> dict[str, int]:
+    def names(self, folder: Path) -> list[str]:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+
+    def sizes(self, folder: Path) -> dict[str, int]:
         found = {}
         with os.scandir(folder) as entries:
             for entry in entries:

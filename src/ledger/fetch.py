@@ -127,7 +127,7 @@ class Fetcher:
 
     def discard(self) -> None:
         """Remove what an earlier walk has left. Blocking."""
-        for name in self._disk.list(self._folder):
+        for name in self._disk.names(self._folder):
             if name.endswith(FETCHED_SUFFIX):
                 self._disk.unlink(self._folder / name)
 

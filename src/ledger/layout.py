@@ -33,4 +33,4 @@ def parse(name: str) -> SegmentName | None:
 
 def list_segments(folder: Path, disk: Disk = POSIX) -> list[SegmentName]:
     """The segments of a partition in log order."""
-    return sorted(found for name in disk.list(folder) if (found := parse(name)) is not None)
+    return sorted(found for name in disk.names(folder) if (found := parse(name)) is not None)

@@ -102,7 +102,7 @@ def root_at_end(disk: Disk, folder: Path, name: SegmentName) -> bytes | None:
 
 def quarantined(disk: Disk, folder: Path) -> Iterator[tuple[Path, str]]:
     """What lies in quarantine: path, and the key that it has in the store."""
-    for file in sorted(disk.list(folder)):
+    for file in sorted(disk.names(folder)):
         name, mark, epoch = file.partition(QUARANTINE)
         if mark and layout.parse(name) is not None:
             yield folder / file, f"quarantine/{epoch}/{name}"

@@ -112,7 +112,7 @@ def recover(
     it, `on_state` gets the latest states of then and those after it. Else everything comes from the first receipt on.
     Raises SegmentCorruptError (restore the file it names), OSError.
     """
-    for name in disk.list(folder):
+    for name in disk.names(folder):
         if name.endswith(durable.TMP_SUFFIX):
             disk.unlink(folder / name)  # a segment that never got its name
     # A rename whose fsync failed can be seen here all the same. What is written from now on must not outlive it.

@@ -60,7 +60,7 @@ class AppFold(Protocol):
 
 def list_snapshots(folder: Path, disk: Disk) -> list[SnapshotName]:
     """The snapshots of a partition, the newest first."""
-    found = (_NAME.fullmatch(name) for name in disk.list(folder))
+    found = (_NAME.fullmatch(name) for name in disk.names(folder))
     return sorted((SnapshotName(int(match[1]), int(match[2])) for match in found if match), reverse=True)
 
 
@@ -109,7 +109,7 @@ def match_segments(folder: Path, made: Snapshot, names: list[SegmentName], disk:
 
     Raises SnapshotInvalidError if it is of another history, SegmentCorruptError if segments that it knows are lost.
     """
-    sizes = disk.list(folder)
+    sizes = disk.sizes(folder)
     names = list(dropwhile(lambda name: str(name) not in sizes, names))  # dropped since they were listed
     keys = {(name.first_index, name.epoch) for name in names}
     entries = list(dropwhile(lambda entry: (entry.first_index, entry.epoch) not in keys, made.segments))

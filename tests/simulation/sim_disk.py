@@ -152,7 +152,7 @@ class SimDisk:
 
     # System calls
 
-    def list(self, folder: Path) -> dict[str, int]:
+    def sizes(self, folder: Path) -> dict[str, int]:
         prefix = f"{folder}/"
         start = len(prefix)
         return {path[start:]: len(inode.data) for path, inode in self._names.items() if path.startswith(prefix)}
@@ -196,9 +196,12 @@ class SimFiles:
         self.disk = disk
         self.process = process
 
-    def list(self, folder: Path) -> dict[str, int]:
+    def names(self, folder: Path) -> list[str]:
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: Path) -> dict[str, int]:
         self.call("list", folder, lambda: None)
-        return self.disk.list(folder)
+        return self.disk.sizes(folder)
 
     def read(self, path: Path, offset: int = 0, length: int = -1) -> bytes:
         inode = self.disk.inode(path)

@@ -50,9 +50,9 @@ class MortalDisk(PosixDisk):
     renames_left: int | None = None
     lists = 0
 
-    def list(self, folder: Path) -> dict[str, int]:
+    def names(self, folder: Path) -> list[str]:
         self.lists += 1
-        return super().list(folder)
+        return super().names(folder)
 
     def create(self, path: Path, head: bytes) -> SegmentFile:
         self.check()

@@ -147,8 +147,8 @@ async def test_segments_may_be_dropped_while_a_snapshot_is_made(tmp_path: Path) 
     class Dropping(PosixDisk):
         listed = 0
 
-        def list(self, folder: Path) -> dict[str, int]:
-            found = super().list(folder)
+        def names(self, folder: Path) -> list[str]:
+            found = super().names(folder)
             self.listed += 1
             if self.listed == 1:
                 segments(tmp_path)[0].unlink()
