@@ -132,7 +132,7 @@ class Snapshotter:
         except OSError as error:
             return str(error)
         try:
-            with suppress(ProcessLookupError):  # from its first import on everything else goes first
+            with suppress(OSError):  # it may have ended; if not, everything else goes first from its first import on
                 os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
             async with asyncio.timeout(DEADLINE_S):
                 _, said = await process.communicate()
