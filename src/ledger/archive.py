@@ -31,8 +31,11 @@ from ledger.reader import read_segment
 INDEX_FILE: Final = "index.db"
 # Numbers are stored as the machine has them: another machine makes its own.
 _VERSION: Final = {"little": 1, "big": 2}[sys.byteorder]
+# Pages of which few are looked at twice: without a bound there would be 2 MB of them for each partition, after an hour.
+_CACHE_KIB: Final = 512
 _SCHEMA: Final = f"""
 PRAGMA page_size = 65536;
+PRAGMA cache_size = -{_CACHE_KIB};
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA wal_autocheckpoint = 64;
