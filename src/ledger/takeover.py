@@ -270,8 +270,8 @@ class _Takeover:
                 raise
             return None  # it is the log of a while ago, and retention has dropped some of it since
         local, adopted = in_line
-        is_last = not adopted and head.segment is not None and local[-1].key == head.segment.place()
-        self._followed = head.segment if is_last else None
+        last = local[-1].key if local and not adopted else None
+        self._followed = head.segment if head.segment is not None and last == head.segment.place() else None
         return in_line
 
     async def _follow(self, head: Head, last: SegmentRef) -> list[FoundSegment] | None:
