@@ -118,7 +118,7 @@ class Archive:
         sealed = self._sealed
         for at in range(bisect_right(sealed, after + 1, key=_end), len(sealed)):
             one = sealed[at]
-            if len(found) == limit or one.first_index >= end:
+            if len(found) >= limit or one.first_index >= end:
                 break
             if one.count:
                 found += self._places_in(one, pseudonym, after, limit - len(found))

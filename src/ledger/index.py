@@ -110,6 +110,16 @@ class SealedSegments(Sequence[SealedSegment]):
         self._sha256 += one.sha256
         self._bytes.append(one.bytes)  # last, for it is what tells readers how many there are
 
+    def without_first(self, count: int) -> "SealedSegments":
+        """The same without so many at the beginning; neither is changed by what is appended to the other."""
+        rest = SealedSegments(self._folder)
+        rest._first_index = self._first_index[count:]
+        rest._epoch = self._epoch[count:]
+        rest._count = self._count[count:]
+        rest._sha256 = self._sha256[SHA256_BYTES * count :]
+        rest._bytes = self._bytes[count:]
+        return rest
+
     def __len__(self) -> int:
         return len(self._bytes)
 

@@ -67,7 +67,7 @@ class LogIndex:
     def drop_below(self, first_index: int) -> None:
         """Forget the segments that begin below this receipt. Their files are the caller's."""
         dropped = list(takewhile(lambda one: one.first_index < first_index, self.sealed))
-        self.sealed = SealedSegments(self._folder, self.sealed[len(dropped) :])
+        self.sealed = self.sealed.without_first(len(dropped))
         self._waiting = deque(each for each in self._waiting if each[0].first_index >= first_index)
         self._live = [one for one in self._live if one.key.first_index >= first_index]
         self._archive.keep(self.sealed)

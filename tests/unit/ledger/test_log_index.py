@@ -49,6 +49,14 @@ async def archived(ledger: Ledger) -> None:
             await asyncio.sleep(0.001)
 
 
+async def held_at_rest(ledger: Ledger) -> int:
+    """Bytes that are traced once everything is archived."""
+    await archived(ledger)
+    ledger.take_hashes()
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
 def on_disk(data_dir: Path) -> Path:
     return partition_folder(data_dir, 0) / INDEX_FILE
 
@@ -86,11 +94,9 @@ async def test_memory_keeps_no_places_of_archived_segments(tmp_path: Path) -> No
                 if number % 100 == 99:
                     await ledger.wait_local(ledger.size - 1)
             await ledger.seal()
-            await archived(ledger)
-            ledger.take_hashes()
+            held = await held_at_rest(ledger)
             assert ledger._index._live == []
-            gc.collect()
-            return tracemalloc.get_traced_memory()[0]
+            return held
 
         await append(500)
         tracemalloc.start()
@@ -109,10 +115,7 @@ async def test_memory_grows_by_no_more_than_columns_with_the_segments(tmp_path: 
             for number in range(segments):
                 ledger.append(draft(number, tenant=f"t{number % TENANTS}"))
                 await ledger.seal()
-            await archived(ledger)
-            ledger.take_hashes()
-            gc.collect()
-            return tracemalloc.get_traced_memory()[0]
+            return await held_at_rest(ledger)
 
         tracemalloc.start()
         try:
@@ -136,6 +139,8 @@ def test_columns_are_the_segments_that_were_put_in(
     assert list(columns) == put_in
     part = data.draw(st.slices(len(put_in)))
     assert columns[part] == put_in[part]
+    for count in range(len(put_in) + 1):
+        assert list(columns.without_first(count)) == put_in[count:]
     for at in range(-len(put_in), len(put_in)):
         assert columns[at] == put_in[at]
     with pytest.raises(IndexError):
