@@ -4,7 +4,6 @@ Taking it comes before the ledger is opened, since what lies on the disk may be 
 """
 
 import asyncio
-import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ import structlog
 
 from governors.runtime import Tenure, ready_at_once
 from governors.settings import RetentionSettings, Settings
-from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
+from governors.snapshotter import Snapshotter, every_s
 from governors.supervision.child import TEMPORARY, Child
 from ledger.appender import Ledger
 from ledger.authority import HeadTerms
@@ -130,9 +129,7 @@ class Custodian:
 
         followed = _Followed()
         # Whoever takes a long log over would have to read all of it, were there no snapshot of what it followed.
-        # And where something is dropped from the log, two must stand for it here too.
-        every_s = math.inf if settings.retention is None else RETENTION_EVERY_S
-        snapshotter = Snapshotter(settings.data_dir, partition, followed, 0, self._rng, snapshotting, every_s)
+        snapshotter = Snapshotter(settings.data_dir, partition, followed, 0, self._rng, snapshotting, every_s(settings))
         keeping_up = asyncio.create_task(snapshotter.run(), name=f"snapshots-{partition}")
         try:
             signer = Signer(self.identity.origin(partition), self._seed)

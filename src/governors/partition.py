@@ -1,7 +1,6 @@
 """One partition brought to life: its log, what is decided from it, and those who keep it safe."""
 
 import asyncio
-import math
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from governors.proofs import LedgerProofs
 from governors.runtime import Edges, Runtime, ready_at_once
 from governors.service import GovernorService, Watchers
 from governors.settings import Settings
-from governors.snapshotter import RETENTION_EVERY_S, Snapshotter
+from governors.snapshotter import Snapshotter, every_s
 from governors.supervision.child import Child
 from governors.supervision.report import SupervisionEvent, TreeNode
 from governors.supervision.tasks import see_out
@@ -211,10 +210,9 @@ class Partition:
 
     def _snapshotter(self, runtime: Runtime) -> Snapshotter:
         settings, ledger = self._around.settings, runtime.ledger
-        every_s = math.inf if settings.retention is None else RETENTION_EVERY_S
         size = ledger.recovered.snapshot_size
         return Snapshotter(
-            settings.data_dir, self.number, ledger, size, self._around.rng, self._around.snapshotting, every_s
+            settings.data_dir, self.number, ledger, size, self._around.rng, self._around.snapshotting, every_s(settings)
         )
 
     async def _become_quiet(self) -> None:

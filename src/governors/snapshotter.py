@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -22,6 +22,9 @@ from ledger.errors import LedgerLockedError, NotALedgerError
 from ledger.identity import LEDGER_FOLDER, ORIGIN_FILE, PartitionLock, partition_folder
 from ledger.recovery import fold
 from ledger.snapshots import write_snapshot
+
+if TYPE_CHECKING:
+    from governors.settings import Settings
 
 RECEIPTS_EVERY: Final = 32_768
 """What a start may have to read, besides the segment that was open: a quarter of a second's worth."""
@@ -145,6 +148,13 @@ class Snapshotter:
         if process.returncode == 0:
             return None
         return said.decode(errors="replace").strip()[-500:] or f"exit code {process.returncode}"
+
+
+def every_s(settings: "Settings") -> float:
+    """How old the last snapshot becomes at most: where something is dropped from the log, two must stand for it, on
+    the disk of its writer and on those of who stands by.
+    """
+    return math.inf if settings.retention is None else RETENTION_EVERY_S
 
 
 def _used_by_children_s() -> float:

@@ -128,24 +128,27 @@ async def test_the_partitions_of_a_worker_have_theirs_made_one_after_the_other(
     assert (tmp_path / "course").read_text() == "begun\nended\n" * 3
 
 
-async def test_everything_else_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Log()
+@contextlib.asynccontextmanager
+async def under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """While a process makes a snapshot for ever: its number."""
+    log, pid = Log(), folder / "pid"
     log.sealed_size = 10 * RECEIPTS_EVERY
-    pid = tmp_path / "pid"
-    async with snapshots(monkeypatch, log, tmp_path, "echo $$ > pid.new; mv pid.new pid; exec sleep 60"):
+    async with snapshots(monkeypatch, log, folder, "echo $$ > pid.new; mv pid.new pid; exec sleep 60"):
         await until(pid.exists)
+        yield int(pid.read_text())
+
+
+async def test_everything_else_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with under_way(tmp_path, monkeypatch) as pid:
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        await until(lambda: os.getpriority(os.PRIO_PROCESS, int(pid.read_text())) == min(19, own + 10))
+        await until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + 10))
 
 
 async def test_the_process_ends_with_whoever_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Log()
-    log.sealed_size = 10 * RECEIPTS_EVERY
-    pid = tmp_path / "pid"
-    async with snapshots(monkeypatch, log, tmp_path, "echo $$ > pid.new; mv pid.new pid; exec sleep 60"):
-        await until(pid.exists)
+    async with under_way(tmp_path, monkeypatch) as pid:
+        pass
     with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+        os.kill(pid, 0)
 
 
 async def test_a_service_goes_on_from_a_snapshot_as_from_its_whole_log(tmp_path: Path) -> None:
