@@ -238,9 +238,7 @@ class Custody:
             on_published=on_published,
         )
         prover = self.prover = Prover(ledger, committer, store, lambda: publisher.published_size, ledger.recovered.edge)
-        orphans = OrphanCollector(
-            store, authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)], on_locked=self._on_locked
-        )
+        orphans = OrphanCollector(store, authority.replace, ledger, on_locked=self._on_locked)
         return [
             # Whoever has lost the log must not go on with it: this ends the partition as a failure of the disk does.
             Child("committer", ready_at_once(committer.run), TEMPORARY, shutdown_s=SHUTDOWN_S, significant=True),

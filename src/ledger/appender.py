@@ -38,7 +38,7 @@ from ledger.errors import (
 from ledger.format.tiles import TileTree
 from ledger.gathering import Gathering
 from ledger.identity import Identity, PartitionLock, open_identity, partition_folder
-from ledger.index import SealedSegment, SegmentKey
+from ledger.index import SealedSegment, SealedSegments, SegmentKey
 from ledger.log_index import LogIndex
 from ledger.reader import Stored
 from ledger.recovery import OnReceipt, OnState, Recovered, TornTail, recover
@@ -351,6 +351,11 @@ class Ledger:
         self._cut[-1].sealing.append(sealed)
         self._work.set()
         return await sealed
+
+    @property
+    def sealed(self) -> SealedSegments:
+        """The sealed segments on this disk, in order, as long as nothing of them is dropped."""
+        return self._index.sealed
 
     def sealed_since(self, first_index: int) -> list[SealedSegment]:
         """The sealed segments that hold receipts from `first_index` on, in order; none of them is empty."""

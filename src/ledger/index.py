@@ -5,7 +5,7 @@ Only segments that are not in the archive yet (`ledger.archive`) have theirs in 
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, overload
@@ -119,6 +119,15 @@ class SealedSegments(Sequence[SealedSegment]):
         rest._sha256 = self._sha256[SHA256_BYTES * count :]
         rest._bytes = self._bytes[count:]
         return rest
+
+    @property
+    def first_indices(self) -> Sequence[int]:
+        """Where each begins, ascending: the column itself, which grows."""
+        return self._first_index
+
+    def keys(self) -> Iterator[SegmentKey]:
+        """Of each, in order."""
+        return map(SegmentKey, self._first_index, self._epoch)
 
     def __len__(self) -> int:
         return len(self._bytes)

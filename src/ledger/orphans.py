@@ -8,11 +8,12 @@ own, with fresh random digits. In doubt an object stays: it costs little.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from ledger.errors import StoreLockedError, StoreUnavailableError
-from ledger.index import SegmentKey
+from ledger.index import SealedSegments, SegmentKey
 from ledger.protocol.head import Head, parse_segment_key
 from ledger.store.object_store import ObjectStore
 
@@ -20,24 +21,33 @@ GRACE_S: Final = 86_400.0
 SWEEP_S: Final = 6 * 3_600.0
 
 
+class Log(Protocol):
+    """What the collector needs of `appender.Ledger`: the segments of the log that are on the disk."""
+
+    @property
+    def sealed(self) -> SealedSegments: ...
+
+
 class OrphanCollector:
-    """One partition's. `confirm` writes a head and raises if that is not ours any more; `log_keys` are the segments
-    of the log that are on the disk, in order.
+    """One partition's. `confirm` writes a head and raises if that is not ours any more. The store's listing is
+    gone through in `executor`: it may be long.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         confirm: Callable[[], Awaitable[Head]],
-        log_keys: Callable[[], Iterable[SegmentKey]],
+        log: Log,
         *,
+        executor: Executor | None = None,
         on_locked: Callable[[StoreLockedError], None] | None = None,
     ) -> None:
         """`on_locked` is called with why the store keeps an object that is to go: the next sweep tries again."""
+        self._executor = executor
         self._on_locked = on_locked
         self._store = store
         self._confirm = confirm
-        self._log_keys = log_keys
+        self._log = log
         self._seen_s: dict[str, float] = {}
         """Since when an object is known to be an orphan."""
 
@@ -53,8 +63,9 @@ class OrphanCollector:
         StoreUnavailableError too.
         """
         head = await self._confirm()
-        now_s = asyncio.get_running_loop().time()
-        orphans = self._orphans(head, await self._store.list("seg/"))
+        loop = asyncio.get_running_loop()
+        now_s, listed = loop.time(), await self._store.list("seg/")
+        orphans = await loop.run_in_executor(self._executor, self._orphans, head, listed)
         self._seen_s = {key: self._seen_s.get(key, now_s) for key in orphans}
         ripe = [key for key, since_s in self._seen_s.items() if now_s - since_s >= GRACE_S]
         if ripe:
@@ -77,7 +88,7 @@ class OrphanCollector:
         Of several copies of one segment it cannot be told which one the log's readers will use, so all stay. So does
         what lies before the first segment on this disk: it may have been dropped here and kept there.
         """
-        own = sorted(self._log_keys())
+        own = list(self._log.sealed.keys())
         if not own:
             return []
         ours = set(own)

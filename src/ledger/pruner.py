@@ -9,6 +9,7 @@ likes; so a crash anywhere leaves nothing but work. What may go is for `ledger.p
 import asyncio
 import hashlib
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -43,7 +44,7 @@ from ledger.format.retention import (
 )
 from ledger.format.tiles import ENTRIES, TILE_WIDTH, TileId, encode_entries, parse_tile_path, tile_path
 from ledger.in_turns import in_turns
-from ledger.index import SealedSegment, SegmentKey
+from ledger.index import SealedSegments, SegmentKey
 from ledger.leaves import read_leaves
 from ledger.own_receipts import own_draft
 from ledger.protocol.head import Head, parse_segment_key
@@ -77,7 +78,8 @@ class Log(Protocol):
 
     @property
     def origin(self) -> str: ...
-    def sealed_behind(self, key: SegmentKey | None) -> Sequence[SealedSegment]: ...
+    @property
+    def sealed(self) -> SealedSegments: ...
     def append(self, draft: Draft) -> int: ...
     async def drop_below(self, first_index: int) -> int: ...
 
@@ -157,7 +159,7 @@ class Pruner:
         planned = plan(
             said,
             await self._wanted(said, head),
-            segments=[one.first_index for one in self._log.sealed_behind(None)],
+            segments=self._log.sealed.first_indices,
             published=self._published(),
             candidate=None if newest is None else Candidate(newest.name.size, newest.last.first_index),
         )
@@ -198,8 +200,10 @@ class Pruner:
     def _is_of_log(self, one: Standing, head: Head) -> bool:
         """Is what it stands for committed? One that was made of a tail that got lost is not."""
         key = SegmentKey(one.last.first_index, one.last.epoch)
-        last = next((each for each in self._log.sealed_behind(None) if each.key == key), None)
-        return one.name.size <= head.size and last is not None and last.sha256 == one.last.sha256
+        sealed = self._log.sealed
+        at = bisect_left(sealed, key, key=lambda each: each.key)
+        is_here = at < len(sealed) and (sealed[at].key, sealed[at].sha256) == (key, one.last.sha256)
+        return is_here and one.name.size <= head.size
 
     async def _wanted(self, said: Retention, head: Head) -> Wanted:
         policy, end = self._policy, max(0, head.size - self._policy.receipts_min)
@@ -229,8 +233,10 @@ class Pruner:
         if not missing:
             return
         first, leaves, wanted = missing[0] * TILE_WIDTH, list[bytes](), set(missing)
-        for one in self._log.sealed_behind(None):
-            if not one.count or one.end <= first:
+        sealed = self._log.sealed
+        for at in range(bisect_right(sealed, first, key=lambda one: one.end), len(sealed)):
+            one = sealed[at]
+            if not one.count:
                 continue
             if one.first_index > first + len(leaves):
                 raise ReceiptNotFoundError(f"receipt {first + len(leaves)} is in no segment here, and in no bundle")

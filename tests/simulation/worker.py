@@ -125,9 +125,7 @@ class Worker:
         )  # fmt: skip
         parts = {"ledger": ledger.run, "committer": committer.run, "publisher": publisher.run}
         if self.is_shared:
-            collector = OrphanCollector(
-                self.store, taken.authority.replace, lambda: [one.key for one in ledger.sealed_behind(None)]
-            )
+            collector = OrphanCollector(self.store, taken.authority.replace, ledger, executor=thread)
             parts["orphans"] = collector.run
         if self.forgets:
             parts["pruner"] = self._pruner(ledger, committer, publisher, thread).run

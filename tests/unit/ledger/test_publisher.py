@@ -416,9 +416,7 @@ def test_only_what_no_head_names_is_collected_and_not_before_a_day(tmp_path: Pat
         for key in (orphan, copy, later, mine):
             store.land(key, b"x", 0)
         before = set(store.objects)
-        collector = OrphanCollector(
-            again.store, again.taken.authority.replace, lambda: [one.key for one in again.ledger.sealed_behind(None)]
-        )
+        collector = OrphanCollector(again.store, again.taken.authority.replace, again.ledger, executor=InlineExecutor())
         assert await collector.sweep() == []
         await asyncio.sleep(GRACE_S / 2)
         assert await collector.sweep() == []
@@ -449,7 +447,7 @@ def test_an_orphan_that_the_store_keeps_stays_until_it_lets_it_go(tmp_path: Path
         orphan = f"seg/{2:020d}-{1:010d}-00000000.seg"
         store.land(f"0/{orphan}", b"x", 0)
         collector = OrphanCollector(
-            again.store, again.taken.authority.replace, lambda: [one.key for one in again.ledger.sealed_behind(None)],
+            again.store, again.taken.authority.replace, again.ledger, executor=InlineExecutor(),
             on_locked=lambda error: told.append(str(error)),
         )  # fmt: skip
         await collector.sweep()
@@ -473,9 +471,7 @@ def test_a_fenced_writer_collects_nothing(tmp_path: Path) -> None:
         await again.commit(3)
         orphan = f"0/seg/{2:020d}-{1:010d}-00000000.seg"
         store.land(orphan, b"x", 0)
-        collector = OrphanCollector(
-            again.store, again.taken.authority.replace, lambda: [one.key for one in again.ledger.sealed_behind(None)]
-        )
+        collector = OrphanCollector(again.store, again.taken.authority.replace, again.ledger, executor=InlineExecutor())
         await collector.sweep()
         again.link.cut = True
         two = await started(tmp_path / "b", store, "b", HeadTerms())
