@@ -1,9 +1,10 @@
 """No signal counts as new twice, whatever the order, the age and the size of the window."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governors.tenants.dedup import DedupWindow, signal_key
+from governors.tenants.dedup import DedupWindow, Entries, signal_key
 
 MACHINE = "cost_guard\x1fbudget"
 
@@ -114,3 +115,28 @@ def test_a_window_that_was_put_away_goes_on_as_if_nothing_had_happened(
         assert answers[0] == answers[1]
     assert broken.window.state() == through.window.state()
     assert len(broken.window) == len(through.window)
+
+
+@pytest.mark.parametrize("column", Entries.__struct_fields__)
+@pytest.mark.parametrize("part", ["newest", "ahead"])
+def test_a_state_that_no_window_had_is_refused_and_changes_nothing(column: str, part: str) -> None:
+    decider = Decider(3)
+    for number in (7, 14, 1, 2, 3):
+        decider.receive("t1", number, 10)
+    state, untouched = decider.window.state(), decider.window.state()
+    assert len(state.newest.keys) == 3
+    assert len(state.ahead.keys) == 2
+    getattr(getattr(state, part), column).pop()
+    with pytest.raises(ValueError, match=r"shorter|longer|long"):
+        decider.window.restore(state)
+    assert decider.window.state() == untouched
+
+
+@pytest.mark.parametrize("column", ["tenants", "machines"])
+def test_a_state_that_names_nobody_is_refused(column: str) -> None:
+    decider = Decider(3)
+    decider.receive("t1", 1, 10)
+    state = decider.window.state()
+    getattr(state.newest, column)[0] = 5
+    with pytest.raises(IndexError):
+        decider.window.restore(state)

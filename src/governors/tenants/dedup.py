@@ -8,7 +8,8 @@ for the first time, but later than `capacity` others of its partition, is refuse
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import Final
 
 from msgspec import Struct
@@ -36,9 +37,8 @@ def signal_key(source: str, signal_id: str) -> str:
     return source + SEPARATOR + signal_id
 
 
-# Observed at (µs), a count that makes entries of the same time comparable, and where to find it. A plain tuple: one is
-# made for every signal, and a named one takes five times as long.
-_Entry = tuple[int, int, TenantWindow, str, str]
+# Observed at (µs), which of all it was, so that entries of the same time can be compared, and where to find it.
+_Ahead = tuple[int, int, TenantWindow, str, str]
 
 
 class DedupWindow:
@@ -51,12 +51,16 @@ class DedupWindow:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._tenants: dict[str, TenantWindow] = {}
-        self._newest: deque[_Entry] = deque()
-        self._ahead: list[_Entry] = []
+        # In columns, for there are many: half of what a tuple for each takes, and nothing for the collector to look at.
+        self._keys: deque[str] = deque()
+        self._windows: deque[TenantWindow] = deque()
+        self._machines: deque[str] = deque()
+        self._observed_us: deque[int] = deque()
+        self._ahead: list[_Ahead] = []
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._newest) + len(self._ahead)
+        return len(self._keys) + len(self._ahead)
 
     def tenant(self, pseudonym: str) -> TenantWindow:
         """The window of one tenant; made empty when it is new."""
@@ -69,70 +73,77 @@ class DedupWindow:
         """Note that a signal has its receipt; forget the oldest when there are too many."""
         window.seen[key] = index
         self._count += 1
-        self._newest.append((observed_us, self._count, window, key, machine))
-        if len(self._newest) > self.capacity:
-            self._retire(self._newest.popleft(), now_us)
+        self._keys.append(key)
+        self._windows.append(window)
+        self._machines.append(intern(machine))
+        self._observed_us.append(observed_us)
+        if len(self._keys) > self.capacity:
+            self._retire_oldest(now_us)
 
     def resize(self, capacity: int, now_us: int) -> None:
         """Remember more signals from now on, or fewer; what was forgotten stays so."""
         self.capacity = capacity
-        while len(self._newest) > capacity:
-            self._retire(self._newest.popleft(), now_us)
+        while len(self._keys) > capacity:
+            self._retire_oldest(now_us)
 
     def state(self) -> "WindowState":
         """All of it, the same for the same receipts, whatever way it came to them."""
         tenants, machines = _Numbers(), _Numbers()
         names = {window: name for name, window in self._tenants.items()}
 
-        def columns(entries: Iterable[_Entry]) -> Entries:
-            rows = [
-                (observed_us, tenants[names[window]], machines[machine], key, window.seen[key])
-                for observed_us, _, window, key, machine in entries
-            ]
-            observed, owners, owned, keys, indices = (
-                map(list, zip(*rows, strict=True)) if rows else ([], [], [], [], [])
-            )
-            return Entries(observed, owners, owned, keys, indices)
+        def entries(
+            observed_us: Iterable[int], windows: Sequence[TenantWindow], keys: Sequence[str], owned: Iterable[str]
+        ) -> Entries:
+            indices = [window.seen[key] for window, key in zip(windows, keys, strict=True)]
+            owners = [tenants[names[window]] for window in windows]
+            return Entries(list(observed_us), owners, [machines[each] for each in owned], list(keys), indices)
 
+        newest = entries(self._observed_us, self._windows, self._keys, self._machines)
         ahead = sorted(self._ahead)
-        newest, aside = columns(self._newest), columns(ahead)
+        observed_us, counts, windows, keys, owned = zip(*ahead, strict=True) if ahead else ((), (), (), (), ())
+        aside = entries(observed_us, windows, keys, owned)
         horizons = [
             (tenants[name], machines[machine], observed_us)
             for name, window in sorted(self._tenants.items())
             for machine, observed_us in sorted(window.horizons.items())
         ]
         return WindowState(
-            self.capacity, self._count, newest, aside, [entry[1] for entry in ahead], horizons, tenants.names,
-            machines.names,
+            self.capacity, self._count, newest, aside, list(counts), horizons, tenants.names, machines.names,
         )  # fmt: skip
 
     def restore(self, state: "WindowState") -> None:
         """Be as the window that had this state. Raises ValueError or IndexError for one that no window had."""
         windows = [TenantWindow() for _ in state.tenants]
+        machines = [intern(machine) for machine in state.machines]
 
-        def entries(columns: Entries, counts: Iterable[int]) -> list[_Entry]:
-            owners = map(windows.__getitem__, columns.tenants)
-            machines = map(state.machines.__getitem__, columns.machines)
-            found = list(zip(columns.observed_us, counts, owners, columns.keys, machines, strict=True))
-            for (_, _, window, key, _), index in zip(found, columns.indices, strict=True):
+        def entries(columns: Entries) -> tuple[deque[int], deque[TenantWindow], deque[str], deque[str]]:
+            owners = deque(map(windows.__getitem__, columns.tenants))
+            owned = deque(map(machines.__getitem__, columns.machines))
+            if not len(columns.observed_us) == len(owners) == len(owned):
+                raise ValueError("the columns of a window are not equally long")
+            for window, key, index in zip(owners, columns.keys, columns.indices, strict=True):
                 window.seen[key] = index
-            return found
+            return deque(columns.observed_us), owners, deque(columns.keys), owned
 
-        first = state.count - len(state.newest.keys) + 1
-        newest = deque(entries(state.newest, range(first, state.count + 1)))
-        ahead = entries(state.ahead, state.ahead_counts)
-        for tenant, machine, observed_us in state.horizons:
-            windows[tenant].horizons[state.machines[machine]] = observed_us
-        self.capacity, self._count, self._newest, self._ahead = state.capacity, state.count, newest, ahead
+        newest = entries(state.newest)
+        observed_us, owners, keys, owned = entries(state.ahead)
+        ahead = list(zip(observed_us, state.ahead_counts, owners, keys, owned, strict=True))
+        for tenant, machine, observed in state.horizons:
+            windows[tenant].horizons[machines[machine]] = observed
         self._tenants = dict(zip(state.tenants, windows, strict=True))
+        self.capacity, self._count, self._ahead = state.capacity, state.count, ahead
+        self._observed_us, self._windows, self._keys, self._machines = newest
 
-    def _retire(self, oldest: _Entry, now_us: int) -> None:
-        if oldest[0] <= now_us:
-            _forget(oldest)
+    def _retire_oldest(self, now_us: int) -> None:
+        observed_us, window = self._observed_us.popleft(), self._windows.popleft()
+        key, machine = self._keys.popleft(), self._machines.popleft()
+        if observed_us <= now_us:
+            _forget(observed_us, window, key, machine)
         else:
-            heapq.heappush(self._ahead, oldest)
+            heapq.heappush(self._ahead, (observed_us, self._count - len(self._keys), window, key, machine))
         while self._ahead and (self._ahead[0][0] <= now_us or len(self._ahead) > self.capacity):
-            _forget(heapq.heappop(self._ahead))
+            observed_us, _, window, key, machine = heapq.heappop(self._ahead)
+            _forget(observed_us, window, key, machine)
 
 
 class Entries(Struct, array_like=True):
@@ -182,8 +193,7 @@ def recall(window: DedupWindow, index: int, receipt: Receipt) -> None:
             window.remember(tenant, key, machine, receipt.observed_us, index, receipt.ts_us)
 
 
-def _forget(entry: _Entry) -> None:
-    observed_us, _, window, key, machine = entry
+def _forget(observed_us: int, window: TenantWindow, key: str, machine: str) -> None:
     del window.seen[key]
     if observed_us > window.horizons.get(machine, 0):
         window.horizons[machine] = observed_us
