@@ -34,7 +34,8 @@ from governors.tenants.operations import Operation
 from ingest.signals import Signal
 
 CONNECTIONS_MAX: Final = 100
-KEPT_ALIVE_MAX: Final = 20
+"""Each batch has one until it is committed. All are kept for the next ones: of a pool that keeps fewer, httpcore closes
+whichever comes free as long as there are more than that, used or not."""
 ANSWER_S: Final = 30.0
 BATCH_SIGNALS: Final = 1_000
 BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -87,7 +88,7 @@ class Lines:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Future[list[SignalResult]]] = set()
         self._is_closed = False
-        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=KEPT_ALIVE_MAX)
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
         self._client = worker_client(ca, transport, limits)  # each batch has its own limit
 
     async def close(self) -> None:

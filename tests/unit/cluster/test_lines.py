@@ -1,6 +1,7 @@
 """Signals for another worker: in the order in which they came, in batches, and never in two minds about their fate."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Self
 
@@ -405,3 +406,52 @@ async def test_what_another_worker_has_is_read_or_said_to_be_out_of_reach() -> N
         with pytest.raises(PeerUnavailableError):
             await task
         assert sending.failures == 1
+
+
+class Door:
+    """Another worker behind a real socket. It decides whatever comes, and commits when it is told to."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.decided = asyncio.Semaphore(0)
+        self.commit = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                [name] = msgspec.msgpack.decode(await reader.readexactly(size), type=list[bytes])
+                result = SignalResult(
+                    name.decode(), "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local"
+                )
+                results = msgspec.msgpack.encode([result])
+                writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                writer.write(b"%x\r\n%b%b\r\n" % (len(results) + 4, len(results).to_bytes(4, "big"), results))
+                self.decided.release()
+                await self.commit.wait()
+                writer.write(b"1\r\n\x01\r\n0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_connections_are_kept_however_many_batches_wait_for_their_commit() -> None:
+    door = Door()
+    server = await asyncio.start_server(door.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    lines = Lines(lambda: "a-token", lambda: None)
+    try:
+        for _ in range(3):
+            door.commit.clear()
+            sent = []
+            for number in range(30):
+                sent.append(asyncio.create_task(lines.submit(url, [signal(str(number))], "committed")))
+                await door.decided.acquire()
+            door.commit.set()
+            for one in sent:
+                await one
+        assert door.connections == 30
+    finally:
+        await lines.close()
+        server.close()
+        await server.wait_closed()
