@@ -34,7 +34,7 @@ from governors.custody import Custodian
 from governors.gate import Gate
 from governors.intake import PULLED_WAIT_S, Intake
 from governors.listener import SHUTDOWN_S, http_server
-from governors.memory import settle_memory, share_one_heap
+from governors.memory import return_memory, settle_memory, share_one_heap
 from governors.outbox.configured import Watching, close, executors_of
 from governors.outbox.executors import Executor
 from governors.partition import Partition, Surroundings
@@ -185,6 +185,7 @@ class App:
             children=[
                 *map(self._child_of, self._holders),
                 Child("loop-probe", ready_at_once(self.metrics.watch_event_loop)),
+                Child("memory", ready_at_once(return_memory)),
                 *([] if heartbeat is None else [Child("heartbeat", ready_at_once(heartbeat.run))]),
                 *([] if self._assignment is None else [Child("assignment", ready_at_once(self._assignment.run))]),
                 *([] if membership is None else [Child("admission", ready_at_once(membership.follower.run))]),

@@ -1,5 +1,6 @@
 """What a process that allocates a little for each signal, for ever, tells the allocator and the collector."""
 
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -12,6 +13,7 @@ _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 16 * 1024 * 1024
+RETURN_S: Final = 60.0
 
 # Objects between two collections of the youngest. What a signal leaves behind is not cyclic; what is, comes from
 # requests and errors, and can wait.
@@ -39,6 +41,23 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 10, 10)
+
+
+async def return_memory() -> None:
+    """Until cancelled, give free pages back to the kernel, once a minute.
+
+    What the busiest second ever needed would stay with the process otherwise: the heap's top as far as it was ever
+    touched, and whole pages between blocks that live long. It takes some milliseconds, without the interpreter's lock.
+    """
+    while True:
+        await asyncio.sleep(RETURN_S)
+        await asyncio.to_thread(return_free_pages)
+
+
+def return_free_pages() -> None:
+    """What nobody uses of the C library's heap. On another library than glibc it stays."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
