@@ -95,6 +95,11 @@ class Refused(Struct, frozen=True, gc=False):
     detail: str = ""
 
 
+def refused_by(answer: Admitted | Refused) -> str:
+    """The governor whose rule refused, `tenant` where none did, or "" if the request may pass."""
+    return answer.policy.partition("/")[0] if isinstance(answer, Refused) else ""
+
+
 class Viewed(Struct, frozen=True, gc=False):
     """An answer from a view of another worker's rules, which were so `age_ms` ago; None: they were never told."""
 

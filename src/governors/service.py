@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from governors.admission import Admitted, Refused
+from governors.admission import Admitted, Refused, refused_by
 from governors.api.pages import write_cursor
 from governors.api.service import (
     ActionAsked,
@@ -189,10 +189,7 @@ class GovernorService:
         """Whether a request may pass now; reads memory only."""
         # Requests that name nobody are not all one user's, who would have all of them pass or none.
         answer = self._runtime.admission.admit(tenant, klass, user or None, cost, self._runtime.clock_us())
-        if isinstance(answer, Refused):
-            self._metrics.admission("refused", answer.policy.partition("/")[0])
-        else:
-            self._metrics.admission("admitted", "")
+        self._metrics.admission(refused_by(answer))
         return answer
 
     # Tenants

@@ -40,7 +40,7 @@ def exported() -> dict[str, frozenset[str]]:
     metrics.committed(0.1, 1)
     metrics.committed_elsewhere(0.1, 1)
     metrics.published(1)
-    metrics.admission("refused", "cost_guard")
+    metrics.admission("cost_guard")
     metrics.pulled("pubsub", 1)
     metrics.acknowledged("pubsub", "ack", 1)
     metrics.dead_lettered("no_tenant")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from governors.admission import Refused, Viewed
+from governors.admission import Viewed, refused_by
 from governors.api.service import NotAcceptingError, SignalResult, Wait
 from governors.cluster.admission_view import AdmissionView
 from governors.cluster.heartbeat import Heartbeat
@@ -86,7 +86,7 @@ def _tenure(holder: Member | None, partition: int) -> tuple[str, int] | None:
 
 class Neighbours:
     """The partitions that other workers have, for the switchboard. `views` has for each what was told of its admission,
-    and `on_admission(answer, governor)` is called with each answer from them.
+    and `on_admission` is called with whose rule refused, for each answer from them.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Neighbours:
         lines: Lines,
         views: Mapping[int, AdmissionView],
         clock_us: Callable[[], int],
-        on_admission: Callable[[str, str], None],
+        on_admission: Callable[[str], None],
     ) -> None:
         self._where = where
         self._lines = lines
@@ -130,8 +130,5 @@ class Neighbours:
         """Answer by what was told last."""
         now_s = asyncio.get_running_loop().time()
         viewed = self._views[partition].admit(tenant, klass, user or None, cost, self._clock_us(), now_s)
-        if isinstance(viewed.answer, Refused):
-            self._on_admission("refused", viewed.answer.policy.partition("/")[0])
-        else:
-            self._on_admission("admitted", "")
+        self._on_admission(refused_by(viewed.answer))
         return viewed

@@ -231,9 +231,9 @@ class Metrics:
         del size
         self._checkpoints.add()
 
-    def admission(self, answer: str, governor: str) -> None:
-        """A request was `admitted` or `refused`; `governor` said so, empty when none had to."""
-        self._admissions.add(answer, governor)
+    def admission(self, refused_by: str) -> None:
+        """A request was admitted, or refused by this governor's rule."""
+        self._admissions.add("refused" if refused_by else "admitted", refused_by)
 
     def pulled(self, source: str, messages: int) -> None:
         """A pull brought messages."""
