@@ -13,7 +13,7 @@ import httpx
 from starlette.types import Receive, Scope, Send
 
 from governors.api.problem import ProblemError
-from governors.cluster.client import worker_client
+from governors.cluster.client import let_go, worker_client
 from governors.cluster.moves import RETRY_S
 
 HOP: Final = b"governors-hop"
@@ -46,8 +46,7 @@ class Forwarder:
         """`ca` as for `worker_client`."""
         self._on_failed = on_failed
         # A request's own limit is the edge's.
-        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
-        self._client = worker_client(ca, transport, limits, pool_s=POOL_S)
+        self._client = worker_client(ca, transport, CONNECTIONS_MAX, pool_s=POOL_S)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -66,7 +65,7 @@ class Forwarder:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
-            await answer.aclose()
+            await let_go(answer)
 
     async def ask(self, url: str, hop: bytes, scope: Scope, body: bytes) -> httpx.Response:
         """The whole answer of the worker at `url`, to the request with this body. Raises ProblemError."""
@@ -77,7 +76,7 @@ class Forwarder:
             self._on_failed()
             raise _unanswered(url) from error
         finally:
-            await answer.aclose()
+            await let_go(answer)
         return answer
 
     @asynccontextmanager
@@ -92,7 +91,7 @@ class Forwarder:
             self._on_failed()
             raise _unanswered(url) from error
         finally:
-            await answer.aclose()
+            await let_go(answer)
 
     async def _ask(
         self, url: str, hop: bytes, scope: Scope, body: AsyncIterator[bytes] | bytes | None

@@ -28,14 +28,13 @@ from governors.api.peer_signals import (
 from governors.api.problem import URN
 from governors.api.service import NotAcceptingError, OutcomeUnknownError, SignalResult, Wait
 from governors.cluster.admission_follow import PeerUnavailableError
-from governors.cluster.client import worker_client
+from governors.cluster.client import let_go, worker_client
 from governors.cluster.moves import RETRY_S
 from governors.tenants.operations import Operation
 from ingest.signals import Signal
 
 CONNECTIONS_MAX: Final = 100
-"""Each batch has one until it is committed. All are kept for the next ones: of a pool that keeps fewer, httpcore closes
-whichever comes free as long as there are more than that, used or not."""
+"""Each batch has one until it is committed."""
 ANSWER_S: Final = 30.0
 BATCH_SIGNALS: Final = 1_000
 BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -88,8 +87,7 @@ class Lines:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Future[list[SignalResult]]] = set()
         self._is_closed = False
-        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
-        self._client = worker_client(ca, transport, limits)  # each batch has its own limit
+        self._client = worker_client(ca, transport, CONNECTIONS_MAX)  # each batch has its own limit
 
     async def close(self) -> None:
         """Give up what is under way, and let go of the connections."""
@@ -130,6 +128,7 @@ class Lines:
         except httpx.HTTPError as error:
             self._on_failed()
             raise PeerUnavailableError(f"no answer ({type(error).__name__})") from error
+        await let_go(response)
         if response.status_code != httpx.codes.OK:
             raise PeerUnavailableError(f"it answered {response.status_code}")
         return response.content
@@ -148,6 +147,7 @@ class Lines:
         except (httpx.HTTPError, TimeoutError) as failed:
             self._on_failed()
             raise _unknown(f"the worker at {url} gave no answer ({type(failed).__name__})") from failed
+        await let_go(response)
         if response.status_code != httpx.codes.NO_CONTENT:
             raise _refusal(url, response.status_code, response.content)
 
@@ -212,7 +212,7 @@ class Lines:
             if is_waited_for and not frames.is_committed:
                 raise _unknown(f"the worker at {url} has not committed it")
         finally:
-            await response.aclose()
+            await let_go(response)
 
 
 def _answer(parcels: Sequence[_Parcel], results: Sequence[SignalResult | None], *, is_committed: bool) -> None:

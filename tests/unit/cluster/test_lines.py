@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import Self
 
@@ -412,12 +413,14 @@ class Door:
     """Another worker behind a real socket. It decides whatever comes, and commits when it is told to."""
 
     def __init__(self) -> None:
-        self.connections = 0
+        self.connections: list[asyncio.Task[None]] = []
         self.decided = asyncio.Semaphore(0)
         self.commit = asyncio.Event()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+    def open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.append(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
@@ -437,7 +440,7 @@ class Door:
 
 async def test_connections_are_kept_however_many_batches_wait_for_their_commit() -> None:
     door = Door()
-    server = await asyncio.start_server(door.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(door.open, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     lines = Lines(lambda: "a-token", lambda: None)
     try:
@@ -450,8 +453,26 @@ async def test_connections_are_kept_however_many_batches_wait_for_their_commit()
             door.commit.set()
             for one in sent:
                 await one
-        assert door.connections == 30
+        assert len(door.connections) == 30
     finally:
         await lines.close()
+        await asyncio.wait(door.connections)
         server.close()
         await server.wait_closed()
+
+
+async def test_an_answer_leaves_nothing_for_the_collector() -> None:
+    async with Sending() as sending:
+        gc.collect()
+        gc.disable()
+        try:
+            sent = sending.submit("a", wait="committed")
+            batch = await sending.asked()
+            batch.decide()
+            batch.commit()
+            await sent
+            await sending.lines.close()
+            # The test's own reference to the request is the last one to any of it.
+            assert [type(one) for one in gc.get_referrers(batch.request) if isinstance(one, httpx.Response)] == []
+        finally:
+            gc.enable()
