@@ -109,6 +109,7 @@ class Partition:
             await self._become_quiet()
             tree.cancel()
             interrupted = await see_out([tree], None)
+            self.runtime.registry.close(f"partition {self.number} is not here any more")
             gauges.remove()
             if interrupted is not None:
                 raise interrupted

@@ -89,7 +89,15 @@ class Ticket:
         if not self.remaining and not self._done.done():
             self._done.set_result(None)
 
+    def fail(self, error: Exception) -> None:
+        """Nobody will decide the rest."""
+        if not self._done.done():
+            self._done.set_exception(error)
+            self._done.exception()  # seen: whoever sent it may be gone
+
     async def decided(self) -> list[Outcome]:
-        """Every outcome, in order, once all are decided; their receipts may not be durable yet."""
+        """Every outcome, in order, once all are decided; their receipts may not be durable yet. Raises what it failed
+        with.
+        """
         await self._done
         return [outcome for outcome in self.outcomes if outcome is not None]

@@ -25,6 +25,7 @@ from governors.tenants.records import (
 )
 from governors.tenants.tenant import MOVED_ON, Group, Internal, OpenWork, Shared, Tenant
 from ingest.signals import Signal, TenantEntitlement
+from ledger.errors import LedgerClosedError
 
 # Receipts about tenants that do not exist need a chain; no sender can name this one.
 UNKNOWN_TENANT: Final = "_unknown"
@@ -59,6 +60,7 @@ class Registry:
         self._incarnations = 0
         self._room: list[asyncio.Future[None]] = []
         self._emptied: list[asyncio.Future[None]] = []
+        self._closed: str | None = None
         self.queued = 0
 
     @property
@@ -125,11 +127,13 @@ class Registry:
     # Work
 
     async def submit(self, signals: Sequence[Signal]) -> Ticket:
-        """Hand signals to their tenants, in order for each; waits for room first."""
-        while self.queued and self.queued + len(signals) > self._queued_max:
+        """Hand signals to their tenants, in order for each; waits for room first. Raises LedgerClosedError."""
+        while self.queued and self.queued + len(signals) > self._queued_max and self._closed is None:
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._room.append(room)
             await room
+        if self._closed is not None:
+            raise LedgerClosedError(self._closed)
         self.queued += len(signals)
         ticket = Ticket(signals)
         positions: dict[str, list[int]] = {}
@@ -143,6 +147,17 @@ class Registry:
             tenant = self._active.get(name) or self._find(name, ticket, mine)
             tenant.deliver(Group(ticket, mine))
         return ticket
+
+    def close(self, why: str) -> None:
+        """No tenant decides any more. Whoever waits for what is left is told so: it is for its sender to repeat, and
+        perhaps for another worker to decide.
+        """
+        self._closed = why
+        for tenant in self._active.values():
+            for work in tenant.mailbox:
+                work.fail(LedgerClosedError(why))
+        waiting, self._room = self._room, []
+        _wake(waiting)
 
     async def empty(self) -> None:
         """Return once no signal waits to be decided."""

@@ -114,6 +114,10 @@ class Group:
         self.attempts = 0
         self.error = ""
 
+    def fail(self, error: Exception) -> None:
+        """Nobody will decide the rest."""
+        self.ticket.fail(error)
+
 
 class Internal:
     """Something the runtime tells one machine; `done` gets what became of it and the receipt's index."""
@@ -131,6 +135,12 @@ class Internal:
         """Tell whoever waits; None when the machine is not there, or could not decide."""
         if self.done is not None and not self.done.done():
             self.done.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Nobody will tell the machine."""
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # seen: not everybody waits
 
 
 class Tenant:

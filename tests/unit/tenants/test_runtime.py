@@ -17,6 +17,7 @@ from governors.settings import DedupSettings, Settings, TenantSettings
 from governors.tenants.records import machine_key
 from governors.tenants.tenant import EVENTS_PER_TURN
 from ingest.signals import parse_micros
+from ledger.errors import LedgerClosedError
 
 POISON_DEPTH = 666
 BUDGET = machine_key("cost_guard", "default")
@@ -295,6 +296,21 @@ async def test_submit_waits_for_room_and_nobody_is_forgotten(tmp_path: Path, wor
         sent = await asyncio.gather(*[send(runtime, *batch) for batch in batches])
         assert sum(len(outcomes) for outcomes in sent) == 16_000
         assert runtime.registry.queued == 0
+
+
+async def test_what_is_undecided_when_a_partition_ends_is_not_waited_for(tmp_path: Path, world: World) -> None:
+    settings = Settings(tenants=TenantSettings(auto_create=True, mailbox_max=1_000))
+    async with running(tmp_path, world, settings) as runtime:
+        names = [f"t{number}" for number in range(10)] * 500
+        under_way = await runtime.registry.submit([world.queue(1, tenant=name) for name in names])
+        for_room = asyncio.gather(*[send(runtime, world.queue(1)) for _ in range(2)], return_exceptions=True)
+        await asyncio.sleep(0)
+        runtime.registry.close("it is not here any more")
+        with pytest.raises(LedgerClosedError, match="not here any more"):
+            await under_way.decided()
+        assert [type(one) for one in await for_room] == [LedgerClosedError] * 2
+        with pytest.raises(LedgerClosedError, match="not here any more"):
+            await runtime.registry.submit([world.queue(1)])
 
 
 async def test_batches_that_came_together_are_not_all_finished_at_once(tmp_path: Path, world: World) -> None:
