@@ -3,18 +3,12 @@
 import asyncio
 import ctypes
 import os
-from pathlib import Path
 
 import pytest
 
+from benchmarks.support_process import rss_mb
 from governors import memory
 from governors.memory import return_free_pages, return_memory
-
-MB = 1_000_000
-
-
-def rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak() -> list[bytes]:
@@ -25,9 +19,9 @@ def peak() -> list[bytes]:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc's allocator")
 def test_what_is_free_between_blocks_that_live_goes_back() -> None:
     kept = peak()
-    before = rss_bytes()
+    before_mb = rss_mb(os.getpid())
     return_free_pages()
-    assert before - rss_bytes() > 50 * MB
+    assert before_mb - rss_mb(os.getpid()) > 50
     del kept
 
 

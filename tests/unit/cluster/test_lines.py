@@ -27,6 +27,18 @@ def signal(name: str, size: int = 0) -> Signal:
     return Signal(name, "test", "acme", "queue.sample", "s", 1, 1, QueueSample(1, 0.0, 1.0, 1.0), payload)
 
 
+def decided(names: list[str], elsewhere: str = "") -> bytes:
+    """The first part of an answer: results, none for what is `elsewhere`."""
+    results = [
+        None
+        if one in elsewhere
+        else SignalResult(one, "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local")
+        for one in names
+    ]
+    data = msgspec.msgpack.encode(results)
+    return len(data).to_bytes(4, "big") + data
+
+
 class Batch(httpx.AsyncByteStream):
     """What the owner was asked, and the answer that it gives bit by bit."""
 
@@ -43,14 +55,7 @@ class Batch(httpx.AsyncByteStream):
 
     def decide(self, *, lacks: int = 0, elsewhere: str = "") -> None:
         """Answer results, none for what is `elsewhere`, and leave the commit open."""
-        results = [
-            None
-            if one in elsewhere
-            else SignalResult(one, "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local")
-            for one in self.names[lacks:]
-        ]
-        data = msgspec.msgpack.encode(results)
-        self.say(200, len(data).to_bytes(4, "big") + data)
+        self.say(200, decided(self.names[lacks:], elsewhere))
 
     def commit(self) -> None:
         self._parts.put_nowait(b"\x01")
@@ -425,12 +430,9 @@ class Door:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 [name] = msgspec.msgpack.decode(await reader.readexactly(size), type=list[bytes])
-                result = SignalResult(
-                    name.decode(), "acme", "backlog_valve", "s", "decided", "none", "OPEN", "OPEN", "", None, "local"
-                )
-                results = msgspec.msgpack.encode([result])
+                results = decided([name.decode()])
                 writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-                writer.write(b"%x\r\n%b%b\r\n" % (len(results) + 4, len(results).to_bytes(4, "big"), results))
+                writer.write(b"%x\r\n%b\r\n" % (len(results), results))
                 self.decided.release()
                 await self.commit.wait()
                 writer.write(b"1\r\n\x01\r\n0\r\n\r\n")
