@@ -106,11 +106,13 @@ class Partition:
         finally:
             self._is_closing = True
             waiting.cancel()
-            await self._become_quiet()
-            tree.cancel()
-            interrupted = await see_out([tree], None)
-            self.runtime.registry.close(f"partition {self.number} is not here any more")
-            gauges.remove()
+            try:
+                await self._become_quiet()
+            finally:  # told to end once more meanwhile: at once, then, but in order all the same
+                tree.cancel()
+                interrupted = await see_out([tree], None)
+                self.runtime.registry.close(f"partition {self.number} is not here any more")
+                gauges.remove()
             if interrupted is not None:
                 raise interrupted
 
