@@ -26,16 +26,27 @@ class Inquiry:
         self._rng = rng
 
     async def run(self) -> NoReturn:
-        """Ask again and again for as long as somebody waits, until cancelled."""
-        while True:
-            await self._moves.missed.wait()
-            asked: dict[str, list[int]] = {}
-            for partition in self._moves.waited_for:
-                if not self._where.has(partition) and self._where.url_of(partition) is None:
-                    for url in self._where.candidates(partition):
-                        asked.setdefault(url, []).append(partition)
-            await asyncio.gather(*(self._find(url, partitions) for url, partitions in asked.items()))
-            await asyncio.sleep(EVERY_S * self._rng.uniform(0.7, 1.0))
+        """Ask again and again for as long as somebody waits, until cancelled. Each worker is asked by itself: the one
+        that ends is among them, and it is slow to answer just then.
+        """
+        under_way = dict[str, asyncio.Task[None]]()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._moves.missed.wait()
+                under_way = {url: task for url, task in under_way.items() if not task.done()}
+                for url, partitions in self._to_ask().items():
+                    if url not in under_way:
+                        under_way[url] = group.create_task(self._find(url, partitions), name=f"ask-{url}")
+                await asyncio.sleep(EVERY_S * self._rng.uniform(0.7, 1.0))
+
+    def _to_ask(self) -> dict[str, list[int]]:
+        """Whom, and for which partitions."""
+        found: dict[str, list[int]] = {}
+        for partition in self._moves.waited_for:
+            if not self._where.has(partition) and self._where.url_of(partition) is None:
+                for url in self._where.candidates(partition):
+                    found.setdefault(url, []).append(partition)
+        return found
 
     async def _find(self, url: str, partitions: list[int]) -> None:
         """What is not there, or may not be told of now, is not in the answer."""

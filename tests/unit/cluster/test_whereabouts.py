@@ -15,6 +15,7 @@ from support.runtime import until
 
 from governors.admission import Admission
 from governors.api.service import NotAcceptingError, SignalResult
+from governors.cluster import inquiry
 from governors.cluster.admission_follow import PeerUnavailableError
 from governors.cluster.admission_view import Source, tell
 from governors.cluster.heartbeat import PREFIX, Heartbeat
@@ -45,6 +46,8 @@ class Others(httpx.AsyncBaseTransport):
     have: dict[str, set[int]] = field(default_factory=dict)
     sent_to: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    hanging: set[str] = field(default_factory=set)
+    """Those that do not answer whoever asks them."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """All signals are of partition 0."""
@@ -58,6 +61,8 @@ class Others(httpx.AsyncBaseTransport):
         at = urlsplit(address)
         assert at.hostname is not None
         self.asked.append(at.hostname)
+        if at.hostname in self.hanging:
+            await asyncio.Event().wait()
         if at.hostname not in self.have:
             raise PeerUnavailableError("connection refused")
         haves = [(int(value.partition(":")[0]), "", 0) for _, value in parse_qsl(at.query)]
@@ -98,8 +103,8 @@ async def working(others: Others, *beats: Beat) -> AsyncIterator[Worker]:
     lines = Lines(lambda: "token", lambda: None, transport=others)
     where = Whereabouts((), heartbeat)
     neighbours = Neighbours(where, lines, {}, lambda: 0, lambda *_: None)
-    inquiry = Inquiry(where, moves, others.admission, random.Random(1))
-    tasks = [asyncio.create_task(run()) for run in (heartbeat.run, inquiry.run)]
+    asking = Inquiry(where, moves, others.admission, random.Random(1))
+    tasks = [asyncio.create_task(run()) for run in (heartbeat.run, asking.run)]
     worker = Worker(others, store, heartbeat, where, neighbours, moves)
     await worker.hear(*beats)
     yield worker
@@ -150,6 +155,17 @@ async def test_one_that_cannot_be_asked_does_not_keep_it_from_being_found() -> N
     async with working(others, beat("b", stands_by=[0]), beat("a", stands_by=[0])) as worker:
         await worker.submit()
         assert others.sent_to == ["a"]
+
+
+async def test_one_that_hangs_does_not_keep_the_others_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inquiry, "ASK_S", 600.0)
+    others = Others({"a": set(), "b": set()}, hanging={"a"})
+    async with working(others, beat("a", owns=[0]), beat("b", stands_by=[0])) as worker:
+        waiting = asyncio.create_task(worker.submit())
+        await until(lambda: others.asked.count("b") >= 2)
+        others.have["b"].add(0)
+        await waiting
+        assert others.asked.count("a") == 1
 
 
 async def test_what_was_found_out_holds_until_heartbeats_say_something_new() -> None:
