@@ -116,6 +116,12 @@ class Partition:
             if interrupted is not None:
                 raise interrupted
 
+    async def until_it_can_go(self) -> None:
+        """While it decides: return when its last commit can be made at once."""
+        committer = None if self.custody is None else self.custody.committer
+        if committer is not None:
+            await committer.hold_back()
+
     async def close(self) -> None:
         """Let go of the log."""
         if self._runtime is not None:

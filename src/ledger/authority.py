@@ -138,6 +138,11 @@ class Authority:
         async with self._lock:
             pass
 
+    async def wait_turn(self) -> None:
+        """Return when a head can be sent at once."""
+        await self.settle()
+        await asyncio.sleep(max(0.0, self._next_s - asyncio.get_running_loop().time()))
+
     async def close(self) -> None:
         """Give up writes that are under way. They may land at any time, so nothing is written any more."""
         self._over = True

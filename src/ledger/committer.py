@@ -7,10 +7,11 @@ anywhere is made good by the next start, which adopts what is on the disk and co
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol, TypeVar
 
 from ledger.authority import Authority
@@ -96,13 +97,17 @@ class Committer:
         self._cadence = cadence
         self._executor = executor
         self._on_committed = on_committed
-        self._next_s = float("-inf")
+        self._next_s = -inf
         self._lead_s = LEAD_MIN_S
         """How long before its head is sent a commit begins, about."""
         self._is_asked = False
         """Whether somebody wants the next commit at once."""
         self._is_hurried = False
         """Whether somebody wants it as soon as its distance from the last one allows."""
+        self._is_held_back = False
+        """Whether the next commit is to be the last."""
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._woken = asyncio.Event()
         log.when_hurried(self._hurry)
         self._waiting: list[asyncio.Future[None]] = []
@@ -179,6 +184,17 @@ class Committer:
             await self._next_commit()
         return self.head
 
+    async def hold_back(self) -> None:
+        """Begin no commit any more but the last, and return when that can be made at once. Whoever ends this only then
+        has the log stand still for less long: heads keep their distance, and what is appended meanwhile goes along.
+
+        The caller sets the deadline.
+        """
+        self._is_held_back = True
+        self._woken.set()
+        await self._idle.wait()
+        await self._authority.wait_turn()
+
     async def run(self) -> None:
         """Commit whenever there is something, until cancelled; then commit what is left and hand the log over.
 
@@ -213,7 +229,7 @@ class Committer:
             self._is_asked = self._is_hurried = False
             begun_s, before = loop.time(), self.head.size
             self._next_s = begun_s + self._cadence.interval_s
-            with self._authority.committing():
+            with self._authority.committing(), self._busy():
                 if not await self.commit():
                     continue
             # The longest of late: a commit that comes a little early costs less than one that its lease cannot await.
@@ -225,18 +241,28 @@ class Committer:
                 self._on_committed(loop.time() - begun_s, self.head.size - before)
             self._wake(None)
 
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._idle.set()
+
     async def _pause(self) -> None:
         """Return when the next commit is to begin."""
         loop = asyncio.get_running_loop()
         while (wait_s := self._begin_s() - loop.time()) > 0:
             self._woken.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(None if wait_s == inf else wait_s):
                     await self._woken.wait()
 
     def _begin_s(self) -> float:
+        if self._is_held_back:
+            return inf
         if self._is_asked:
-            return float("-inf")
+            return -inf
         if self._is_hurried:
             return self._next_s
         patient_s = self._next_s + self._cadence.interval_s

@@ -161,6 +161,7 @@ class Partition:
         self._taken = taken
         self._fold = WindowFold()
         self._ledger: Ledger | None = None
+        self._committer: Committer | None = None
 
     @classmethod
     async def take(
@@ -198,7 +199,7 @@ class Partition:
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         worker, ledger, authority = self._worker, self.ledger, self._taken.authority
-        committer = Committer(
+        committer = self._committer = Committer(
             ledger, PrefixedStore(worker.store, str(self._number)), authority, worker.signers[self._number],
             worker.files, entropy=worker.rng.randbytes, rng=worker.rng, cadence=CADENCE, executor=Thread(),
         )  # fmt: skip
@@ -214,6 +215,10 @@ class Partition:
                     task.exception()  # the ledger has it
         failed = ledger.failed
         raise failed if isinstance(failed, LedgerError) else LedgerFailedError(str(failed or "it ended"))
+
+    async def until_it_can_go(self) -> None:
+        if self._committer is not None:
+            await self._committer.hold_back()
 
     async def close(self) -> None:
         if self._ledger is not None:

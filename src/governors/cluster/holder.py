@@ -17,17 +17,22 @@ from ledger.errors import StoreUnavailableError, WriterFencedError
 
 HAND_OVER_S: Final = 30.0
 """How long it may take to give everything to the other workers, one partition after the other, before this one ends."""
+TURN_S: Final = 3.0
+"""How long one that is to be handed over may go on until it can: for a commit, and the distance between two heads."""
 TAKEN_S: Final = 10.0
 """Whoever takes one over should have it by then. If not, the next is not held up by that."""
 
 
 class Tenure(Protocol):
-    """A partition that was taken: `open` it, `serve` it until cancelled, `close` it whatever became of it."""
+    """A partition that was taken: `open` it, `serve` it until cancelled, `close` it whatever became of it. One that is
+    to be handed over goes on until it can go: for as long as it goes on, nobody waits.
+    """
 
     @property
     def epoch(self) -> int: ...
     async def open(self) -> None: ...
     async def serve(self, on_ready: Callable[[], None]) -> None: ...
+    async def until_it_can_go(self) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -134,7 +139,7 @@ class Holder(Generic[Held]):
         if self._aim is not Aim.RELEASE:
             self._aim = Aim.KEEP
         serving = asyncio.ensure_future(held.serve(on_ready))
-        released = asyncio.ensure_future(self._until(lambda: self._aim is Aim.RELEASE))
+        released = asyncio.ensure_future(self._until_released(held))
         try:
             await asyncio.wait({serving, released}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -149,6 +154,13 @@ class Holder(Generic[Held]):
                 raise interrupted
         if not serving.cancelled():
             serving.result()
+
+    async def _until_released(self, held: Held) -> None:
+        await self._until(lambda: self._aim is Aim.RELEASE)
+        self._is_ending = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TURN_S):
+                await held.until_it_can_go()
 
     async def _while_aim_is_to_seek(self, taking: "asyncio.Future[Held]") -> bool:
         """Whether it was taken; otherwise that was given up as others shall have it."""

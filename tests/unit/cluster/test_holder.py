@@ -25,6 +25,8 @@ class Log:
         self.told: list[str] = []
         self.free = asyncio.Event()
         self.ends = asyncio.Event()
+        self.may_go = asyncio.Event()
+        self.may_go.set()
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self.error: Exception | None = None
@@ -61,6 +63,10 @@ class Log:
             raise
         assert self.error is not None
         raise self.error
+
+    async def until_it_can_go(self) -> None:
+        self.tell("going")
+        await self.may_go.wait()
 
     async def close(self) -> None:
         self.tell("closed")
@@ -123,8 +129,40 @@ async def test_it_serves_what_it_took_and_hands_it_over_when_it_is_told_to() -> 
         assert (holder.has_it, heartbeat._owns) == (True, {0: 7})
         await holder.let_go()
         # Nobody is sent here any more before it is stopped.
-        assert log.told[-4:] == ["not here", "stopping", "stopped", "closed"]
+        assert log.told[-5:] == ["going", "not here", "stopping", "stopped", "closed"]
         assert (holder.has_it, heartbeat._owns) == (False, {})
+
+
+async def test_what_is_to_be_handed_over_goes_on_until_it_can_go() -> None:
+    log = Log()
+    log.free.set()
+    log.may_go.clear()
+    async with holding(log) as (holder, heartbeat, _):
+        holder.aim(Aim.SEEK)
+        await log.until(*SERVED)
+        letting_go = asyncio.create_task(holder.let_go())
+        await log.until("going")
+        assert (holder.has_it, holder.is_going, heartbeat._owns) == (True, True, {0: 7})
+        holder.aim(Aim.KEEP)  # too late: it goes all the same, and so nothing else is handed over meanwhile
+        assert holder.is_going
+        log.may_go.set()
+        await letting_go
+        assert log.told[-4:] == ["not here", "stopping", "stopped", "closed"]
+
+
+async def test_one_that_fails_before_it_can_go_is_not_waited_for() -> None:
+    log = Log()
+    log.free.set()
+    log.may_go.clear()
+    async with holding(log) as (holder, _, lost):
+        holder.aim(Aim.SEEK)
+        await log.until(*SERVED)
+        holder.aim(Aim.RELEASE)
+        await log.until("going")
+        log.error = WriterFencedError("b has taken it")
+        log.ends.set()
+        await log.until("not here", "closed")
+        assert lost == [log.error]
 
 
 async def test_the_end_of_the_process_hands_it_over_too() -> None:

@@ -363,6 +363,45 @@ def test_a_writer_that_stops_commits_what_is_left_and_hands_over(tmp_path: Path)
     run_simulated(run())
 
 
+def test_a_writer_that_held_back_hands_over_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        terms = HeadTerms(lease_s=20.0, margin_s=4.0, spacing_s=1.1)
+        one = await Machine("a", tmp_path, MemoryStore(), terms=terms, cadence=Cadence(interval_s=0.1)).start()
+        await one.commit()
+        await one.committer.hold_back()
+        one.ledger.hurry(await one.append(5))
+        await asyncio.sleep(2.0)
+        assert one.ledger.committed_size == 1  # the rest goes along with the last
+        begun_s = loop.time()
+        await one.stop()
+        assert loop.time() - begun_s < 0.1
+        assert one.ledger.committed_size == 6
+
+    run_simulated(run())
+
+
+@pytest.mark.parametrize("call_s", [0.0, 0.2])
+def test_holding_back_waits_for_a_commit_under_way_and_the_distance_to_the_next(tmp_path: Path, call_s: float) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        terms = HeadTerms(lease_s=20.0, margin_s=4.0, spacing_s=1.1)
+        store = MemoryStore(takes_s=call_s)
+        one = await Machine("a", tmp_path, store, terms=terms, cadence=Cadence(interval_s=0.1)).start()
+        await one.commit()
+        one.ledger.hurry(await one.append())
+        await asyncio.sleep(0.2)  # it waits for its distance now
+        await one.committer.hold_back()
+        assert one.ledger.committed_size == 2
+        await one.append()
+        begun_s = loop.time()
+        await one.stop()
+        assert loop.time() - begun_s < 0.1 + 4 * call_s
+        assert one.ledger.committed_size == 3
+
+    run_simulated(run())
+
+
 def test_a_store_that_is_silent_when_the_writer_stops_does_not_hold_it_up(tmp_path: Path) -> None:
     async def run() -> None:
         store = MemoryStore()
