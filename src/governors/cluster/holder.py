@@ -115,7 +115,6 @@ class Holder(Generic[Held]):
         held = None
         try:
             if await self._while_aim_is_to_seek(taking):
-                self._say_free()
                 held = taking.result()
                 await held.open()
                 await self._serve(held)

@@ -25,6 +25,8 @@ class Log:
         self.told: list[str] = []
         self.free = asyncio.Event()
         self.ends = asyncio.Event()
+        self.may_open = asyncio.Event()
+        self.may_open.set()
         self.may_go = asyncio.Event()
         self.may_go.set()
         self.may_stop = asyncio.Event()
@@ -50,6 +52,7 @@ class Log:
 
     async def open(self) -> None:
         self.tell("opened")
+        await self.may_open.wait()
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         on_ready()
@@ -131,6 +134,19 @@ async def test_it_serves_what_it_took_and_hands_it_over_when_it_is_told_to() -> 
         # Nobody is sent here any more before it is stopped.
         assert log.told[-5:] == ["going", "not here", "stopping", "stopped", "closed"]
         assert (holder.has_it, heartbeat._owns) == (False, {})
+
+
+async def test_who_looks_for_it_while_it_is_recovered_is_told_to_ask_here() -> None:
+    log = Log()
+    log.free.set()
+    log.may_open.clear()
+    async with holding(log) as (holder, heartbeat, _):
+        holder.aim(Aim.SEEK)
+        await log.until("taken", "opened")
+        assert (heartbeat._stands_by, heartbeat._owns) == ({0}, {})
+        log.may_open.set()
+        await log.until("here", "served")
+        assert (heartbeat._stands_by, heartbeat._owns) == (set(), {0: 7})
 
 
 async def test_what_is_to_be_handed_over_goes_on_until_it_can_go() -> None:
