@@ -22,7 +22,7 @@ from typing import Any, Final
 from benchmarks.report import machine, parser, print_report, quantile, scratch
 from governors.fsm.table import Row
 from governors.machines.backlog_valve import BACKLOG_VALVE
-from governors.memory import settle_memory
+from governors.memory import prepare_memory, settle_memory
 from governors.outbox.executors import Done, Order
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
@@ -106,6 +106,7 @@ async def running(folder: Path) -> AsyncIterator[Runtime]:
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()
+    prepare_memory()
     settle_memory()
     try:
         yield runtime

@@ -22,7 +22,7 @@ import orjson
 import uvloop
 
 from benchmarks.report import machine, parser, print_report, scratch
-from governors.memory import settle_memory
+from governors.memory import prepare_memory, settle_memory
 from governors.outbox.executors import Done, Order
 from governors.runtime import Edges, Runtime
 from governors.settings import Settings, TenantSettings
@@ -163,6 +163,7 @@ async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()
+    prepare_memory()
     settle_memory()
     begun = time.perf_counter()
     under_way: deque[asyncio.Task[None]] = deque()

@@ -34,7 +34,7 @@ from governors.custody import Custodian
 from governors.gate import Gate
 from governors.intake import PULLED_WAIT_S, Intake
 from governors.listener import SHUTDOWN_S, http_server
-from governors.memory import return_memory, settle_memory, share_one_heap
+from governors.memory import prepare_memory, return_memory, settle_memory
 from governors.outbox.configured import Watching, close, executors_of
 from governors.outbox.executors import Executor
 from governors.partition import Partition, Surroundings
@@ -234,12 +234,14 @@ class App:
         self, started: asyncio.Event, on_ready: Callable[[], None], on_standby: Callable[[], None]
     ) -> None:
         await started.wait()
+        if self._membership is None:
+            await self._all_here.wait()
+        # Where there are others, partitions come and go, and what is settled is never collected.
+        settle_memory()
         if self._membership is not None:
             self._running = True
             on_standby()
-        await self._all_here.wait()
-        # Once, for what is settled is never collected, and partitions that come later may go again.
-        settle_memory()
+            await self._all_here.wait()
         self._running = True
         on_ready()
 
@@ -513,7 +515,7 @@ async def serve(effective: Effective, shared: socket.socket | None = None) -> No
 
     Raises LedgerError where its log cannot be used, SettingsError where what the configuration names cannot be.
     """
-    share_one_heap()
+    prepare_memory()
     settings = effective.settings
     configure_logging(settings.log.level, settings.log.format)
     main = asyncio.current_task()

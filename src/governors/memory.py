@@ -12,7 +12,9 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-_KEPT_BYTES: Final = 16 * 1024 * 1024
+_KEPT_BYTES: Final = 16 << 20
+_LARGE_BYTES: Final = 1 << 20
+"""More than the buffers of a batch, which come with each."""
 RETURN_S: Final = 60.0
 
 # Objects between two collections of the youngest. What a signal leaves behind is not cyclic; what is, comes from
@@ -20,27 +22,27 @@ RETURN_S: Final = 60.0
 _COLLECT_AFTER: Final = 50_000
 
 
-def share_one_heap() -> None:
-    """Call before the first thread is there.
+def prepare_memory() -> None:
+    """Call before the first thread is there. On another C library than glibc only the collector is told.
 
-    glibc gives each thread a heap of its own and keeps in each what `settle_memory` lets it keep: with a dozen threads,
-    of which only one at a time runs Python, that is most of a gigabyte for nothing.
+    glibc gives each thread a heap of its own: with a dozen threads, of which only one at a time runs Python, that is
+    most of a gigabyte for nothing. It gives the heap's top back to the kernel, and pays a page fault for each page when
+    it asks for it again with the next batch; keeping 16 MiB stops that. Large blocks live in mappings of their own:
+    among small ones that stay, each that finds no hole large enough would have the heap grow a little more.
     """
     _tell_allocator(_M_ARENA_MAX, 1)
+    _tell_allocator(_M_TOP_PAD, _KEPT_BYTES)
+    _tell_allocator(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _tell_allocator(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    gc.set_threshold(_COLLECT_AFTER, 10, 10)
 
 
 def settle_memory() -> None:
-    """Call once, when everything long-lived is there.
-
-    glibc gives the heap's top and every large block back to the kernel, and pays a page fault for each page when it
-    asks for them again with the next batch; keeping 16 MiB stops that. And the collector need not walk through modules
-    and tables that stay anyway. On another C library only the second is done.
+    """Call once, when everything is there that stays until the end: the collector need not walk through modules and
+    tables then. What is garbage later among that is never found.
     """
-    for parameter in (_M_TOP_PAD, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-        _tell_allocator(parameter, _KEPT_BYTES)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 10, 10)
 
 
 async def return_memory() -> None:

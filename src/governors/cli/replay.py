@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from governors.cli.output import EXIT_BAD, EXIT_NOT_DONE, AsJson, fail, print_json
-from governors.memory import settle_memory
+from governors.memory import prepare_memory, settle_memory
 from governors.replay.findings import MISMATCHES_MAX
 from governors.replay.folder import Report, replay_folder
 from ledger.errors import LedgerError
@@ -40,6 +40,7 @@ def replay(
 
     Example: governors replay ./data
     """
+    prepare_memory()
     settle_memory()
     progress = _progress if sys.stderr.isatty() and not as_json else None
     try:
