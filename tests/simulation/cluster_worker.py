@@ -109,6 +109,11 @@ class ClusterWorker:
             if holder.failed is not None:
                 raise holder.failed
 
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether something that is here is about to go."""
+        return self.assignment.is_leaving or any(holder.is_going for holder in self.holders)
+
     async def _until_taken(self, partition: int, limit_s: float) -> None:
         """As far as heartbeats tell."""
         with suppress(TimeoutError):

@@ -301,7 +301,9 @@ class ClusterWorld:
         return None
 
     def is_settled(self) -> bool:
-        """Whether each partition is with the worker that comes first for it, of those that take part."""
+        """Whether each partition is with the worker that comes first for it, of those that take part, and stays."""
+        if any(one.worker is not None and one.worker.is_handing_over for one in self.machines):
+            return False
         urls = [one.url for one in self.machines if one.may_run and not one.drains]
         return all(
             (owner := self.owner(number)) is not None and owner.url == ranked(number, urls)[0]
