@@ -217,8 +217,8 @@ async def one_step_afresh(open_store: Callable[[Path], Store]) -> Cost:
 
 async def grow(open_store: Callable[[Path], Store], folder: Path, sizes: Sequence[int]) -> Outcome:
     """Fill a store up to the largest size; look closely at the steps before each of them."""
-    store = open_store(folder)
     prepare_memory()
+    store = open_store(folder)
     settle_memory()
     await one_step_afresh(open_store)  # warms up
     at_sizes: dict[int, AtSize] = {}
@@ -273,8 +273,8 @@ async def append_paced(data_dir: Path, drafts: list[Draft]) -> list[float]:
 
 def run_paced(folder: Path, tenants: int) -> list[float]:
     """As `run_ours`, at the target's rate."""
+    prepare_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        prepare_memory()
         settle_memory()
         return runner.run(append_paced(folder, make_drafts(_DRAFTS, tenants)))
 

@@ -88,6 +88,7 @@ class _Nobody:
 @contextlib.asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Runtime]:
     """A runtime over the folder, stopped in order at the end."""
+    prepare_memory()
     nobody = _Nobody()
     edges = Edges(
         clock_us=now_us,
@@ -106,7 +107,6 @@ async def running(folder: Path) -> AsyncIterator[Runtime]:
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()
-    prepare_memory()
     settle_memory()
     try:
         yield runtime

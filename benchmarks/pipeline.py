@@ -157,13 +157,13 @@ _DATA = (_queue, _delta, _sample, _work, _snapshot, _queue)
 
 async def run_ours(batches: list[list[bytes]], folder: Path) -> float:
     """Seconds for all batches, each answered only when it is durable."""
+    prepare_memory()
     edges = Discard().edges(lambda: time.time_ns() // 1000)
     runtime = Runtime(Settings(tenants=TenantSettings(auto_create=True)), folder, edges)
     tree = runtime.tree("benchmark")
     started = asyncio.Event()
     task = asyncio.create_task(tree.run(started.set))
     await started.wait()
-    prepare_memory()
     settle_memory()
     begun = time.perf_counter()
     under_way: deque[asyncio.Task[None]] = deque()

@@ -102,6 +102,16 @@ async def holding(log: Log, *, alone: bool = False) -> AsyncIterator[tuple[Holde
             await task
 
 
+@asynccontextmanager
+async def serving(log: Log, *, alone: bool = False) -> AsyncIterator[tuple[Holder[Log], Heartbeat, list[Exception]]]:
+    """From when it serves what it took."""
+    log.free.set()
+    async with holding(log, alone=alone) as (holder, heartbeat, lost):
+        holder.aim(Aim.SEEK)
+        await log.until(*SERVED)
+        yield holder, heartbeat, lost
+
+
 @pytest.fixture(autouse=True)
 def tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_S", 0.001)
@@ -125,10 +135,7 @@ async def test_it_does_nothing_until_it_is_told_to_seek_and_gives_up_when_others
 
 async def test_it_serves_what_it_took_and_hands_it_over_when_it_is_told_to() -> None:
     log = Log()
-    log.free.set()
-    async with holding(log) as (holder, heartbeat, _):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, heartbeat, _):
         assert (holder.has_it, heartbeat._owns) == (True, {0: 7})
         await holder.let_go()
         # Nobody is sent here any more before it is stopped.
@@ -151,11 +158,8 @@ async def test_who_looks_for_it_while_it_is_recovered_is_told_to_ask_here() -> N
 
 async def test_what_is_to_be_handed_over_goes_on_until_it_can_go() -> None:
     log = Log()
-    log.free.set()
     log.may_go.clear()
-    async with holding(log) as (holder, heartbeat, _):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, heartbeat, _):
         letting_go = asyncio.create_task(holder.let_go())
         await log.until("going")
         assert (holder.has_it, holder.is_going, heartbeat._owns) == (True, True, {0: 7})
@@ -168,11 +172,8 @@ async def test_what_is_to_be_handed_over_goes_on_until_it_can_go() -> None:
 
 async def test_one_that_fails_before_it_can_go_is_not_waited_for() -> None:
     log = Log()
-    log.free.set()
     log.may_go.clear()
-    async with holding(log) as (holder, _, lost):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, _, lost):
         holder.aim(Aim.RELEASE)
         await log.until("going")
         log.error = WriterFencedError("b has taken it")
@@ -183,19 +184,15 @@ async def test_one_that_fails_before_it_can_go_is_not_waited_for() -> None:
 
 async def test_the_end_of_the_process_hands_it_over_too() -> None:
     log = Log()
-    log.free.set()
-    async with holding(log, alone=True):
-        await log.until(*SERVED)
+    async with serving(log, alone=True):
+        pass
     assert log.told[-3:] == ["stopping", "stopped", "closed"]
 
 
 @pytest.mark.parametrize("error", [WriterFencedError("b has taken it"), StoreUnavailableError("away", 0.0)])
 async def test_what_others_took_is_sought_again(error: Exception) -> None:
     log = Log()
-    log.free.set()
-    async with holding(log) as (holder, _, lost):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, _, lost):
         log.error = error
         log.free.clear()
         log.ends.set()
@@ -210,9 +207,7 @@ async def test_what_others_took_is_sought_again(error: Exception) -> None:
 
 async def test_without_others_losing_it_is_the_end() -> None:
     log = Log()
-    log.free.set()
-    async with holding(log, alone=True) as (holder, _, lost):
-        await log.until(*SERVED)
+    async with serving(log, alone=True) as (holder, _, lost):
         log.error = WriterFencedError("b has taken it")
         log.ends.set()
         await log.until("not here", "closed")
@@ -222,10 +217,7 @@ async def test_without_others_losing_it_is_the_end() -> None:
 
 async def test_what_is_this_machines_own_fault_is_the_end() -> None:
     log = Log()
-    log.free.set()
-    async with holding(log) as (holder, _, lost):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, _, lost):
         log.error = SegmentCorruptError("a.seg", 0, 0, "it is not what was sealed")  # type: ignore[arg-type]
         log.ends.set()
         await log.until("not here", "closed")
@@ -235,10 +227,7 @@ async def test_what_is_this_machines_own_fault_is_the_end() -> None:
 
 async def test_the_end_of_the_process_amid_a_hand_over_waits_until_the_log_is_let_go_of() -> None:
     log = Log()
-    log.free.set()
-    async with holding(log) as (holder, _, _):
-        holder.aim(Aim.SEEK)
-        await log.until(*SERVED)
+    async with serving(log) as (holder, _, _):
         log.may_stop.clear()
         letting_go = asyncio.create_task(holder.let_go())
         await log.until("not here", "stopping")
