@@ -52,11 +52,14 @@ class OrphanCollector:
         """Since when an object is known to be an orphan."""
 
     async def run(self) -> None:
-        """Sweep four times a day. Raises what the head's writing raises."""
+        """Sweep four times a day. Raises what the head's writing raises.
+
+        Never at once: a sweep writes the head, and whoever has just taken over has a commit that waits for its turn.
+        """
         while True:
+            await asyncio.sleep(SWEEP_S)
             with suppress(StoreUnavailableError):
                 await self.sweep()
-            await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> list[str]:
         """Delete what has been an orphan for a day, as far as the store lets it go; the keys of those. Raises

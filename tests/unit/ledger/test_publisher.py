@@ -428,6 +428,24 @@ def test_only_what_no_head_names_is_collected_and_not_before_a_day(tmp_path: Pat
     run_simulated(run())
 
 
+def test_who_has_just_taken_over_writes_no_head_for_orphans(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        one = await started(tmp_path, store, terms=HeadTerms())
+        collector = OrphanCollector(one.store, one.taken.authority.replace, one.ledger, executor=InlineExecutor())
+        before = len(store.puts)
+        collecting = asyncio.create_task(collector.run())
+        await asyncio.sleep(600.0)
+        assert len(store.puts) == before
+        await asyncio.sleep(GRACE_S)
+        assert len(store.puts) > before
+        collecting.cancel()
+        await asyncio.wait({collecting})
+        await one.stop()
+
+    run_simulated(run())
+
+
 def test_an_orphan_that_the_store_keeps_stays_until_it_lets_it_go(tmp_path: Path) -> None:
     class Locked(MemoryStore):
         is_locked = True
