@@ -3,12 +3,14 @@ where the call took effect and once where it did not.
 """
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 
 import pytest
+from google.cloud.storage import Blob
 from support import sim_gcs
 from support.sim_gcs import Broken, SimGcs, parts_of
 from support.stores import BUCKET, gcs_store
@@ -64,6 +66,21 @@ async def test_nothing_is_asked_of_the_service_but_what_it_is_asked_for(store: G
     begun = [one.name for one in set(threading.enumerate()) - before]
     assert [name for name in begun if not any(our in name for our in ours)] == []
     assert sim.not_simulated == []
+
+
+async def test_calls_leave_nothing_that_waits_for_the_collector(sim: SimGcs, store: GcsStore) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for name in ("a", "b"):
+            await store.put(name, b"x", if_generation=CREATE)
+            await store.put(name, b"y", if_generation=CREATE)  # which is lost
+            await store.get(name)
+        await store.get("c")
+        await store.list("")
+        assert [one for one in gc.get_objects() if isinstance(one, Blob)] == []
+    finally:
+        gc.enable()
 
 
 # Writes
