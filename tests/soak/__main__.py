@@ -44,7 +44,7 @@ from support.service import ServiceProcess
 from support.steady import Books, Publisher
 
 from benchmarks.report import machine, quantile, scratch
-from benchmarks.support_emulator import EmulatorMissingError, PubSubEmulator, find_jar
+from benchmarks.support_emulator import STEADY, EmulatorMissingError, PubSubEmulator, find_jar
 from benchmarks.support_process import rss_mb
 from governors.telemetry.scrape import series_of, total
 from ingest.pubsub import open_channel
@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_NOT_TRIED
     folder = Path(tempfile.mkdtemp(dir=scratch(), prefix="soak-")).resolve()
     try:
-        with PubSubEmulator() as emulator:
+        with PubSubEmulator(STEADY) as emulator:
             report = asyncio.run(run(folder, given, emulator))
     finally:
         shutil.rmtree(folder)
