@@ -9,9 +9,8 @@ Honours STORAGE_EMULATOR_HOST. Importing this module takes about a second.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -138,16 +137,14 @@ class GcsStore:
     # What runs in threads
 
     def _get(self, name: str) -> Object | None:
-        with self._blob(name) as blob:
-            try:
-                data = blob.download_as_bytes(
-                    raw_download=True, checksum="crc32c", retry=None, timeout=self._timeouts()
-                )
-            except api.NotFound as error:
-                if _is_about_bucket(error):
-                    raise
-                return None
-            return Object(data, int(blob.generation))
+        blob = _untied(self._bucket.blob(name))
+        try:
+            data = blob.download_as_bytes(raw_download=True, checksum="crc32c", retry=None, timeout=self._timeouts())
+        except api.NotFound as error:
+            if _is_about_bucket(error):
+                raise
+            return None
+        return Object(data, int(blob.generation))
 
     def _put(self, name: str, data: bytes, if_generation: int) -> PutOutcome:
         return self._upload(name, data, if_generation)
@@ -156,24 +153,24 @@ class GcsStore:
         return self._upload(name, path.read_bytes(), CREATE)
 
     def _upload(self, name: str, data: bytes, if_generation: int) -> PutOutcome:
-        with self._blob(name) as blob:
-            blob.cache_control = _CACHE_CONTROL
-            try:
-                blob.upload_from_string(
-                    data,
-                    content_type="application/octet-stream",
-                    if_generation_match=if_generation,
-                    checksum="crc32c",
-                    retry=None,
-                    timeout=self._timeouts(),
-                )
-            except api.PreconditionFailed:
-                return Lost()
-            except api.Forbidden as error:
-                if if_generation == CREATE and _is_locked(error):
-                    return Lost()  # what a retention policy keeps is there
-                raise
-            return Won(int(blob.generation))
+        blob = _untied(self._bucket.blob(name))
+        blob.cache_control = _CACHE_CONTROL
+        try:
+            blob.upload_from_string(
+                data,
+                content_type="application/octet-stream",
+                if_generation_match=if_generation,
+                checksum="crc32c",
+                retry=None,
+                timeout=self._timeouts(),
+            )
+        except api.PreconditionFailed:
+            return Lost()
+        except api.Forbidden as error:
+            if if_generation == CREATE and _is_locked(error):
+                return Lost()  # what a retention policy keeps is there
+            raise
+        return Won(int(blob.generation))
 
     def _list(self, prefix: str, after: str) -> Keys:
         found = self._client.list_blobs(
@@ -184,44 +181,34 @@ class GcsStore:
             retry=None,
             timeout=self._timeouts(),
         )
-        keys = []
-        for blob in found:
-            keys.append(blob.name.removeprefix(self._prefix))
-            _let_go(blob)
+        keys = (_untied(blob).name.removeprefix(self._prefix) for blob in found)
         return sorted(key for key in keys if key > after)
 
     def _delete(self, name: str) -> None:
         """Read the generation and delete that one, so that a delete that lands late cannot take a later object."""
-        with self._blob(name) as blob:
-            try:
-                blob.reload(retry=None, timeout=self._timeouts())
-                self._bucket.delete_blob(
-                    name, if_generation_match=int(blob.generation), retry=None, timeout=self._timeouts()
-                )
-            except api.PreconditionFailed:
-                return
-            except api.NotFound as error:
-                if _is_about_bucket(error):
-                    raise
-
-    @contextmanager
-    def _blob(self, name: str) -> Iterator[storage.Blob]:
-        blob = self._bucket.blob(name)
+        blob = _untied(self._bucket.blob(name))
         try:
-            yield blob
-        finally:
-            _let_go(blob)
+            blob.reload(retry=None, timeout=self._timeouts())
+            self._bucket.delete_blob(
+                name, if_generation_match=int(blob.generation), retry=None, timeout=self._timeouts()
+            )
+        except api.PreconditionFailed:
+            return
+        except api.NotFound as error:
+            if _is_about_bucket(error):
+                raise
 
     def _timeouts(self) -> tuple[float, float]:
         """To connect, and between two parts of an answer: so a thread gets free soon after its call was given up."""
         return (min(_CONNECT_S, self._timeout_s), self._timeout_s)
 
 
-def _let_go(blob: storage.Blob) -> None:
-    """Of a blob that nobody uses any more. It and its access list hold each other: with one for each call, megabytes
-    of them would wait for the collector.
+def _untied(blob: storage.Blob) -> storage.Blob:
+    """Itself, of whose access list nothing is asked. The two hold each other: with one for each call, megabytes of
+    them would wait for the collector.
     """
     blob.acl.blob = None
+    return blob
 
 
 def _is_about_bucket(error: api.NotFound) -> bool:
